@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from db.settings import Settings
+from renalcore.errors import InputError
+
+
+def test_an_empty_environment_is_an_embedded_installation() -> None:
+    settings = Settings.from_env({})
+    folder = Path("data").resolve()
+    assert settings == Settings(
+        data_folder=folder,
+        database_url=f"sqlite:///{folder}/renalcore.db",
+        files_url=f"file://{folder}/files",
+        worker="embedded",
+        public_url="http://localhost:8501",
+        session_hours=12,
+        idle_minutes=60,
+        device="auto",
+        max_upload_mb=100,
+    )
+
+
+def test_the_data_folder_moves_database_and_files(tmp_path: Path) -> None:
+    settings = Settings.from_env({"RENAL_DATA": str(tmp_path)})
+    assert settings.database_url == f"sqlite:///{tmp_path}/renalcore.db"
+    assert settings.files_url == f"file://{tmp_path}/files"
+
+
+def test_cookies_are_secure_where_the_address_is() -> None:
+    assert not Settings.from_env({}).secure_cookies
+    secure = Settings.from_env({"RENAL_PUBLIC_URL": "https://lab.example/"})
+    assert (secure.secure_cookies, secure.public_url) == (True, "https://lab.example")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RENAL_WORKER", "elsewhere"),
+        ("RENAL_DEVICE", "tpu"),
+        ("RENAL_PUBLIC_URL", "lab.example"),
+        ("RENAL_SESSION_HOURS", "0"),
+        ("RENAL_IDLE_MINUTES", "soon"),
+        ("RENAL_MAX_UPLOAD_MB", "nan"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named(name: str, value: str) -> None:
+    with pytest.raises(InputError, match=name):
+        Settings.from_env({name: value})
