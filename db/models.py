@@ -1,0 +1,368 @@
+"""The records RenalCore keeps.
+
+The schema is made by the migrations alone; a test compares them with these classes. Rows of `audit_events`,
+`field_results`, `findings`, `corrections` and `sign_offs` are never changed or deleted: triggers of the database
+refuse it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal, get_args
+
+import sqlalchemy as sa
+from sqlalchemy import ForeignKey, Index, MetaData, String, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship, validates
+
+from db.engine import UtcDateTime, now
+
+Role = Literal["technologist", "reviewer", "admin"]
+Objective = Literal["10x", "20x", "40x", "60x", "100x"]
+ScaleKind = Literal["um_per_px", "whole_field", "unknown"]
+SpecimenState = Literal["waiting", "running", "needs_review", "signed", "failed", "cancelled"]
+AnalysisState = Literal["queued", "running", "done", "failed", "cancelled"]
+CorrectionAction = Literal["add", "reclassify", "remove", "confirm", "restore"]
+SignOffKind = Literal["sign", "reopen", "amend"]
+
+ROLES: tuple[Role, ...] = get_args(Role)
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+SPECIMEN_STATES: tuple[SpecimenState, ...] = get_args(SpecimenState)
+"""In the order in which a specimen passes through them."""
+
+APPEND_ONLY = ("audit_events", "field_results", "findings", "corrections", "sign_offs")
+"""Tables whose rows the database itself refuses to change or delete."""
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+def _one_of(words: object, name: str) -> sa.Enum:
+    return sa.Enum(*get_args(words), name=name, native_enum=False, create_constraint=True, length=24)
+
+
+# Plain JSON also on PostgreSQL: its text comes back as it was written, which the audit's hashes rely on.
+_JSON = sa.JSON(none_as_null=True)
+_SHA256 = String(64)
+
+
+class Base(DeclarativeBase):
+    """What all records share: the naming of constraints and the types of columns."""
+
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map = {  # noqa: RUF012  # SQLAlchemy reads it so
+        datetime: UtcDateTime(),
+        dict[str, Any]: _JSON,
+        list[Any]: _JSON,
+        list[float]: _JSON,
+        list[dict[str, Any]]: _JSON,
+        Role: _one_of(Role, "role"),
+        Objective: _one_of(Objective, "objective"),
+        ScaleKind: _one_of(ScaleKind, "scale_kind"),
+        SpecimenState: _one_of(SpecimenState, "state"),
+        AnalysisState: _one_of(AnalysisState, "state"),
+        CorrectionAction: _one_of(CorrectionAction, "action"),
+        SignOffKind: _one_of(SignOffKind, "kind"),
+    }
+
+
+class User(Base):
+    """Someone who signs in. Never deleted, only deactivated: the audit trail points here."""
+
+    __tablename__ = "users"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    username: Mapped[str] = mapped_column(String(150), unique=True)  # casefolded
+    full_name: Mapped[str] = mapped_column(String(200))
+    role: Mapped[Role]
+    password_hash: Mapped[str | None] = mapped_column(String(255))
+    is_active: Mapped[bool] = mapped_column(default=True)
+    failed_logins: Mapped[int] = mapped_column(default=0)
+    locked_until: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    external_subject: Mapped[str | None] = mapped_column(String(500), unique=True)  # "issuer|subject" of OIDC
+
+
+class LoginSession(Base):
+    """A browser that is signed in. Only the hash of its cookie is kept."""
+
+    __tablename__ = "login_sessions"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token_sha256: Mapped[str] = mapped_column(_SHA256, unique=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), index=True)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    last_seen_at: Mapped[datetime] = mapped_column(default=now)
+    expires_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+
+    user: Mapped[User] = relationship()
+
+
+class OneTimeLink(Base):
+    """A link with which a user sets a password, once."""
+
+    __tablename__ = "one_time_links"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token_sha256: Mapped[str] = mapped_column(_SHA256, unique=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), index=True)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    expires_at: Mapped[datetime]
+    used_at: Mapped[datetime | None]
+
+    user: Mapped[User] = relationship()
+
+
+class Patient(Base):
+    """A person, known by the hospital's number."""
+
+    __tablename__ = "patients"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    identifier: Mapped[str] = mapped_column(String(100), unique=True)
+    name: Mapped[str | None] = mapped_column(String(200))
+    name_folded: Mapped[str | None] = mapped_column(String(400))  # SQLite's LIKE folds the case of ASCII only
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+    specimens: Mapped[list[Specimen]] = relationship(back_populates="patient", order_by="Specimen.created_at")
+
+    @validates("name")
+    def _folds_name(self, _key: str, name: str | None) -> str | None:
+        self.name_folded = None if name is None else name.casefold()
+        return name
+
+
+class CutOffTableRow(Base):
+    """One version of the cut-offs that turn a mean count into a grade. Its numbers are never edited."""
+
+    __tablename__ = "cutoff_tables"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    version: Mapped[str] = mapped_column(String(100), unique=True)
+    title: Mapped[str] = mapped_column(String(200))
+    source: Mapped[str] = mapped_column(sa.Text)
+    rows: Mapped[list[Any]]
+    created_by_id: Mapped[int | None] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    adopted_at: Mapped[datetime | None] = mapped_column(index=True)  # the default is the one adopted last
+
+    created_by: Mapped[User | None] = relationship()
+
+
+class Specimen(Base):
+    """One sample of a patient under one accession number."""
+
+    __tablename__ = "specimens"
+    __table_args__ = (
+        Index(None, "state", "created_at"),
+        Index(None, "patient_id", "created_at"),
+        Index(None, "created_by_id", "created_at"),
+        sa.CheckConstraint("um_per_px > 0", name="um_per_px_is_positive"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    patient_id: Mapped[int] = mapped_column(ForeignKey("patients.id"))
+    accession: Mapped[str] = mapped_column(String(100), unique=True)
+    modality: Mapped[str] = mapped_column(String(24), default="sediment")
+    objective: Mapped[Objective]
+    scale_kind: Mapped[ScaleKind]
+    um_per_px: Mapped[float | None]
+    state: Mapped[SpecimenState] = mapped_column(default="waiting")
+    collected_at: Mapped[datetime | None]
+    created_by_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[datetime] = mapped_column(default=now, index=True)
+    cutoff_table_id: Mapped[int] = mapped_column(ForeignKey("cutoff_tables.id"))
+
+    patient: Mapped[Patient] = relationship(back_populates="specimens")
+    created_by: Mapped[User] = relationship()
+    cutoff_table: Mapped[CutOffTableRow] = relationship()
+    fields: Mapped[list[SpecimenField]] = relationship(back_populates="specimen", order_by="SpecimenField.position")
+    analyses: Mapped[list[Analysis]] = relationship(back_populates="specimen", order_by="Analysis.id")
+
+
+class StoredFile(Base):
+    """A file in the file store, known by its content."""
+
+    __tablename__ = "stored_files"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    sha256: Mapped[str] = mapped_column(_SHA256, unique=True)
+    size_bytes: Mapped[int] = mapped_column(sa.BigInteger)
+    media_type: Mapped[str] = mapped_column(String(100))
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class SpecimenField(Base):
+    """One microscope field of a specimen. Width and height are those of the upright picture."""
+
+    __tablename__ = "specimen_fields"
+    __table_args__ = (UniqueConstraint("specimen_id", "file_id"), Index(None, "specimen_id", "position"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    specimen_id: Mapped[int] = mapped_column(ForeignKey("specimens.id"))
+    position: Mapped[int]
+    file_id: Mapped[int] = mapped_column(ForeignKey("stored_files.id"), index=True)
+    name: Mapped[str] = mapped_column(String(255))
+    width_px: Mapped[int]
+    height_px: Mapped[int]
+    flags: Mapped[list[dict[str, Any]]] = mapped_column(default=list)
+    round_field: Mapped[list[float] | None]  # cx, cy, radius in px
+
+    specimen: Mapped[Specimen] = relationship(back_populates="fields")
+    file: Mapped[StoredFile] = relationship()
+
+
+class Analysis(Base):
+    """One run of one model over the fields of a specimen. Its progress is the number of its field results."""
+
+    __tablename__ = "analyses"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    specimen_id: Mapped[int] = mapped_column(ForeignKey("specimens.id"), index=True)
+    model_key: Mapped[str] = mapped_column(String(100))
+    weights_sha256: Mapped[str] = mapped_column(_SHA256)
+    code_version: Mapped[str] = mapped_column(String(100))
+    options: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    device: Mapped[str | None] = mapped_column(String(100))
+    state: Mapped[AnalysisState] = mapped_column(default="queued", index=True)
+    message: Mapped[str | None] = mapped_column(sa.Text)
+    workflow_id: Mapped[str | None] = mapped_column(String(200), index=True)
+    requested_by_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    specimen: Mapped[Specimen] = relationship(back_populates="analyses")
+    requested_by: Mapped[User] = relationship()
+
+
+class FieldResult(Base):
+    """What says that one field was searched in one analysis. Append-only."""
+
+    __tablename__ = "field_results"
+    __table_args__ = (UniqueConstraint("analysis_id", "field_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    analysis_id: Mapped[int] = mapped_column(ForeignKey("analyses.id"))
+    field_id: Mapped[int] = mapped_column(ForeignKey("specimen_fields.id"), index=True)
+    seconds: Mapped[float]
+    finished_at: Mapped[datetime] = mapped_column(default=now)
+    worker: Mapped[str] = mapped_column(String(200))
+
+
+class Finding(Base):
+    """One object that a model found, its box in px of the upright field. Append-only."""
+
+    __tablename__ = "findings"
+    __table_args__ = (Index(None, "analysis_id", "field_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    field_result_id: Mapped[int] = mapped_column(ForeignKey("field_results.id"), index=True)
+    analysis_id: Mapped[int] = mapped_column(ForeignKey("analyses.id"))
+    field_id: Mapped[int] = mapped_column(ForeignKey("specimen_fields.id"))
+    class_name: Mapped[str] = mapped_column(String(100))
+    score: Mapped[float]
+    x1: Mapped[float]
+    y1: Mapped[float]
+    x2: Mapped[float]
+    y2: Mapped[float]
+
+
+class Correction(Base):
+    """What someone said about an object; the last correction of an object holds. Append-only.
+
+    `finding_id` points at the model's finding it is about, `added_id` at the correction that added the object by
+    hand; a correction that adds an object has neither.
+    """
+
+    __tablename__ = "corrections"
+    __table_args__ = (Index(None, "analysis_id", "field_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    analysis_id: Mapped[int] = mapped_column(ForeignKey("analyses.id"))
+    field_id: Mapped[int] = mapped_column(ForeignKey("specimen_fields.id"))
+    finding_id: Mapped[int | None] = mapped_column(ForeignKey("findings.id"), index=True)
+    added_id: Mapped[int | None] = mapped_column(ForeignKey("corrections.id"), index=True)
+    action: Mapped[CorrectionAction]
+    class_name: Mapped[str | None] = mapped_column(String(100))
+    x1: Mapped[float | None]
+    y1: Mapped[float | None]
+    x2: Mapped[float | None]
+    y2: Mapped[float | None]
+    by_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    at: Mapped[datetime] = mapped_column(default=now)
+    reason: Mapped[str | None] = mapped_column(sa.Text)
+
+    by: Mapped[User] = relationship()
+
+
+class SignOff(Base):
+    """A reviewer's signature under the report, which is kept as signed, or the reopening of one. Append-only."""
+
+    __tablename__ = "sign_offs"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    specimen_id: Mapped[int] = mapped_column(ForeignKey("specimens.id"), index=True)
+    analysis_id: Mapped[int] = mapped_column(ForeignKey("analyses.id"))
+    kind: Mapped[SignOffKind]
+    by_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    at: Mapped[datetime] = mapped_column(default=now, index=True)
+    meaning: Mapped[str] = mapped_column(sa.Text)
+    reason: Mapped[str | None] = mapped_column(sa.Text)
+    report: Mapped[dict[str, Any]]  # empty for a reopening
+
+    by: Mapped[User] = relationship()
+
+
+class AuditEvent(Base):
+    """One thing that someone did. Append-only and chained: each hash covers the row and the hash before it.
+
+    Only `audit.record` writes here. `id` counts from 1 without a gap.
+    """
+
+    __tablename__ = "audit_events"
+    __table_args__ = (Index(None, "entity", "entity_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at: Mapped[datetime] = mapped_column(index=True)
+    actor_id: Mapped[int | None] = mapped_column(ForeignKey("users.id"), index=True)
+    actor_name: Mapped[str] = mapped_column(String(150))
+    action: Mapped[str] = mapped_column(String(100), index=True)
+    entity: Mapped[str] = mapped_column(String(100))
+    entity_id: Mapped[str | None] = mapped_column(String(100))
+    old: Mapped[Any | None] = mapped_column(_JSON)
+    new: Mapped[Any | None] = mapped_column(_JSON)
+    reason: Mapped[str | None] = mapped_column(sa.Text)
+    prev_hash: Mapped[str] = mapped_column(_SHA256)
+    hash: Mapped[str] = mapped_column(_SHA256, unique=True)
+
+
+class AuditHead(Base):
+    """Where the audit trail ends: one row, which moves forward only, an event at a time."""
+
+    __tablename__ = "audit_head"
+    __table_args__ = (sa.CheckConstraint("id = 1", name="one_row"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    events: Mapped[int]
+    hash: Mapped[str] = mapped_column(_SHA256)
+
+
+class WorkerNode(Base):
+    """A worker that has reported for duty."""
+
+    __tablename__ = "worker_nodes"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), unique=True)
+    host: Mapped[str] = mapped_column(String(255))
+    pid: Mapped[int]
+    device: Mapped[str | None] = mapped_column(String(100))
+    started_at: Mapped[datetime] = mapped_column(default=now)
+    heartbeat_at: Mapped[datetime] = mapped_column(default=now, index=True)
+    stopped_at: Mapped[datetime | None]
