@@ -1,0 +1,181 @@
+"""Files kept by their content: each once, under its sha256, on any storage that fsspec reaches."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from db.settings import Settings
+from renalcore.errors import NotFound, StorageError, StorageFull
+
+CHUNK_BYTES = 1 << 20
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class FileStore:
+    """A content-addressed store; safe to use from several threads, processes and machines at once.
+
+    A file lies at `ab/abcdef...` under the store's address. It is written under `incoming/` first and moved when it
+    is complete, so that a name that exists is a file that is whole.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._fs, self._root = cast(tuple[Any, str], fsspec.url_to_fs(url))
+
+    def put(self, stream: BinaryIO) -> tuple[str, int]:
+        """Stores what `stream` holds from its present position on, without reading it into memory at once.
+
+        Returns:
+            The sha256 of the content in hexadecimal, and its size in bytes. The same content again changes nothing.
+
+        Raises:
+            StorageFull: No space is left. Nothing of the file remains.
+            StorageError: The store cannot be written.
+        """
+        incoming = f"{self._root}/incoming/{secrets.token_hex(16)}"
+        digest, size = hashlib.sha256(), 0
+        try:
+            try:
+                self._fs.makedirs(f"{self._root}/incoming", exist_ok=True)
+                with self._fs.open(incoming, "wb") as target:
+                    while chunk := stream.read(CHUNK_BYTES):
+                        digest.update(chunk)
+                        size += len(chunk)
+                        target.write(chunk)
+                    _sync(target)
+                self._settle(incoming, digest.hexdigest(), size)
+            finally:
+                self._discard(incoming)
+        except OSError as error:
+            if error.errno in _NO_SPACE:
+                raise StorageFull(
+                    f"The file store is full: a file of at least {size / 1e6:.1f} MB was not saved. "
+                    "Free some space, then upload it again; what was stored before is untouched."
+                ) from error
+            raise StorageError(
+                f"The file store cannot be written ({error.strerror or type(error).__name__})."
+            ) from error
+        return digest.hexdigest(), size
+
+    def open(self, sha256: str, *, verify: bool = True) -> BinaryIO:
+        """The file as a stream that can be read and sought in.
+
+        Args:
+            sha256: Which file.
+            verify: Read it through beforehand to check its content. Only for files too large for that, say no.
+
+        Raises:
+            NotFound: The store has no such file.
+            StorageError: The file's content is not what was stored.
+        """
+        path = self._path(sha256)
+        try:
+            if verify:
+                with self._fs.open(path, "rb") as source:
+                    _check(sha256, _sha256_of(source))
+            return cast(BinaryIO, self._fs.open(path, "rb"))
+        except FileNotFoundError as error:
+            raise _missing(sha256) from error
+
+    def read(self, sha256: str) -> bytes:
+        """The whole content of a file, checked against its sha256.
+
+        Raises:
+            NotFound: The store has no such file.
+            StorageError: The file's content is not what was stored.
+        """
+        try:
+            content: bytes = self._fs.cat_file(self._path(sha256))
+        except FileNotFoundError as error:
+            raise _missing(sha256) from error
+        _check(sha256, hashlib.sha256(content).hexdigest())
+        return content
+
+    def exists(self, sha256: str) -> bool:
+        """Whether the store has the file."""
+        return bool(self._fs.exists(self._path(sha256)))
+
+    def names(self) -> Iterator[str]:
+        """The sha256 of every file in the store, in no order."""
+        for path in self._fs.find(self._root):
+            name = path.rsplit("/", 1)[-1]
+            if _SHA256.fullmatch(name):
+                yield name
+
+    def _path(self, sha256: str) -> str:
+        if not _SHA256.fullmatch(sha256):
+            raise NotFound("A stored file is named by 64 hexadecimal digits.")
+        return f"{self._root}/{sha256[:2]}/{sha256}"
+
+    def _settle(self, incoming: str, sha256: str, size: int) -> None:
+        path = self._path(sha256)
+        if self._fs.exists(path) and self._fs.size(path) == size:
+            return
+        self._fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        if isinstance(self._fs, LocalFileSystem):
+            Path(incoming).replace(path)  # one step even when the name exists
+            _sync_folder(Path(path).parent)
+        else:
+            self._fs.mv(incoming, path)
+
+    def _discard(self, incoming: str) -> None:
+        if self._fs.exists(incoming):
+            self._fs.rm_file(incoming)
+
+
+def store() -> FileStore:
+    """The file store of the settings."""
+    return _cached_store(Settings.from_env().files_url)
+
+
+@functools.cache
+def _cached_store(url: str) -> FileStore:
+    return FileStore(url)
+
+
+def _sha256_of(source: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while chunk := source.read(CHUNK_BYTES):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _sync(target: IO[bytes]) -> None:
+    """Makes the written bytes outlive a power cut, where the storage is a disk of this machine."""
+    target.flush()
+    try:
+        descriptor = target.fileno()
+    except (OSError, AttributeError):  # an object store: complete when closed
+        return
+    os.fsync(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _check(sha256: str, actual: str) -> None:
+    if actual != sha256:
+        raise StorageError(
+            f"The stored file {sha256[:12]} was damaged or altered on its disk. Restore it from a backup."
+        )
+
+
+def _missing(sha256: str) -> NotFound:
+    return NotFound(f"The file store has no file {sha256[:12]}. Restore it from a backup, or upload it again.")
