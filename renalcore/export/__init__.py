@@ -1,0 +1,1 @@
+"""Writers: typed values in, the bytes of a file out."""
