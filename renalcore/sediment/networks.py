@@ -1,0 +1,158 @@
+"""The multi-head YOLOv12: one backbone and neck, six detection heads, one 39-class space.
+
+Alizadeh et al. (2025), section "Multi-head detection module" and Fig. 3: the shared feature maps F go to six parallel
+heads (Cells, Casts, Crystals, Microorganisms, Others, Artifact), each of which finds the classes of its group only.
+Backbone and neck are Ultralytics' YOLO12; a head is Ultralytics' `Detect`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from ultralytics.nn.modules import Conv, Detect, DWConv
+from ultralytics.nn.tasks import DetectionModel
+
+from renalcore import taxonomy
+from renalcore.errors import ModelError
+from renalcore.sediment.losses import MultiHeadLoss
+
+Scale = Literal["n", "s", "m", "l", "x"]
+
+
+class GroupHead(Detect):
+    """Ultralytics' `Detect` for the classes of one group, with depthwise-separable box towers.
+
+    Six stock heads would cost more than the whole of YOLO12-n. The class towers of `Detect` are depthwise-separable
+    already; giving the box towers the same form makes six heads cost about what one stock head costs.
+    """
+
+    def __init__(self, nc: int, ch: list[int]) -> None:
+        super().__init__(nc=nc, ch=ch)
+        width = max(16, ch[0] // 4, self.reg_max * 4)
+        self.cv2 = nn.ModuleList(
+            nn.Sequential(
+                nn.Sequential(DWConv(channels, channels, 3), Conv(channels, width, 1)),
+                nn.Sequential(DWConv(width, width, 3), Conv(width, width, 1)),
+                nn.Conv2d(width, 4 * self.reg_max, 1),
+            )
+            for channels in ch
+        )
+
+
+class MultiHeadDetect(Detect):
+    """Six group heads over the same feature maps, answering as one head of 39 classes.
+
+    In training the forward gives `{"feats": [...], "heads": [{"boxes", "scores", "feats"}, ...]}`, one entry a group.
+    In evaluation it gives `(B, 4 + 39, 6 A)`: the anchors of the six heads beside each other, each with scores for the
+    classes of its own group and zeros elsewhere, which is what Ultralytics' own NMS, validator and predictor take.
+
+    Args:
+        ch: Channels of the feature maps P3, P4, P5.
+    """
+
+    def __init__(self, ch: list[int]) -> None:
+        nn.Module.__init__(self)  # Detect's own constructor would build a seventh head
+        self.groups = tuple(taxonomy.Group)
+        self.nc = len(taxonomy.CLASSES)
+        self.nl = len(ch)
+        self.reg_max = 16
+        self.no = self.nc + 4 * self.reg_max
+        self.stride = torch.zeros(self.nl)
+        self.class_ids = [list(taxonomy.ids_of(group)) for group in self.groups]
+        self.heads: Any = nn.ModuleList(GroupHead(len(ids), ch) for ids in self.class_ids)
+        self.dfl = self.heads[0].dfl
+
+    @property
+    def end2end(self) -> bool:
+        """False: duplicates are removed by NMS."""
+        return False
+
+    @end2end.setter
+    def end2end(self, value: bool) -> None:
+        if value:
+            raise ModelError("the multi-head detector has no NMS-free output; leave `end2end` off")
+
+    def bias_init(self) -> None:
+        """Start every head at the prior of a sparse detector; needs the strides."""
+        for head in self.heads:
+            head.stride = self.stride
+            head.bias_init()
+
+    def forward(self, x: list[Tensor]) -> Any:
+        """Raw predictions of the six heads in training, decoded 39-class predictions otherwise."""
+        raw = {"feats": x, "heads": [head.forward_head(x, **head.one2many) for head in self.heads]}
+        if self.training:
+            return raw
+        decoded = torch.cat(list(self.decode_heads(raw)), dim=2)
+        return decoded if self.export else (decoded, raw)
+
+    def decode_heads(self, raw: dict[str, Any]) -> list[Tensor]:
+        """Each head's `(B, 4 + 39, A)`: centre x, centre y, width, height in px of the input, then 39 scores."""
+        decoded = []
+        for head, ids in zip(raw["heads"], self.class_ids, strict=True):
+            boxes = self._get_decode_boxes({"feats": raw["feats"], "boxes": head["boxes"]})
+            scores = torch.zeros(boxes.shape[0], self.nc, boxes.shape[2], dtype=boxes.dtype, device=boxes.device)
+            scores[:, ids] = head["scores"].sigmoid().to(boxes.dtype)
+            decoded.append(torch.cat((boxes, scores), dim=1))
+        return decoded
+
+
+class MultiHeadDetectionModel(DetectionModel):
+    """YOLO12 whose last layer is a `MultiHeadDetect`; trains and validates with Ultralytics' own engine."""
+
+    def __init__(self, scale: Scale = "n", *, verbose: bool = False) -> None:
+        if scale not in get_args(Scale):
+            raise ModelError(f"YOLO12 comes in the scales {', '.join(get_args(Scale))}, got {scale!r}")
+        super().__init__(f"yolo12{scale}.yaml", ch=3, nc=len(taxonomy.CLASSES), verbose=verbose)
+        single = self.model[-1]
+        head = MultiHeadDetect([tower[0].conv.in_channels for tower in single.cv2])
+        head.i, head.f, head.type = single.i, single.f, f"{__name__}.MultiHeadDetect"
+        head.np = sum(parameter.numel() for parameter in head.parameters())
+        head.stride = single.stride
+        head.bias_init()
+        self.model[-1] = head
+        self.names = dict(enumerate(taxonomy.NAMES))
+        self.scale = scale
+
+    def init_criterion(self) -> MultiHeadLoss:
+        """The paper's weighted sum of six head losses (its equation 1)."""
+        return MultiHeadLoss(self)
+
+
+def build(scale: Scale = "n") -> MultiHeadDetectionModel:
+    """A multi-head YOLO12 with fresh weights, in training mode.
+
+    Raises:
+        ModelError: `scale` is not one of n, s, m, l, x.
+    """
+    return MultiHeadDetectionModel(scale)
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write the weights as fp16 safetensors; integer buffers keep their type."""
+    tensors = {
+        name: (value.half() if value.is_floating_point() else value).contiguous().cpu()
+        for name, value in model.state_dict().items()
+        if not name.endswith("dfl.conv.weight")  # a constant shared by the heads
+    }
+    save_file(tensors, path)
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Read safetensors written by `save_weights` into `model`.
+
+    Raises:
+        ModelError: The file lacks a tensor of the network, or holds one it does not have.
+    """
+    tensors = {name: value.float() if value.is_floating_point() else value for name, value in load_file(path).items()}
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    missing = [name for name in missing if not name.endswith("dfl.conv.weight")]
+    if missing or unexpected:
+        raise ModelError(
+            f"{path.name} does not fit this network: {len(missing)} tensors missing, {len(unexpected)} unexpected "
+            f"(first: {(missing + unexpected)[0]}). Use the weights that belong to the model's card."
+        )
