@@ -108,8 +108,13 @@ def session_scope(engine: Engine | None = None, *, read_only: bool = False) -> I
         raise translated from error
 
 
+def is_read_only(session: Session) -> bool:
+    """Whether the session belongs to a read-only scope."""
+    return bool(session.connection().get_execution_options().get("read_only", False))
+
+
 def upgrade(url: str | URL | None = None) -> None:
-    """Brings a database, empty or of an earlier version, to the schema of this code.
+    """Brings a database, empty or of an earlier version, to the schema of this code, with its published cut-offs.
 
     Several processes may call it at once: one changes the schema, the others wait and find it done.
 
@@ -130,6 +135,7 @@ def upgrade(url: str | URL | None = None) -> None:
             if sqlite_path is None:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(UPGRADE_LOCK)))
             command.upgrade(alembic_config(connection), "head")
+            _add_published_cutoffs(connection)
             if sqlite_path is not None:
                 orphan = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
                 if orphan is not None:
@@ -141,6 +147,14 @@ def upgrade(url: str | URL | None = None) -> None:
         raise translated from error
     finally:
         engine.dispose()
+
+
+def _add_published_cutoffs(connection: Connection) -> None:
+    from db import cutoffs  # it needs the records, and they need this module
+
+    with Session(connection, join_transaction_mode="create_savepoint") as session:
+        cutoffs.add_shipped(session)
+        session.commit()
 
 
 def alembic_config(connection: Connection) -> Config:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+from db import analyses, specimens
 from db.engine import engine_for, session_scope, upgrade
-from db.models import User
+from db.models import Role, Specimen, User
+from renalcore.types import Detections
+from tests.db.records import MODEL, Analyse, Analysed, Register, a_picture
 
 
 @pytest.fixture
@@ -36,3 +41,70 @@ def admin(engine: Engine) -> User:
         user = User(username="ada", full_name="Ada Admin", role="admin", password_hash="unusable")
         session.add(user)
     return user
+
+
+def _user(engine: Engine, username: str, role: Role) -> User:
+    with session_scope(engine) as session:
+        user = User(username=username, full_name=f"{username.title()} of the lab", role=role)
+        session.add(user)
+    return user
+
+
+@pytest.fixture
+def technologist(engine: Engine) -> User:
+    """A technologist who is already there."""
+    return _user(engine, "tess", "technologist")
+
+
+@pytest.fixture
+def other_technologist(engine: Engine) -> User:
+    """Another one."""
+    return _user(engine, "theo", "technologist")
+
+
+@pytest.fixture
+def reviewer(engine: Engine) -> User:
+    """A reviewer who is already there."""
+    return _user(engine, "rita", "reviewer")
+
+
+@pytest.fixture
+def register(technologist: User, session: Session) -> Register:
+    """Registers specimens A-1, A-2, ... of patient H-1 with two fields each, unless told otherwise."""
+    numbers = itertools.count(1)
+
+    def registered(accession: str | None = None, *, pictures: Sequence[str] | None = None, **changes: Any) -> Specimen:
+        accession = accession or f"A-{next(numbers)}"
+        values: dict[str, Any] = {
+            "identifier": "H-1",
+            "patient_name": None,
+            "accession": accession,
+            "objective": "40x",
+            "scale_kind": "whole_field",
+            "um_per_px": None,
+            "collected_at": None,
+            "uploads": [a_picture(name) for name in pictures or (f"{accession}-1.png", f"{accession}-2.png")],
+            "by": technologist,
+        }
+        return specimens.register(session, **(values | changes))
+
+    return registered
+
+
+@pytest.fixture
+def analysed(technologist: User, session: Session, register: Register) -> Analyse:
+    """Registers specimens S-1, S-2, ... with a field for each of the detections given, stored as its analysis."""
+    numbers = itertools.count(1)
+
+    def done(*detections: Detections, min_score: Any = 0.5, accession: str | None = None, **changes: Any) -> Analysed:
+        accession = accession or f"S-{next(numbers)}"
+        specimen = register(accession, pictures=[f"{accession}-{i}.png" for i in range(len(detections))], **changes)
+        analysis = analyses.request(session, specimen, **MODEL, options={"min_score": min_score}, by=technologist)
+        analyses.start(session, analysis.id, device="cpu", worker="w1")
+        fields = specimens.fields(session, specimen.id)
+        for field, objects in zip(fields, detections, strict=True):
+            analyses.store_field(session, analysis.id, field.id, detections=objects, seconds=0.1, worker="w1")
+        analyses.finish(session, analysis.id)
+        return Analysed(specimen, analysis, fields)
+
+    return done

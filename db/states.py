@@ -1,0 +1,98 @@
+"""Which state may follow which: the one place where a specimen or an analysis changes state.
+
+    specimen   waiting -> running -> needs_review -> signed
+    analysis   queued  -> running -> done
+
+Either can fail and be tried again, or be cancelled; a signed specimen that a reviewer reopens needs review again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from db.models import Analysis, AnalysisState, Specimen, SpecimenState
+from renalcore.errors import Conflict
+
+SPECIMEN_MOVES: Mapping[SpecimenState, frozenset[SpecimenState]] = MappingProxyType(
+    {
+        "waiting": frozenset({"running", "failed", "cancelled", "needs_review"}),
+        "running": frozenset({"needs_review", "failed", "cancelled", "waiting"}),
+        "needs_review": frozenset({"signed", "waiting"}),
+        "signed": frozenset({"needs_review"}),
+        "failed": frozenset({"waiting", "cancelled", "needs_review"}),
+        "cancelled": frozenset({"waiting"}),
+    }
+)
+"""The states that may follow each state of a specimen.
+
+Waiting, running and failed lead back to needs review where a second analysis is cancelled and the first, which was
+complete, counts again.
+"""
+
+ANALYSIS_MOVES: Mapping[AnalysisState, frozenset[AnalysisState]] = MappingProxyType(
+    {
+        "queued": frozenset({"running", "failed", "cancelled"}),
+        "running": frozenset({"done", "failed", "cancelled"}),
+        "done": frozenset({"queued"}),  # fields were added to its specimen
+        "failed": frozenset({"queued", "cancelled"}),
+        "cancelled": frozenset({"queued"}),
+    }
+)
+"""The states that may follow each state of an analysis."""
+
+_WORDS: Mapping[str, str] = MappingProxyType(
+    {
+        "waiting": "waiting",
+        "running": "being analysed",
+        "needs_review": "awaiting review",
+        "signed": "signed",
+        "failed": "failed",
+        "cancelled": "cancelled",
+        "queued": "waiting",
+        "done": "complete",
+    }
+)
+
+
+def in_words(state: SpecimenState | AnalysisState) -> str:
+    """A state as it stands in a sentence: "the specimen is being analysed"."""
+    return _WORDS[state]
+
+
+def move_specimen(specimen: Specimen, state: SpecimenState) -> SpecimenState:
+    """Change the state of a specimen; staying in a state is no change.
+
+    Returns:
+        The state it was in before.
+
+    Raises:
+        Conflict: The new state may not follow the present one.
+    """
+    before = specimen.state
+    if state != before and state not in SPECIMEN_MOVES[before]:
+        raise Conflict(
+            f"Specimen {specimen.accession} is {in_words(before)} and cannot become {in_words(state)}. "
+            "Reload the page to see what happened to it."
+        )
+    specimen.state = state
+    return before
+
+
+def move_analysis(analysis: Analysis, state: AnalysisState) -> AnalysisState:
+    """Change the state of an analysis; staying in a state is no change.
+
+    Returns:
+        The state it was in before.
+
+    Raises:
+        Conflict: The new state may not follow the present one.
+    """
+    before = analysis.state
+    if state != before and state not in ANALYSIS_MOVES[before]:
+        raise Conflict(
+            f"Analysis {analysis.id} is {in_words(before)} and cannot become {in_words(state)}. "
+            "Reload the page to see what happened to it."
+        )
+    analysis.state = state
+    return before
