@@ -1,0 +1,381 @@
+"""Analyses: one run of one model over the fields of one specimen, stored field by field.
+
+What the model found is only ever added. A second analysis with another model is a second row; the newest one that was
+not cancelled is the one that counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from sqlalchemy import func, insert, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from db import audit
+from db.engine import now
+from db.models import (
+    Analysis,
+    AnalysisState,
+    FieldResult,
+    Finding,
+    Specimen,
+    SpecimenField,
+    SpecimenState,
+    User,
+)
+from db.objects import checked_min_score
+from db.states import in_words, move_analysis, move_specimen
+from renalcore.errors import Conflict, NotFound
+from renalcore.types import Detections
+
+
+class Progress(NamedTuple):
+    """Fields of an analysis that have a result, and all its fields."""
+
+    done: int
+    total: int
+
+
+def get(session: Session, analysis_id: int) -> Analysis:
+    """The analysis with this id.
+
+    Raises:
+        NotFound: There is none.
+    """
+    analysis = session.get(Analysis, analysis_id)
+    if analysis is None:
+        raise NotFound(f"There is no analysis {analysis_id}.")
+    return analysis
+
+
+def current(session: Session, specimen_id: int) -> Analysis | None:
+    """The analysis that counts: the specimen's newest one that was not cancelled."""
+    return session.scalars(
+        select(Analysis)
+        .where(Analysis.specimen_id == specimen_id, Analysis.state != "cancelled")
+        .order_by(Analysis.id.desc())
+        .limit(1)
+    ).one_or_none()
+
+
+def all_of(session: Session, specimen_id: int) -> list[Analysis]:
+    """Every analysis of a specimen, oldest first."""
+    return list(session.scalars(select(Analysis).where(Analysis.specimen_id == specimen_id).order_by(Analysis.id)))
+
+
+def progress(session: Session, analysis_id: int) -> Progress:
+    """How many fields of the analysis have a result, and how many there are."""
+    analysis = get(session, analysis_id)
+    done = session.scalar(select(func.count()).where(FieldResult.analysis_id == analysis_id))
+    total = session.scalar(select(func.count()).where(SpecimenField.specimen_id == analysis.specimen_id))
+    return Progress(done or 0, total or 0)
+
+
+def pending_fields(session: Session, analysis_id: int) -> list[SpecimenField]:
+    """The fields that have no result yet, in their order."""
+    analysis = get(session, analysis_id)
+    done = select(FieldResult.field_id).where(FieldResult.analysis_id == analysis_id)
+    return list(
+        session.scalars(
+            select(SpecimenField)
+            .where(SpecimenField.specimen_id == analysis.specimen_id, SpecimenField.id.not_in(done))
+            .order_by(SpecimenField.position)
+        )
+    )
+
+
+def is_cancelled(session: Session, analysis_id: int) -> bool:
+    """Whether a person cancelled it: asked by the worker between fields, so read afresh each time."""
+    return session.scalar(select(Analysis.state).where(Analysis.id == analysis_id)) == "cancelled"
+
+
+def request(
+    session: Session,
+    specimen: Specimen,
+    *,
+    model_key: str,
+    weights_sha256: str,
+    code_version: str,
+    options: Mapping[str, Any],
+    by: User,
+) -> Analysis:
+    """Ask for an analysis; the caller hands it to the queue once the transaction is committed.
+
+    Args:
+        session: An open session.
+        specimen: What to analyse.
+        model_key: The model's key in the registry.
+        weights_sha256: Digest of the weights that key has now.
+        code_version: Version of the software.
+        options: Everything else that decides the result, among it `min_score`, the lowest score that counts.
+        by: Who asks.
+
+    Raises:
+        Conflict: The specimen has no field, is signed, or is being analysed already.
+        InputError: `min_score` is no score.
+    """
+    held = hold_specimen(session, specimen.id)
+    newest = current(session, held.id)
+    if newest is not None and newest.state in ("queued", "running"):
+        raise Conflict(
+            f"Specimen {held.accession} is already {in_words(newest.state)} for {newest.model_key}. "
+            "Wait for it, or cancel it first."
+        )
+    if held.state == "signed":
+        raise Conflict(f"Specimen {held.accession} is signed. A reviewer must reopen it with a reason first.")
+    if not session.scalar(select(func.count()).where(SpecimenField.specimen_id == held.id)):
+        raise Conflict(f"Specimen {held.accession} has no field. Add pictures to it first.")
+    chosen = dict(options)
+    if "min_score" in chosen:
+        chosen["min_score"] = checked_min_score(chosen["min_score"])
+    before = move_specimen(held, "waiting")
+    analysis = Analysis(
+        specimen_id=held.id,
+        model_key=model_key,
+        weights_sha256=weights_sha256,
+        code_version=code_version,
+        options=chosen,
+        state="queued",
+        message="",
+        requested_by_id=by.id,
+        created_at=now(),
+    )
+    session.add(analysis)
+    session.flush()
+    audit.record(
+        session,
+        actor=by,
+        action="analysis.request",
+        entity="analysis",
+        entity_id=analysis.id,
+        old={"specimen_state": before},
+        new={
+            "state": "queued",
+            "specimen_state": "waiting",
+            "accession": held.accession,
+            "model_key": model_key,
+            "weights_sha256": weights_sha256,
+            "code_version": code_version,
+            "options": chosen,
+        },
+    )
+    return analysis
+
+
+def start(session: Session, analysis_id: int, *, device: str, worker: str) -> bool:
+    """A worker begins, or takes over from one that fell silent.
+
+    Returns:
+        Whether there is anything to do: not where it was cancelled, has failed or is complete.
+    """
+    analysis, specimen = hold(session, analysis_id)
+    if analysis.state not in ("queued", "running"):
+        return False
+    analysis.device = device
+    if analysis.started_at is None:
+        analysis.started_at = now()
+    _moved(session, analysis, specimen, "running", "running", actor=None, device=device, worker=worker)
+    return True
+
+
+def store_field(
+    session: Session, analysis_id: int, field_id: int, *, detections: Detections, seconds: float, worker: str
+) -> bool:
+    """Store what the model found in one field: once, whoever else is storing it at the same moment.
+
+    Args:
+        session: An open session.
+        analysis_id: The analysis.
+        field_id: A field of its specimen.
+        detections: What the model found, in px of the upright field.
+        seconds: Time the model took.
+        worker: Name of the worker that ran it.
+
+    Returns:
+        False where the field has a result already or the analysis was cancelled: nothing was stored.
+
+    Raises:
+        NotFound: The field is none of this analysis.
+    """
+    analysis = get(session, analysis_id)
+    if not session.scalar(
+        select(func.count()).where(SpecimenField.id == field_id, SpecimenField.specimen_id == analysis.specimen_id)
+    ):
+        raise NotFound(f"Field {field_id} does not belong to the specimen of analysis {analysis_id}.")
+    if is_cancelled(session, analysis_id):
+        return False
+    result = FieldResult(analysis_id=analysis_id, field_id=field_id, seconds=seconds, finished_at=now(), worker=worker)
+    try:
+        with session.begin_nested():
+            session.add(result)
+    except IntegrityError:
+        return False  # the unique constraint chose the worker that came first
+    if len(detections):
+        session.execute(
+            insert(Finding),
+            [
+                {
+                    "field_result_id": result.id,
+                    "analysis_id": analysis_id,
+                    "field_id": field_id,
+                    "class_name": class_name,
+                    "score": float(score),
+                    "x1": float(box[0]),
+                    "y1": float(box[1]),
+                    "x2": float(box[2]),
+                    "y2": float(box[3]),
+                }
+                for class_name, score, box in zip(detections.names, detections.scores, detections.boxes_px, strict=True)
+            ],
+        )
+    return True
+
+
+def finish(session: Session, analysis_id: int) -> bool:
+    """Every field has its result: the specimen needs review.
+
+    Returns:
+        Whether it ended now; False where it already had, or was cancelled meanwhile.
+
+    Raises:
+        Conflict: A field has no result.
+    """
+    analysis, specimen = hold(session, analysis_id)
+    if analysis.state in ("done", "cancelled"):
+        return False
+    done, total = progress(session, analysis_id)
+    if done < total:
+        raise Conflict(
+            f"Specimen {specimen.accession} cannot be completed: {total - done} of {total} fields lack a result."
+        )
+    analysis.message = ""
+    analysis.finished_at = now()
+    _moved(session, analysis, specimen, "done", "needs_review", actor=None, fields=total)
+    return True
+
+
+def fail(session: Session, analysis_id: int, message: str) -> bool:
+    """The worker gives up.
+
+    Args:
+        session: An open session.
+        analysis_id: The analysis.
+        message: What went wrong and what to do, in a technologist's words; shown beside the Retry button.
+
+    Returns:
+        Whether it failed now; False where it had ended before.
+    """
+    analysis, specimen = hold(session, analysis_id)
+    if analysis.state not in ("queued", "running"):
+        return False
+    analysis.message = message
+    analysis.finished_at = now()
+    _moved(session, analysis, specimen, "failed", "failed", actor=None, message=message)
+    return True
+
+
+def cancel(session: Session, analysis_id: int, by: User) -> Analysis:
+    """Stop an analysis, or dismiss one that failed. What it stored stays; an earlier analysis counts again.
+
+    Raises:
+        Conflict: It is complete, or was cancelled before.
+    """
+    analysis, specimen = hold(session, analysis_id)
+    if analysis.state not in ("queued", "running", "failed"):
+        raise Conflict(
+            f"The analysis of specimen {specimen.accession} is {in_words(analysis.state)}: nothing to cancel."
+        )
+    earlier = session.scalars(
+        select(Analysis)
+        .where(Analysis.specimen_id == specimen.id, Analysis.state != "cancelled", Analysis.id != analysis.id)
+        .order_by(Analysis.id.desc())
+        .limit(1)
+    ).one_or_none()
+    falls_back_to: SpecimenState = "cancelled"
+    if earlier is not None:
+        falls_back_to = "needs_review" if earlier.state == "done" else "failed"
+    analysis.message = f"Cancelled by {by.full_name or by.username}."
+    analysis.finished_at = now()
+    _moved(session, analysis, specimen, "cancelled", falls_back_to, actor=by)
+    return analysis
+
+
+def retry(session: Session, analysis_id: int, by: User) -> Analysis:
+    """Queue an analysis again that failed, was cancelled or lacks fields; fields that have a result keep it.
+
+    The caller hands it to the queue once the transaction is committed.
+
+    Raises:
+        Conflict: It is waiting, running or complete, or is not the newest.
+    """
+    analysis, specimen = hold(session, analysis_id)
+    done, total = progress(session, analysis_id)
+    lacks_fields = analysis.state == "done" and done < total and specimen.state != "signed"
+    if analysis.state not in ("failed", "cancelled") and not lacks_fields:
+        raise Conflict(
+            f"The analysis of specimen {specimen.accession} is {in_words(analysis.state)}: nothing to retry."
+        )
+    newest = session.scalar(select(func.max(Analysis.id)).where(Analysis.specimen_id == specimen.id))
+    if newest != analysis.id:
+        raise Conflict(f"A newer analysis of specimen {specimen.accession} was asked for since. Reload the page.")
+    requeue(session, analysis, specimen, by=by, action="analysis.retry")
+    return analysis
+
+
+def requeue(session: Session, analysis: Analysis, specimen: Specimen, *, by: User, action: str) -> None:
+    """Put an analysis whose specimen is held back into the queue; its fields that have a result keep it."""
+    analysis.message = ""
+    analysis.finished_at = None
+    analysis.workflow_id = None
+    _moved(session, analysis, specimen, "queued", "waiting", actor=by, action=action)
+
+
+def hold(session: Session, analysis_id: int) -> tuple[Analysis, Specimen]:
+    """An analysis and its specimen, read afresh and locked until the transaction ends."""
+    specimen = hold_specimen(session, get(session, analysis_id).specimen_id)
+    analysis = get(session, analysis_id)
+    session.refresh(analysis)
+    return analysis, specimen
+
+
+def hold_specimen(session: Session, specimen_id: int) -> Specimen:
+    """A specimen, read afresh and locked until the transaction ends.
+
+    Raises:
+        NotFound: There is none.
+    """
+    specimen = session.scalars(
+        select(Specimen).where(Specimen.id == specimen_id).with_for_update().execution_options(populate_existing=True)
+    ).one_or_none()
+    if specimen is None:
+        raise NotFound(f"There is no specimen {specimen_id}.")
+    return specimen
+
+
+def _moved(
+    session: Session,
+    analysis: Analysis,
+    specimen: Specimen,
+    state: AnalysisState,
+    specimen_state: SpecimenState,
+    *,
+    actor: User | None,
+    action: str | None = None,
+    **details: object,
+) -> None:
+    """Change both states and write the one audit event that tells of it; no event where nothing changes."""
+    before = {"state": move_analysis(analysis, state), "specimen_state": move_specimen(specimen, specimen_state)}
+    after = {"state": state, "specimen_state": specimen_state}
+    session.flush()
+    if before != after:
+        audit.record(
+            session,
+            actor=actor,
+            action=action or f"analysis.{state}",
+            entity="analysis",
+            entity_id=analysis.id,
+            old=before,
+            new=after | {"accession": specimen.accession} | details,
+        )
