@@ -1,0 +1,536 @@
+"""Specimens: a patient's urine under one accession number, its fields, and the worklist of them all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, get_args
+
+from sqlalchemy import ColumnElement, Select, func, or_, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from db import analyses, audit, cutoffs
+from db.engine import now
+from db.models import (
+    OBJECTIVES,
+    SPECIMEN_STATES,
+    Analysis,
+    FieldResult,
+    Objective,
+    Patient,
+    ScaleKind,
+    Specimen,
+    SpecimenField,
+    SpecimenState,
+    StoredFile,
+    User,
+)
+from renalcore.errors import Conflict, InputError, NotFound, UnknownName
+from renalcore.types import QualityFlag
+
+SCALE_KINDS: tuple[ScaleKind, ...] = get_args(ScaleKind)
+"""How the area of a field is known: from its scale, because it shows one whole field of view, or not at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class UploadedField:
+    """A picture that was checked and stored, and is not yet a field of any specimen.
+
+    Attributes:
+        name: Base name of the uploaded file.
+        sha256: Digest of its bytes: its address in the file store.
+        size: Its bytes.
+        media_type: What it is by content, such as `image/jpeg`.
+        width_px: Width of the upright picture.
+        height_px: Height of the upright picture.
+        flags: Doubts about its quality.
+        round_field: `(cx, cy, radius)` in px of the illuminated disc of an eyepiece picture, else None.
+    """
+
+    name: str
+    sha256: str
+    size: int
+    media_type: str
+    width_px: int
+    height_px: int
+    flags: tuple[QualityFlag, ...] = ()
+    round_field: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorklistRow:
+    """One line of the worklist.
+
+    Attributes:
+        specimen_id: The specimen.
+        accession: Its accession number.
+        patient_identifier: The patient's hospital number.
+        patient_name: The patient's name, None where it was not given.
+        state: One of `models.SPECIMEN_STATES`.
+        message: Why it failed or who cancelled it, else empty.
+        fields_done: Fields that the analysis that counts has a result for.
+        fields_total: All its fields.
+        created_at: When it was registered.
+        collected_at: When the urine was collected, None where unknown.
+        objective: The objective its fields were taken with.
+        analysis_id: The analysis that counts, None where there is none yet.
+    """
+
+    specimen_id: int
+    accession: str
+    patient_identifier: str
+    patient_name: str | None
+    state: SpecimenState
+    message: str
+    fields_done: int
+    fields_total: int
+    created_at: datetime
+    collected_at: datetime | None
+    objective: Objective
+    analysis_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some lines of the worklist, and how many there are in all."""
+
+    rows: tuple[WorklistRow, ...]
+    total: int
+
+
+def register(
+    session: Session,
+    *,
+    identifier: str,
+    patient_name: str | None,
+    accession: str,
+    objective: Objective,
+    scale_kind: ScaleKind,
+    um_per_px: float | None,
+    collected_at: datetime | None,
+    uploads: Sequence[UploadedField],
+    by: User,
+) -> Specimen:
+    """Register a specimen with its fields, and its patient where the hospital number is new.
+
+    Args:
+        session: An open session.
+        identifier: The patient's hospital number.
+        patient_name: The patient's name, or None.
+        accession: The laboratory's number of the specimen.
+        objective: One of `OBJECTIVES`.
+        scale_kind: One of `SCALE_KINDS`.
+        um_per_px: Micrometres a pixel, given exactly where `scale_kind` is `um_per_px`.
+        collected_at: When the urine was collected, or None.
+        uploads: The fields, in order.
+        by: Who registers it.
+
+    Raises:
+        Conflict: The accession number is taken, two pictures are the same, or the hospital number belongs to a
+            patient of another name.
+        InputError: A number is missing, or the scale is none.
+    """
+    identifier, accession = identifier.strip(), accession.strip()
+    if not identifier:
+        raise InputError("The patient's hospital number is missing. Type or scan it.")
+    if not accession:
+        raise InputError("The accession number is missing. Type or scan it.")
+    _check_scale(objective, scale_kind, um_per_px)
+    if not uploads:
+        raise InputError(f"Specimen {accession} has no picture. Add at least one field.")
+    _check_different(uploads)
+    taken = Conflict(
+        f"Accession number {accession} is already registered. Open that specimen to add fields to it, "
+        "or check the number."
+    )
+    if session.scalar(select(Specimen.id).where(Specimen.accession == accession)) is not None:
+        raise taken
+    table = cutoffs.default_row(session)
+    patient, patient_events = _patient(session, identifier, patient_name)
+    specimen = Specimen(
+        patient_id=patient.id,
+        accession=accession,
+        modality="sediment",
+        objective=objective,
+        scale_kind=scale_kind,
+        um_per_px=um_per_px,
+        state="waiting",
+        collected_at=collected_at,
+        created_by_id=by.id,
+        created_at=now(),
+        cutoff_table_id=table.id,
+    )
+    try:
+        with session.begin_nested():
+            session.add(specimen)
+    except IntegrityError:
+        raise taken from None
+    _add(session, specimen, uploads, first_position=0)
+    for event in patient_events:
+        audit.record(session, actor=by, entity="patient", entity_id=patient.id, **event)
+    audit.record(
+        session,
+        actor=by,
+        action="specimen.register",
+        entity="specimen",
+        entity_id=specimen.id,
+        new={
+            "accession": accession,
+            "patient": identifier,
+            "objective": objective,
+            "scale_kind": scale_kind,
+            "um_per_px": um_per_px,
+            "collected_at": collected_at.astimezone(UTC).isoformat() if collected_at else None,
+            "cut_off_version": table.version,
+            "state": "waiting",
+            "fields": [{"name": upload.name, "sha256": upload.sha256} for upload in uploads],
+        },
+    )
+    return specimen
+
+
+def add_fields(
+    session: Session, specimen_id: int, uploads: Sequence[UploadedField], *, by: User
+) -> list[SpecimenField]:
+    """Add pictures to a specimen that is not signed.
+
+    An analysis that was complete is queued again for the new fields alone, with its corrections kept; the caller
+    hands `analyses.current` to the queue once the transaction is committed.
+
+    Raises:
+        Conflict: The specimen is signed or being analysed, or has one of the pictures already.
+        InputError: There is no picture.
+    """
+    specimen = analyses.hold_specimen(session, specimen_id)
+    if not uploads:
+        raise InputError(f"No picture to add to specimen {specimen.accession}.")
+    if specimen.state == "signed":
+        raise Conflict(f"Specimen {specimen.accession} is signed. A reviewer must reopen it with a reason first.")
+    if specimen.state == "running":
+        raise Conflict(
+            f"Specimen {specimen.accession} is being analysed. Wait for it, or cancel it, then add pictures."
+        )
+    _check_different(uploads)
+    present = dict(
+        session.execute(
+            select(StoredFile.sha256, SpecimenField.name)
+            .join(SpecimenField, SpecimenField.file_id == StoredFile.id)
+            .where(SpecimenField.specimen_id == specimen.id)
+        ).all()
+    )
+    for upload in uploads:
+        if upload.sha256 in present:
+            raise Conflict(
+                f"{upload.name} is the same picture as {present[upload.sha256]}, which specimen {specimen.accession} "
+                "has already. Leave it out."
+            )
+    added = _add(session, specimen, uploads, first_position=len(present))
+    audit.record(
+        session,
+        actor=by,
+        action="specimen.add_fields",
+        entity="specimen",
+        entity_id=specimen.id,
+        old={"fields": len(present)},
+        new={
+            "accession": specimen.accession,
+            "fields": len(present) + len(added),
+            "added": [{"name": upload.name, "sha256": upload.sha256} for upload in uploads],
+        },
+    )
+    newest = analyses.current(session, specimen.id)
+    if newest is not None and newest.state == "done":
+        analyses.retry(session, newest.id, by)
+    return added
+
+
+def rename_patient(session: Session, patient_id: int, name: str | None, *, by: User, reason: str) -> Patient:
+    """Correct or change a patient's name.
+
+    Raises:
+        InputError: No reason is given.
+        NotFound: There is no such patient.
+    """
+    patient = get_patient(session, patient_id)
+    if not reason.strip():
+        raise InputError("Say why the patient's name changes.")
+    before = patient.name
+    patient.name = _tidy(name)
+    session.flush()
+    audit.record(
+        session,
+        actor=by,
+        action="patient.rename",
+        entity="patient",
+        entity_id=patient.id,
+        old={"name": before},
+        new={"name": patient.name},
+        reason=reason.strip(),
+    )
+    return patient
+
+
+def get(session: Session, specimen_id: int) -> Specimen:
+    """The specimen with this id.
+
+    Raises:
+        NotFound: There is none.
+    """
+    specimen = session.get(Specimen, specimen_id)
+    if specimen is None:
+        raise NotFound(f"There is no specimen {specimen_id}.")
+    return specimen
+
+
+def by_accession(session: Session, accession: str) -> Specimen | None:
+    """The specimen with this accession number, if it is registered."""
+    return session.scalars(select(Specimen).where(Specimen.accession == accession.strip())).one_or_none()
+
+
+def get_patient(session: Session, patient_id: int) -> Patient:
+    """The patient with this id.
+
+    Raises:
+        NotFound: There is none.
+    """
+    patient = session.get(Patient, patient_id)
+    if patient is None:
+        raise NotFound(f"There is no patient {patient_id}.")
+    return patient
+
+
+def find_patient(session: Session, identifier: str) -> Patient | None:
+    """The patient with this hospital number, if known."""
+    return session.scalars(select(Patient).where(Patient.identifier == identifier.strip())).one_or_none()
+
+
+def fields(session: Session, specimen_id: int) -> list[SpecimenField]:
+    """The fields of a specimen, in their order."""
+    return list(
+        session.scalars(
+            select(SpecimenField).where(SpecimenField.specimen_id == specimen_id).order_by(SpecimenField.position)
+        )
+    )
+
+
+def last_by(session: Session, user: User) -> Specimen | None:
+    """The specimen that a person registered last: its objective and scale are offered for the next one."""
+    return session.scalars(
+        select(Specimen).where(Specimen.created_by_id == user.id).order_by(Specimen.id.desc()).limit(1)
+    ).one_or_none()
+
+
+def seen_before(session: Session, sha256: str) -> list[str]:
+    """Accession numbers of the specimens that have this very picture, oldest first."""
+    return list(
+        session.scalars(
+            select(Specimen.accession)
+            .join(SpecimenField, SpecimenField.specimen_id == Specimen.id)
+            .join(StoredFile, StoredFile.id == SpecimenField.file_id)
+            .where(StoredFile.sha256 == sha256)
+            .order_by(Specimen.id)
+        )
+    )
+
+
+def state_counts(session: Session) -> dict[SpecimenState, int]:
+    """How many specimens are in each state; every state has an entry."""
+    counted = dict(session.execute(select(Specimen.state, func.count()).group_by(Specimen.state)).all())
+    return {state: counted.get(state, 0) for state in SPECIMEN_STATES}
+
+
+def worklist(
+    session: Session,
+    *,
+    state: SpecimenState | None = None,
+    text: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    limit: int = 100,
+    offset: int = 0,
+) -> Page:
+    """Specimens, newest first, in a constant number of statements however many there are.
+
+    Args:
+        session: An open session.
+        state: Only specimens in this state.
+        text: Only those whose accession number, hospital number or patient name holds this text, in any case.
+        since: Only those registered at this moment or later.
+        until: Only those registered before this moment.
+        limit: Lines of the page.
+        offset: Lines before it.
+
+    Raises:
+        UnknownName: No specimen can be in that state.
+    """
+    if state is not None and state not in SPECIMEN_STATES:
+        raise UnknownName(f"{state!r} is no state of a specimen; expected one of {', '.join(SPECIMEN_STATES)}")
+    conditions: list[ColumnElement[bool]] = []
+    if state is not None:
+        conditions.append(Specimen.state == state)
+    if since is not None:
+        conditions.append(Specimen.created_at >= since)
+    if until is not None:
+        conditions.append(Specimen.created_at < until)
+    wanted = (text or "").strip()
+    if wanted:
+        conditions.append(
+            or_(
+                Specimen.accession.icontains(wanted, autoescape=True),
+                Patient.identifier.icontains(wanted, autoescape=True),
+                Patient.name_folded.contains(wanted.casefold(), autoescape=True),
+            )
+        )
+    total = session.scalar(_joined(select(func.count()), wanted).where(*conditions)) or 0
+    rows = session.execute(
+        select(Specimen, Patient.identifier, Patient.name)
+        .join(Patient, Patient.id == Specimen.patient_id)
+        .where(*conditions)
+        .order_by(Specimen.created_at.desc(), Specimen.id.desc())
+        .limit(limit)
+        .offset(offset)
+    ).all()
+    ids = [row.Specimen.id for row in rows]
+    totals = dict(
+        session.execute(
+            select(SpecimenField.specimen_id, func.count())
+            .where(SpecimenField.specimen_id.in_(ids))
+            .group_by(SpecimenField.specimen_id)
+        ).all()
+    )
+    newest = _newest_analyses(session, ids)
+    done = dict(
+        session.execute(
+            select(FieldResult.analysis_id, func.count())
+            .where(FieldResult.analysis_id.in_([analysis.id for analysis in newest.values()]))
+            .group_by(FieldResult.analysis_id)
+        ).all()
+    )
+    lines = []
+    for specimen, identifier, name in rows:
+        analysis = newest.get(specimen.id)
+        lines.append(
+            WorklistRow(
+                specimen_id=specimen.id,
+                accession=specimen.accession,
+                patient_identifier=identifier,
+                patient_name=name,
+                state=specimen.state,
+                message=(analysis.message or "") if analysis else "",
+                fields_done=done.get(analysis.id, 0) if analysis else 0,
+                fields_total=totals.get(specimen.id, 0),
+                created_at=specimen.created_at,
+                collected_at=specimen.collected_at,
+                objective=specimen.objective,
+                analysis_id=analysis.id if analysis and analysis.state != "cancelled" else None,
+            )
+        )
+    return Page(tuple(lines), total)
+
+
+def _joined(statement: Select[Any], wanted: str) -> Select[Any]:
+    """Count specimens alone where no patient is asked for: the index answers it."""
+    statement = statement.select_from(Specimen)
+    return statement.join(Patient, Patient.id == Specimen.patient_id) if wanted else statement
+
+
+def _newest_analyses(session: Session, specimen_ids: Sequence[int]) -> dict[int, Analysis]:
+    """By specimen the newest analysis that was not cancelled, or the newest where all were."""
+    newest: dict[int, Analysis] = {}
+    for analysis in session.scalars(
+        select(Analysis).where(Analysis.specimen_id.in_(specimen_ids)).order_by(Analysis.id)
+    ):
+        if analysis.state != "cancelled" or newest.get(analysis.specimen_id, analysis).state == "cancelled":
+            newest[analysis.specimen_id] = analysis
+    return newest
+
+
+def _check_scale(objective: str, scale_kind: str, um_per_px: float | None) -> None:
+    if objective not in OBJECTIVES:
+        raise InputError(f"Objective {objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}.")
+    if scale_kind not in SCALE_KINDS:
+        raise InputError(f"Scale {scale_kind!r} is unknown; choose one of {', '.join(SCALE_KINDS)}.")
+    if scale_kind == "um_per_px":
+        if um_per_px is None or not 0 < um_per_px < 1000:  # also refuses nan
+            raise InputError("Give the scale in micrometres a pixel, such as 0.25, or choose another kind of scale.")
+    elif um_per_px is not None:
+        raise InputError("Micrometres a pixel were given, but the scale is said to be of another kind. Choose one.")
+
+
+def _check_different(uploads: Sequence[UploadedField]) -> None:
+    names: dict[str, str] = {}
+    for upload in uploads:
+        if upload.sha256 in names:
+            raise Conflict(
+                f"{upload.name} is the same picture as {names[upload.sha256]}: a field counts once. Leave one out."
+            )
+        names[upload.sha256] = upload.name
+
+
+def _patient(session: Session, identifier: str, name: str | None) -> tuple[Patient, list[dict[str, Any]]]:
+    """The patient with this number, new or known, and the audit events that are due."""
+    given = _tidy(name)
+    patient = find_patient(session, identifier)
+    if patient is None:
+        patient = Patient(identifier=identifier, name=given)
+        try:
+            with session.begin_nested():
+                session.add(patient)
+        except IntegrityError:  # somebody registered the patient at this very moment
+            patient = session.scalars(select(Patient).where(Patient.identifier == identifier)).one()
+        else:
+            return patient, [{"action": "patient.create", "new": {"identifier": identifier, "name": given}}]
+    if given is None or patient.name_folded == given.casefold():
+        return patient, []
+    if patient.name is None:
+        patient.name = given
+        session.flush()
+        return patient, [{"action": "patient.rename", "old": {"name": None}, "new": {"name": given}}]
+    raise Conflict(
+        f"Hospital number {identifier} is registered under another name. Check the number; "
+        "if the name has changed, change it on the patient's page first."
+    )
+
+
+def _tidy(name: str | None) -> str | None:
+    return " ".join((name or "").split()) or None
+
+
+def _add(
+    session: Session, specimen: Specimen, uploads: Sequence[UploadedField], *, first_position: int
+) -> list[SpecimenField]:
+    files = {
+        file.sha256: file
+        for file in session.scalars(
+            select(StoredFile).where(StoredFile.sha256.in_([upload.sha256 for upload in uploads]))
+        )
+    }
+    added = []
+    for position, upload in enumerate(uploads, start=first_position):
+        file = files.get(upload.sha256) or _file(session, upload)
+        field = SpecimenField(
+            specimen_id=specimen.id,
+            position=position,
+            file_id=file.id,
+            name=upload.name,
+            width_px=upload.width_px,
+            height_px=upload.height_px,
+            flags=[{"code": flag.code, "message": flag.message} for flag in upload.flags],
+            round_field=list(upload.round_field) if upload.round_field else None,
+        )
+        session.add(field)
+        added.append(field)
+    session.flush()
+    return added
+
+
+def _file(session: Session, upload: UploadedField) -> StoredFile:
+    file = StoredFile(sha256=upload.sha256, size_bytes=upload.size, media_type=upload.media_type)
+    try:
+        with session.begin_nested():
+            session.add(file)
+    except IntegrityError:  # stored for another specimen at this very moment
+        return session.scalars(select(StoredFile).where(StoredFile.sha256 == upload.sha256)).one()
+    return file
