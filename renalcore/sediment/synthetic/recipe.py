@@ -1,0 +1,123 @@
+"""What a field holds: a `Recipe`, four demo patients, and the random mixtures that models train on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from renalcore import taxonomy
+from renalcore.sediment.synthetic.morphology import KINDS
+from renalcore.sediment.synthetic.optics import Light
+
+RBC_UM = 7.0
+FINEST_UM_PER_PX, COARSEST_UM_PER_PX = RBC_UM / 60, RBC_UM / 20
+"""A red cell covers 60 px at the finest scale and 20 px at the coarsest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What is in a field and how it was seen.
+
+    Attributes:
+        name: What the sample is, in a clinician's words.
+        counts: Fewest and most particles of each class in one field; classes left out do not appear.
+        crowding: 0 spreads particles out, 1 lets them lie anywhere, one over another.
+        debris: Amount of dust, fine haze and far-out-of-focus shadows that nobody boxes; 1 is usual.
+        light: The microscope and camera, or None to take a random one for each field.
+        round_field: A phone picture through an eyepiece: a bright disc on black.
+
+    Raises:
+        UnknownName: A class is not one of the 39.
+        ValueError: A count is negative or its lowest exceeds its highest.
+    """
+
+    name: str
+    counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    crowding: float = 0.2
+    debris: float = 1.0
+    light: Light | None = None
+    round_field: bool = False
+
+    def __post_init__(self) -> None:
+        for class_name, (low, high) in self.counts.items():
+            taxonomy.class_id(class_name)
+            if not 0 <= low <= high:
+                raise ValueError(f"counts of {class_name!r} must be 0 <= low <= high, got {low}..{high}")
+
+    @classmethod
+    def sampled(cls, rng: np.random.Generator, area_um2: float) -> Recipe:
+        """A random training mixture for a field of `area_um2`: a few featured classes over a usual background."""
+        names = tuple(KINDS)
+        weights = np.array([KINDS[name].weight for name in names])
+        featured = rng.choice(len(names), size=int(rng.integers(2, 6)), replace=False, p=weights / weights.sum())
+        share = float(np.clip(area_um2 / 16_000, 0.3, 3))
+        counts: dict[str, tuple[int, int]] = {}
+        for index in featured:
+            most = max(1, round(KINDS[names[index]].most * share * rng.beta(1, 2.2)))
+            counts[names[index]] = (max(1, most // 2), most)
+        for name, chance, most in _BYSTANDERS:
+            if name not in counts and rng.random() < chance:
+                counts[name] = (0, max(1, round(most * share)))
+        crowded = rng.beta(1.2, 3)
+        return cls("training", counts, crowding=float(crowded), debris=float(rng.gamma(1.5, 0.7)))
+
+
+_BYSTANDERS = (("RBC", 0.5, 8), ("WBC", 0.5, 5), ("Bacteria", 0.25, 15), ("Epithelial cell (squamous)", 0.2, 1))
+
+
+DEMO_RECIPES: tuple[Recipe, ...] = (
+    Recipe(
+        "haematuria with RBC casts",
+        {
+            "RBC": (60, 110),
+            "RBC cast": (0, 2),
+            "RBC clump": (0, 1),
+            "WBC": (1, 5),
+            "Granular cast": (0, 1),
+            "Hyaline cast": (0, 1),
+            "Epithelial cell (squamous)": (0, 1),
+        },
+    ),
+    Recipe(
+        "pyuria with bacteria",
+        {
+            "WBC": (30, 60),
+            "WBC clump": (0, 3),
+            "Bacteria": (60, 160),
+            "RBC": (3, 12),
+            "Epithelial cell (squamous)": (0, 3),
+            "Epithelial cell (transitional)": (0, 2),
+            "Mucus": (0, 2),
+            "Triple phosphate": (0, 2),
+        },
+        debris=1.4,
+    ),
+    Recipe(
+        "calcium oxalate and uric acid crystals",
+        {
+            "Calcium oxalate": (10, 30),
+            "Uric acid": (1, 6),
+            "Amorphous": (2, 10),
+            "RBC": (4, 16),
+            "WBC": (0, 4),
+            "Epithelial cell (squamous)": (0, 2),
+            "Mucus": (0, 1),
+        },
+    ),
+    Recipe(
+        "tubular injury with granular and muddy brown casts",
+        {
+            "Muddy brown cast": (1, 3),
+            "Granular cast": (0, 2),
+            "Hyaline cast": (0, 1),
+            "Epithelial cell (renal)": (2, 8),
+            "RBC": (0, 6),
+            "WBC": (1, 6),
+            "Mixed cell cast": (0, 1),
+        },
+        debris=1.2,
+    ),
+)
+"""Four patients for demonstrations; each field is different, each patient keeps to a pattern."""
