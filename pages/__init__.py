@@ -1,0 +1,1 @@
+"""The pages of the web app, one folder a section; no page file lies directly here."""

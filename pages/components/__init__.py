@@ -1,0 +1,1 @@
+"""Widgets, guards and viewers shared by the pages."""

@@ -1,0 +1,54 @@
+"""The script Streamlit runs for every page: look, menu by role, account, then the page itself.
+
+It lies here and not beside `pages/` because Streamlit would serve `pages/*.py` by their addresses, past this file.
+"""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from pages.components import auth, links, single_sign_on, style
+
+
+def main() -> None:
+    """Show the page that the address names."""
+    st.set_page_config(page_title=style.APP_NAME, layout="wide")
+    style.inject_css()
+    user = auth.current()
+    if user is None:
+        shown = st.navigation(
+            [
+                st.Page(auth.require, title="Sign in", default=True),
+                *(st.Page(auth.require, title=entry.title, url_path=entry.url_path) for entry in links.ENTRIES),
+                *single_sign_on.pages(),
+            ],
+            position="hidden",
+        )
+        shown.run()
+        return
+    sections: dict[str, list[object]] = {}
+    for entry in links.ENTRIES:
+        allowed = user.role in entry.roles
+        sections.setdefault(entry.section if allowed else "", []).append(
+            links.page(entry.url_path)
+            if allowed
+            else st.Page(_refusal(entry), title=entry.title, url_path=entry.url_path, visibility="hidden")
+        )
+    home = st.Page(lambda: links.open_page(links.HOME), title="Home", default=True, visibility="hidden")
+    shown = st.navigation({**sections, "": [home, *sections.get("", [])]}, expanded=True)
+    with st.sidebar:
+        auth.account_form(user)
+    body = st.container()
+    style.research_footer()
+    with body:
+        shown.run()
+
+
+def _refusal(entry: links.Entry):
+    def refuse() -> None:
+        auth.require(*entry.roles)
+
+    return refuse
+
+
+main()

@@ -1,0 +1,86 @@
+"""States in words and colour together, progress that survives a reload, and whether a worker is alive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from types import MappingProxyType
+
+import streamlit as st
+
+from db import workers
+from db.engine import session_scope
+
+
+@dataclass(frozen=True, slots=True)
+class StateLook:
+    """How a state is named and coloured everywhere."""
+
+    words: str
+    colour: str
+
+
+STATES = MappingProxyType(
+    {
+        "waiting": StateLook("waiting", "#6B7280"),
+        "queued": StateLook("waiting", "#6B7280"),
+        "running": StateLook("running", "#2563EB"),
+        "needs_review": StateLook("needs review", "#B7791F"),
+        "done": StateLook("done", "#2F7D4F"),
+        "signed": StateLook("signed", "#2F7D4F"),
+        "failed": StateLook("failed", "#C0392B"),
+        "cancelled": StateLook("cancelled", "#6B7280"),
+    }
+)
+"""The states of specimens and analyses, in the order of a specimen's day."""
+
+
+def state_words(state: str, *, done: int | None = None, total: int | None = None, message: str | None = None) -> str:
+    """A state as a sentence part: `running 12 of 20`, `failed: the field is empty`."""
+    words = STATES[state].words
+    if state == "running" and total:
+        return f"{words} {done or 0} of {total}"
+    if state == "failed" and message:
+        return f"{words}: {message}"
+    return words
+
+
+def state_chip_html(
+    state: str, *, done: int | None = None, total: int | None = None, message: str | None = None
+) -> str:
+    """The chip of a state as HTML, for tables and headers built with `st.html`."""
+    words = state_words(state, done=done, total=total, message=message)
+    return f'<span class="rc-chip" style="--rc:{STATES[state].colour}">{escape(words)}</span>'
+
+
+def state_chip(state: str, *, done: int | None = None, total: int | None = None, message: str | None = None) -> None:
+    """Show the chip of a state."""
+    st.html(state_chip_html(state, done=done, total=total, message=message))
+
+
+def quiet_chip_html(words: str) -> str:
+    """A chip without colour, for grades and roles."""
+    return f'<span class="rc-chip rc-quiet">{escape(words)}</span>'
+
+
+def flag_html(words: str) -> str:
+    """A quality flag or warning in the one warning colour, marked by a triangle as well."""
+    return f'<span class="rc-chip rc-flag">{escape(words)}</span>'
+
+
+def progress(done: int, total: int) -> None:
+    """A bar with words; it takes the same room from the first field to the last."""
+    share = min(1.0, done / total) if total else 0.0
+    st.progress(share, text=f"{done} of {total} fields" if total else "Waiting for a worker")
+
+
+def worker_banner() -> None:
+    """A quiet warning while no worker is alive; nothing otherwise."""
+    with session_scope(read_only=True) as session:
+        someone = bool(workers.alive(session))
+    if not someone:
+        st.html(
+            '<div class="rc-banner" role="status">No worker is running, so nothing is analysed at the moment. '
+            "What is uploaded is kept and starts as soon as a worker is back. "
+            "If this stays for more than a minute, tell your administrator.</div>"
+        )

@@ -1,0 +1,98 @@
+"""A field's picture as the browser gets it."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from db import accounts, specimens
+from db.files import FileStore
+from db.specimens import UploadedField
+from pages.routes.fields import CACHE
+from tests.running_app import RunningApp
+
+PICTURE = np.dstack([np.linspace(0, 255, 640 * 480).reshape(480, 640)] * 3).astype(np.uint8)
+
+
+def _file(kind: str, picture: Image.Image, **options: object) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def _field(app: RunningApp, content: bytes, media_type: str, accession: str) -> int:
+    """Store a file as the only field of a specimen, as an upload does; its id."""
+    sha256, size = FileStore(f"file://{app.data / 'files'}").put(io.BytesIO(content))
+    upload = UploadedField(
+        name="field.img",
+        sha256=sha256,
+        size=size,
+        media_type=media_type,
+        width_px=640,
+        height_px=480,
+        flags=[],
+        round_field=None,
+    )
+    person = app.person()
+    with app.database() as session:
+        specimen = specimens.register(
+            session,
+            identifier=f"P-{accession}",
+            patient_name=None,
+            accession=accession,
+            objective="40x",
+            scale_kind="unknown",
+            um_per_px=None,
+            collected_at=None,
+            uploads=[upload],
+            by=accounts.by_username(session, person.username),
+        )
+        return specimen.fields[0].id
+
+
+def test_a_picture_a_browser_can_show_is_the_original_to_the_byte(web_app: RunningApp) -> None:
+    original = _file("JPEG", Image.fromarray(PICTURE))
+    field_id = _field(web_app, original, "image/jpeg", "F-1")
+    answer = web_app.client(web_app.person()).get(f"/fields/{field_id}/image")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
+    assert answer.content == original
+
+
+def test_a_tiff_arrives_as_a_picture_the_browser_can_show_with_the_same_pixels(web_app: RunningApp) -> None:
+    field_id = _field(web_app, _file("TIFF", Image.fromarray(PICTURE)), "image/tiff", "F-2")
+    answer = web_app.client(web_app.person()).get(f"/fields/{field_id}/image")
+    assert answer.headers["content-type"] == "image/webp"
+    shown = np.asarray(Image.open(io.BytesIO(answer.content)))
+    assert shown.shape == PICTURE.shape
+    assert np.abs(shown.astype(int) - PICTURE).mean() < 3
+
+
+def test_a_picture_is_cached_by_this_browser_alone_and_asked_for_once(web_app: RunningApp) -> None:
+    field_id = _field(web_app, _file("PNG", Image.fromarray(PICTURE)), "image/png", "F-3")
+    client = web_app.client(web_app.person())
+    first = client.get(f"/fields/{field_id}/image")
+    assert first.headers["cache-control"] == CACHE
+    again = client.get(f"/fields/{field_id}/image", headers={"if-none-match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+def test_a_thumbnail_has_about_the_width_asked_for_and_stands_upright(web_app: RunningApp) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: the picture is to be shown rotated by a quarter
+    field_id = _field(web_app, _file("JPEG", Image.fromarray(PICTURE), exif=exif), "image/jpeg", "F-4")
+    answer = web_app.client(web_app.person()).get(f"/fields/{field_id}/thumb?w=150")
+    assert Image.open(io.BytesIO(answer.content)).size == (160, 213)  # 480 x 640 upright, 160 px wide
+
+
+@pytest.mark.parametrize(("address", "status"), [("/fields/99999/image", 404), ("/fields/99999/thumb?w=x", 400)])
+def test_a_field_that_is_not_there_is_told_so(web_app: RunningApp, address: str, status: int) -> None:
+    assert web_app.client(web_app.person()).get(address).status_code == status
+
+
+def test_no_picture_is_shown_to_a_stranger(web_app: RunningApp) -> None:
+    field_id = _field(web_app, _file("PNG", Image.fromarray(PICTURE[:50])), "image/png", "F-5")
+    for variant in ("image", "thumb"):
+        assert web_app.client().get(f"/fields/{field_id}/{variant}").status_code == 403
