@@ -7,7 +7,7 @@ A field knows which classes somebody looked for in it. A class that nobody looke
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -72,32 +72,46 @@ class LabelledField:
     real: bool
 
 
-def read_urised(folder: Path, split: Literal["train", "val"]) -> list[LabelledField]:
+def read_urised(folder: Path, split: Literal["train", "val"], *, held_out: Collection[str] = ()) -> list[LabelledField]:
     """Fields of one split of a folder in the form of `urised2k` (`manifest.csv`, `images/`, `labels/`).
 
+    Args:
+        folder: Where the manifest lies.
+        split: Which side.
+        held_out: Groups that make up the validation side instead of the manifest's own, for cross-validation.
+
     Raises:
-        InputError: The folder lacks its manifest, or names a scope or class nobody knows.
+        InputError: The folder lacks its manifest, names a scope or class nobody knows, or has no such group.
     """
     manifest = folder / "manifest.csv"
     if not manifest.is_file():
         raise InputError(f"{folder} has no manifest.csv; give the folder that holds manifest.csv, images/ and labels/")
-    fields = []
     with manifest.open(newline="") as lines:
-        for row in csv.DictReader(lines):
-            if row["split"] != split:
-                continue
-            if row["label_scope"] not in URISED_SCOPES:
-                raise InputError(f"{manifest}: unknown label_scope {row['label_scope']!r} for {row['image']}")
-            known = np.zeros(len(taxonomy.CLASSES), bool)
-            known[[taxonomy.class_id(name) for name in URISED_SCOPES[row["label_scope"]]]] = True
-            label = folder / "labels" / Path(row["image"]).with_suffix(".txt").name
-            boxes, ids = _read_yolo_boxes(label, int(row["width"]), int(row["height"]))
-            try:
-                mapped = np.array([URISED_CLASSES[int(index)] for index in ids], np.int64)
-            except KeyError as error:
-                raise InputError(f"{label}: unknown class id {error}; urised2k uses 0 to 7") from None
-            fields.append(LabelledField(folder / "images" / row["image"], boxes, mapped, known, row["group"], True))
-    return fields
+        rows = list(csv.DictReader(lines))
+    strangers = set(held_out) - {row["group"] for row in rows}
+    if strangers:
+        raise InputError(f"{manifest} has no group {', '.join(sorted(strangers))}; see its column `group`")
+
+    def side(row: dict[str, str]) -> str:
+        if held_out:
+            return "val" if row["group"] in held_out else "train"
+        return row["split"]
+
+    return [_urised_field(folder, row) for row in rows if side(row) == split]
+
+
+def _urised_field(folder: Path, row: dict[str, str]) -> LabelledField:
+    if row["label_scope"] not in URISED_SCOPES:
+        raise InputError(f"{folder}/manifest.csv: unknown label_scope {row['label_scope']!r} for {row['image']}")
+    known = np.zeros(len(taxonomy.CLASSES), bool)
+    known[[taxonomy.class_id(name) for name in URISED_SCOPES[row["label_scope"]]]] = True
+    label = folder / "labels" / Path(row["image"]).with_suffix(".txt").name
+    boxes, ids = _read_yolo_boxes(label, int(row["width"]), int(row["height"]))
+    try:
+        mapped = np.array([URISED_CLASSES[int(index)] for index in ids], np.int64)
+    except KeyError as error:
+        raise InputError(f"{label}: unknown class id {error}; urised2k uses 0 to 7") from None
+    return LabelledField(folder / "images" / row["image"], boxes, mapped, known, row["group"], True)
 
 
 def read_rendered(folder: Path) -> list[LabelledField]:

@@ -39,6 +39,7 @@ class TrainConfig:
         hours: Stop and anneal so that the run ends after this time.
         items: Crops an epoch.
         rendered_share: Share of crops from rendered fields.
+        held_out: Groups to validate on instead of the manifest's split, for cross-validation.
         optimizer: Ultralytics' name; the paper's is SGD, AdamW learns more in a short run from scratch.
         lr0, lrf: First learning rate, and the last as a share of it.
         start: Weights to begin from (safetensors), e.g. of an earlier stage.
@@ -57,6 +58,7 @@ class TrainConfig:
     hours: float | None = None
     items: int = 4000
     rendered_share: float = 0.3
+    held_out: tuple[str, ...] = ()
     optimizer: str = "SGD"
     lr0: float = 0.00996
     lrf: float = 0.00724
@@ -141,8 +143,9 @@ class SedimentTrainer(DetectionTrainer):
         """Random crops of real and rendered fields for training, whole real fields for validation."""
         config = self.config
         if mode == "val":
-            return SedimentDataset(read_urised(config.data, "val"), size_px=config.size_px, augmentation=None)
-        fields = read_urised(config.data, "train")
+            fields = read_urised(config.data, "val", held_out=config.held_out)
+            return SedimentDataset(fields, size_px=config.size_px, augmentation=None)
+        fields = read_urised(config.data, "train", held_out=config.held_out)
         for folder in config.rendered:
             fields += read_rendered(folder)
         return SedimentDataset(

@@ -51,6 +51,13 @@ def test_a_label_file_is_read_in_pixels_with_what_is_known(urised: Path) -> None
     assert (second.class_ids.tolist(), np.flatnonzero(second.known).tolist()) == ([WBC], [WBC])
 
 
+def test_held_out_groups_replace_the_manifests_split(urised: Path) -> None:
+    train, val = (read_urised(urised, side, held_out=["S2"]) for side in ("train", "val"))
+    assert ([field.group for field in train], [field.group for field in val]) == (["S1"], ["S2"])
+    with pytest.raises(InputError, match="has no group S9"):
+        read_urised(urised, "train", held_out=["S9"])
+
+
 def test_a_folder_without_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has no manifest\.csv"):
         read_urised(tmp_path, "train")
