@@ -1,0 +1,1 @@
+"""Readers: files of any origin in, typed values out."""
