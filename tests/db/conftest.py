@@ -43,29 +43,34 @@ def admin(engine: Engine) -> User:
     return user
 
 
-def _user(engine: Engine, username: str, role: Role) -> User:
+@pytest.fixture
+def staff(engine: Engine) -> dict[str, User]:
+    """Tess and Theo, technologists, and Rita, a reviewer: there before the test's own transaction begins."""
+    roles: dict[str, Role] = {"tess": "technologist", "theo": "technologist", "rita": "reviewer"}
     with session_scope(engine) as session:
-        user = User(username=username, full_name=f"{username.title()} of the lab", role=role)
-        session.add(user)
-    return user
+        users = {
+            name: User(username=name, full_name=f"{name.title()} of the lab", role=role) for name, role in roles.items()
+        }
+        session.add_all(users.values())
+    return users
 
 
 @pytest.fixture
-def technologist(engine: Engine) -> User:
-    """A technologist who is already there."""
-    return _user(engine, "tess", "technologist")
+def technologist(staff: dict[str, User]) -> User:
+    """Tess, who registers and corrects."""
+    return staff["tess"]
 
 
 @pytest.fixture
-def other_technologist(engine: Engine) -> User:
-    """Another one."""
-    return _user(engine, "theo", "technologist")
+def other_technologist(staff: dict[str, User]) -> User:
+    """Theo."""
+    return staff["theo"]
 
 
 @pytest.fixture
-def reviewer(engine: Engine) -> User:
-    """A reviewer who is already there."""
-    return _user(engine, "rita", "reviewer")
+def reviewer(staff: dict[str, User]) -> User:
+    """Rita, who signs."""
+    return staff["rita"]
 
 
 @pytest.fixture

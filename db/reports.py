@@ -1,0 +1,405 @@
+"""Reports: what a specimen's fields add up to, before and after it is signed, each value traceable to its fields.
+
+A signed specimen reports what was signed, word for word; any other reports what stands now.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
+
+from db import cutoffs
+from db.models import (
+    Analysis,
+    CutOffTableRow,
+    FieldResult,
+    Objective,
+    Patient,
+    ScaleKind,
+    SignOff,
+    Specimen,
+    SpecimenField,
+    SpecimenState,
+    User,
+)
+from db.objects import MinScore, counts
+from renalcore.errors import InputError, NotFound
+from renalcore.export.csv import ExportRow
+from renalcore.sediment import measure
+from renalcore.sediment.measure import FieldCount, MeasuredField, ReportedValue
+from renalcore.taxonomy import Group
+from renalcore.types import illuminated_area_px
+
+_BATCH = 500  # specimens a round of statements
+
+
+@dataclass(frozen=True, slots=True)
+class ReportField:
+    """A field that the report rests on: where its values are traced to.
+
+    Attributes:
+        field_id: The field.
+        position: Its place in the specimen, from 0.
+        name: Base name of the uploaded file.
+    """
+
+    field_id: int
+    position: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """Who answers for a report.
+
+    Attributes:
+        sign_off_id: The signature.
+        kind: `sign` or `amend`.
+        by: Full name of the reviewer.
+        at: When, UTC.
+        meaning: What the signature means.
+        reason: Why the report was amended, else None.
+    """
+
+    sign_off_id: int
+    kind: str
+    by: str
+    at: datetime
+    meaning: str
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SpecimenReport:
+    """What is reported of one specimen.
+
+    Attributes:
+        specimen_id: The specimen.
+        accession: Its accession number.
+        patient_id: The patient.
+        patient_identifier: The patient's hospital number.
+        patient_name: The patient's name, None where it was not given.
+        state: State of the specimen.
+        collected_at: When the urine was collected, None where unknown.
+        created_at: When it was registered.
+        objective: The objective its fields were taken with.
+        scale_kind: How the area of a field is known.
+        um_per_px: Micrometres a pixel, where that is how.
+        analysis_id: The analysis that counts; None where there is none, and then there is no row either.
+        model_key: The model.
+        weights_sha256: Digest of its weights.
+        code_version: Version of the software that ran it.
+        min_score: Lowest score at which the model's word counts.
+        cut_off_version: The cut-off table that grades it.
+        fields: The fields that have a result.
+        fields_total: All the specimen's fields.
+        unreviewed: Objects counted on the model's word alone.
+        rows: The values.
+        signature: The signature these values carry; None where they are not signed as they stand.
+        amendments: How often the report has been amended so far.
+    """
+
+    specimen_id: int
+    accession: str
+    patient_id: int
+    patient_identifier: str
+    patient_name: str | None
+    state: SpecimenState
+    collected_at: datetime | None
+    created_at: datetime
+    objective: Objective
+    scale_kind: ScaleKind
+    um_per_px: float | None
+    analysis_id: int | None
+    model_key: str | None
+    weights_sha256: str | None
+    code_version: str | None
+    min_score: MinScore
+    cut_off_version: str
+    fields: tuple[ReportField, ...]
+    fields_total: int
+    unreviewed: int
+    rows: tuple[ReportedValue, ...]
+    signature: Signature | None
+    amendments: int
+
+    @property
+    def taken_at(self) -> datetime:
+        """When the urine was collected, or failing that registered: its place in the patient's history."""
+        return self.collected_at or self.created_at
+
+
+def report(session: Session, specimen_id: int) -> SpecimenReport:
+    """The report of a specimen as it stands, or as it was signed.
+
+    Raises:
+        NotFound: There is no such specimen.
+    """
+    found = _reports(session, [specimen_id])
+    if not found:
+        raise NotFound(f"There is no specimen {specimen_id}.")
+    return found[0]
+
+
+def patient_history(session: Session, patient_id: int) -> list[SpecimenReport]:
+    """The reports of a patient's specimens that are analysed, signed or not, oldest first."""
+    ids = session.scalars(_reportable().where(Specimen.patient_id == patient_id))
+    return sorted(_reports(session, list(ids)), key=lambda one: (one.taken_at, one.specimen_id))
+
+
+def rows_for_export(
+    session: Session,
+    *,
+    specimen_id: int | None = None,
+    patient_id: int | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> list[ExportRow]:
+    """One tidy row a value of every analysed specimen that is asked for, in the order of registration.
+
+    Signed specimens give what was signed; the others what stands now, with nothing in the columns of the signature.
+
+    Args:
+        session: An open session.
+        specimen_id: Only this specimen.
+        patient_id: Only specimens of this patient.
+        since: Only specimens registered at this moment or later.
+        until: Only specimens registered before this moment.
+
+    Raises:
+        InputError: Nothing says which specimens.
+    """
+    wanted = _reportable()
+    if specimen_id is None and patient_id is None and since is None and until is None:
+        raise InputError("Say what to export: a specimen, a patient or a range of dates.")
+    if specimen_id is not None:
+        wanted = wanted.where(Specimen.id == specimen_id)
+    if patient_id is not None:
+        wanted = wanted.where(Specimen.patient_id == patient_id)
+    if since is not None:
+        wanted = wanted.where(Specimen.created_at >= since)
+    if until is not None:
+        wanted = wanted.where(Specimen.created_at < until)
+    ids = list(session.scalars(wanted))
+    return [row for one in _reports(session, ids) for row in _export_rows(one)]
+
+
+def to_json(current: SpecimenReport) -> dict[str, Any]:
+    """What a signature keeps of a report: its rows and everything that they depend on."""
+    min_score = current.min_score
+    return {
+        "analysis_id": current.analysis_id,
+        "model_key": current.model_key,
+        "weights_sha256": current.weights_sha256,
+        "code_version": current.code_version,
+        "min_score": float(min_score) if isinstance(min_score, int | float) else dict(min_score),
+        "cut_off_version": current.cut_off_version,
+        "objective": current.objective,
+        "scale_kind": current.scale_kind,
+        "um_per_px": current.um_per_px,
+        "fields": [asdict(field) for field in current.fields],
+        "fields_total": current.fields_total,
+        "unreviewed": current.unreviewed,
+        "rows": [asdict(row) for row in current.rows],
+    }
+
+
+def rows_of(snapshot: dict[str, Any]) -> tuple[ReportedValue, ...]:
+    """The rows of a report that a signature kept, such as `reviews.history` gives."""
+    return tuple(
+        ReportedValue(
+            **row
+            | {"group": Group(row["group"]), "per_field": tuple(FieldCount(*counted) for counted in row["per_field"])}
+        )
+        for row in snapshot["rows"]
+    )
+
+
+def _reportable() -> Select[int]:
+    return (
+        select(Specimen.id)
+        .where(Specimen.state.in_(("needs_review", "signed")))
+        .order_by(Specimen.created_at, Specimen.id)
+    )
+
+
+def _reports(session: Session, specimen_ids: Sequence[int]) -> list[SpecimenReport]:
+    """Reports in the order of the ids, with as many statements for one specimen as for hundreds."""
+    found: list[SpecimenReport] = []
+    for start in range(0, len(specimen_ids), _BATCH):
+        found += _batch(session, specimen_ids[start : start + _BATCH])
+    return found
+
+
+def _batch(session: Session, specimen_ids: Sequence[int]) -> list[SpecimenReport]:
+    records = {
+        specimen.id: (specimen, patient, table)
+        for specimen, patient, table in session.execute(
+            select(Specimen, Patient, CutOffTableRow)
+            .join(Patient, Patient.id == Specimen.patient_id)
+            .join(CutOffTableRow, CutOffTableRow.id == Specimen.cutoff_table_id)
+            .where(Specimen.id.in_(specimen_ids))
+        )
+    }
+    signatures, amendments = _signatures(session, specimen_ids)
+    signed = {key for key, (specimen, *_) in records.items() if specimen.state == "signed"}
+    open_ids = [key for key in records if key not in signed]
+    analyses = {
+        analysis.specimen_id: analysis
+        for analysis in session.scalars(
+            select(Analysis)
+            .where(Analysis.specimen_id.in_(open_ids), Analysis.state != "cancelled")
+            .order_by(Analysis.id)  # the newest stays
+        )
+    }
+    totals: dict[int, int] = defaultdict(int)
+    for specimen_id in session.scalars(
+        select(SpecimenField.specimen_id).where(SpecimenField.specimen_id.in_(open_ids))
+    ):
+        totals[specimen_id] += 1
+    fields: dict[int, list[SpecimenField]] = defaultdict(list)
+    for analysis_id, field in session.execute(
+        select(FieldResult.analysis_id, SpecimenField)
+        .join(SpecimenField, SpecimenField.id == FieldResult.field_id)
+        .where(FieldResult.analysis_id.in_([analysis.id for analysis in analyses.values()]))
+        .order_by(SpecimenField.position)
+    ):
+        fields[analysis_id].append(field)
+    min_scores = {analysis.id: _min_score(analysis) for analysis in analyses.values()}
+    numbers, unreviewed = counts(session, min_scores)
+    by_field: dict[tuple[int, int], dict[str, int]] = defaultdict(dict)
+    for (analysis_id, field_id, class_name), number in numbers.items():
+        by_field[analysis_id, field_id][class_name] = number
+
+    tables = {table.id: cutoffs.table_of(table) for _, _, table in records.values()}
+    reports = []
+    for specimen_id in specimen_ids:
+        if specimen_id not in records:
+            continue
+        specimen, patient, table = records[specimen_id]
+        if specimen_id in signed:
+            reports.append(_as_signed(specimen, patient, *signatures[specimen_id], amendments[specimen_id]))
+            continue
+        analysis = analyses.get(specimen_id)
+        searched = fields[analysis.id] if analysis else []
+        measured = [_measured(specimen, field, by_field[analysis.id, field.id]) for field in searched if analysis]
+        reports.append(
+            SpecimenReport(
+                **_identity(specimen, patient),
+                objective=specimen.objective,
+                scale_kind=specimen.scale_kind,
+                um_per_px=specimen.um_per_px,
+                analysis_id=analysis.id if analysis else None,
+                model_key=analysis.model_key if analysis else None,
+                weights_sha256=analysis.weights_sha256 if analysis else None,
+                code_version=analysis.code_version if analysis else None,
+                min_score=min_scores[analysis.id] if analysis else 0.0,
+                cut_off_version=table.version,
+                fields=tuple(ReportField(field.id, field.position, field.name) for field in searched),
+                fields_total=totals[specimen_id],
+                unreviewed=unreviewed.get(analysis.id, 0) if analysis else 0,
+                rows=tuple(measure.report(measured, tables[table.id])) if measured else (),
+                signature=None,
+                amendments=amendments[specimen_id],
+            )
+        )
+    return reports
+
+
+def _signatures(session: Session, specimen_ids: Sequence[int]) -> tuple[dict[int, tuple[SignOff, str]], dict[int, int]]:
+    """The last signature of each of these specimens with the name of who gave it, and the number of amendments."""
+    last: dict[int, tuple[SignOff, str]] = {}
+    amendments: dict[int, int] = defaultdict(int)
+    for sign_off, full_name, username in session.execute(
+        select(SignOff, User.full_name, User.username)
+        .join(User, User.id == SignOff.by_id)
+        .where(SignOff.specimen_id.in_(specimen_ids), SignOff.kind != "reopen")
+        .order_by(SignOff.id)
+    ):
+        last[sign_off.specimen_id] = (sign_off, full_name or username)
+        amendments[sign_off.specimen_id] += sign_off.kind == "amend"
+    return last, amendments
+
+
+def _min_score(analysis: Analysis) -> MinScore:
+    setting: MinScore = analysis.options.get("min_score", 0.0)
+    return setting
+
+
+def _identity(specimen: Specimen, patient: Patient) -> dict[str, Any]:
+    return {
+        "specimen_id": specimen.id,
+        "accession": specimen.accession,
+        "patient_id": patient.id,
+        "patient_identifier": patient.identifier,
+        "patient_name": patient.name,
+        "state": specimen.state,
+        "collected_at": specimen.collected_at,
+        "created_at": specimen.created_at,
+    }
+
+
+def _as_signed(specimen: Specimen, patient: Patient, sign_off: SignOff, by: str, amendments: int) -> SpecimenReport:
+    kept = sign_off.report
+    return SpecimenReport(
+        **_identity(specimen, patient),
+        objective=kept["objective"],
+        scale_kind=kept["scale_kind"],
+        um_per_px=kept["um_per_px"],
+        analysis_id=kept["analysis_id"],
+        model_key=kept["model_key"],
+        weights_sha256=kept["weights_sha256"],
+        code_version=kept["code_version"],
+        min_score=kept["min_score"],
+        cut_off_version=kept["cut_off_version"],
+        fields=tuple(ReportField(**field) for field in kept["fields"]),
+        fields_total=kept["fields_total"],
+        unreviewed=kept["unreviewed"],
+        rows=rows_of(kept),
+        signature=Signature(sign_off.id, sign_off.kind, by, sign_off.at, sign_off.meaning, sign_off.reason),
+        amendments=amendments,
+    )
+
+
+def _measured(specimen: Specimen, field: SpecimenField, numbers: dict[str, int]) -> MeasuredField:
+    disc = field.round_field
+    return MeasuredField(
+        field_id=field.id,
+        objective=specimen.objective,
+        scale_kind=specimen.scale_kind,
+        counts=numbers,
+        um_per_px=specimen.um_per_px,
+        area_px=illuminated_area_px(
+            field.width_px, field.height_px, (disc[0], disc[1], disc[2]) if disc is not None else None
+        ),
+    )
+
+
+def _export_rows(one: SpecimenReport) -> Iterable[ExportRow]:
+    signature = one.signature
+    for value in one.rows:
+        yield ExportRow(
+            patient=one.patient_identifier,
+            accession=one.accession,
+            class_name=value.class_name,
+            group=value.group,
+            loinc=value.loinc,
+            unit=value.unit,
+            fields=value.fields,
+            mean=value.mean,
+            grade=value.grade,
+            cut_off_version=value.cut_off_version,
+            model=one.model_key or "",
+            weights_sha256=one.weights_sha256 or "",
+            reviewed=signature is not None,
+            signed_by=signature.by if signature else None,
+            signed_at=signature.at if signature else None,
+            signature=signature.kind if signature else None,
+            amendments=one.amendments,
+        )
