@@ -71,7 +71,7 @@ def calcium_oxalate(rng: np.random.Generator, um_per_px: float) -> Sheet:
 
 
 def _envelope(rng: np.random.Generator, um_per_px: float) -> Sheet:
-    side = float(np.clip(rng.lognormal(np.log(6.5), 0.4), 3.5, 24))
+    side = float(np.clip(rng.lognormal(np.log(6), 0.42), 3.2, 24))
     outline = _rectangle(side, side * rng.uniform(0.82, 1)) * 1.0
     outline[:, 0] += outline[:, 1] * rng.normal(0, 0.08)  # seen a little from the side: the square leans
     outline = turn(outline, rng.uniform(0, np.pi))
@@ -109,8 +109,8 @@ def _monohydrate(rng: np.random.Generator, um_per_px: float, *, dumbbell: bool) 
 
 def amorphous(rng: np.random.Generator, um_per_px: float) -> Sheet:
     """Amorphous urates or phosphates: a loose heap of fine, dark, yellowish-brown or grey grains without form."""
-    spread = rng.uniform(3, 22)
-    count = int(min(rng.uniform(1.0, 3.0) * spread**2, 900)) + 8
+    spread = rng.uniform(2.5, 18)
+    count = int(min(rng.uniform(1.5, 5) * spread**2, 1200)) + 8
     centre = turn(
         rng.normal(0, 1, (count, 2)) * (0.45 * spread, 0.45 * spread * rng.uniform(0.35, 1)), rng.uniform(0, 3)
     )
@@ -118,7 +118,7 @@ def amorphous(rng: np.random.Generator, um_per_px: float) -> Sheet:
     centre = np.where(rng.random((count, 1)) < 0.7, knots[rng.integers(6, size=count)] + 0.3 * centre, centre)
     sheet = Sheet.holding(centre, um_per_px)
     dots = sheet.dotted(centre, rng.uniform(0.15, 0.55, count), rng.uniform(0.4, 1, count))
-    sheet.opd_um += dots * np.float32(rng.uniform(0.12, 0.3))
+    sheet.opd_um += sheet.softened(dots, rng.uniform(0, 0.25)) * np.float32(rng.uniform(0.12, 0.35))
     colour = np.array([0.5, 0.6, 0.8]) if rng.random() < 0.5 else np.full(3, 0.5)
     sheet.tint(dots, colour * rng.uniform(0.2, 1.3))
     return sheet
@@ -379,14 +379,16 @@ def bilirubin(rng: np.random.Generator, um_per_px: float) -> Sheet:
         sheet = Sheet.holding(centres, um_per_px)
         grains = sheet.dotted(centres, rng.uniform(0.12, 0.3, len(centres)) * radius, rng.uniform(0.5, 1, len(centres)))
     else:
-        angle = rng.uniform(0, np.pi) + rng.normal(0, rng.uniform(0.3, 2), rng.integers(14, 46))
+        angle = rng.uniform(0, np.pi) + rng.normal(0, rng.uniform(0.2, 2), rng.integers(6, 46))
         tips = np.stack([np.cos(angle), np.sin(angle)], axis=1)
         half = radius * rng.uniform(0.5, 1, (len(angle), 2))
-        lines = [np.array([-h[0] * tip, h[1] * tip]) for h, tip in zip(half, tips, strict=True)]
+        roots = rng.normal(0, rng.choice([0.02, 0.3]) * radius, half.shape)
+        lines = [np.array([r - h[0] * tip, r + h[1] * tip]) for r, h, tip in zip(roots, half, tips, strict=True)]
         sheet = Sheet.holding(np.concatenate(lines), um_per_px)
         grains = sheet.stroked(lines, rng.uniform(0.2, 0.5))
-        core = ring(rng, 0.3 * radius, 0.3 * radius, rough=0.15)
-        grains = np.maximum(grains, sheet.filled(core) * np.float32(0.8))
+        if rng.random() < 0.6:
+            core = sheet.filled(ring(rng, 0.3 * radius, 0.3 * radius, rough=0.15))
+            grains = np.maximum(grains, core * np.float32(0.8))
     sheet.opd_um += grains * np.float32(rng.uniform(0.1, 0.3))
     sheet.tint(grains, colour)
     return sheet

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -52,7 +53,9 @@ def write_dataset(
     write = partial(_write_one, folder, seed, size, recipe)
     if workers == 1:
         return sum(map(write, range(count)))
-    with ProcessPoolExecutor(workers) as pool:
+    # a fork would inherit the locks of OpenCV's threads without the threads
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=fresh, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         return sum(pool.map(write, range(count), chunksize=8))
 
 

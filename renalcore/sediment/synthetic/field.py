@@ -17,7 +17,7 @@ from renalcore.sediment.synthetic.sheet import Floats, Sheet, ring
 _FAINT, _CLEAR = 0.02, 0.05
 """A pixel belongs to a particle that changes its light by 15 % of the particle's strongest change, within these."""
 
-_LEAST_CHANGE, _LEAST_OVER_NOISE = 0.05, 2.0
+_LEAST_CHANGE, _LEAST_OVER_NOISE = 0.06, 2.5
 """A particle whose strongest change of the light is weaker than this, or than so many times the noise, is left out."""
 
 _SEEN_SHARE = 0.25

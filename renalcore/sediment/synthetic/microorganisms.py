@@ -5,34 +5,47 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from renalcore.sediment.synthetic.sheet import Floats, Points, Sheet, packed, ring, scattered, tube, turn, wander
+from renalcore.sediment.synthetic.sheet import (
+    Floats,
+    Points,
+    Sheet,
+    centred,
+    packed,
+    ring,
+    scattered,
+    tube,
+    turn,
+    wander,
+)
 
 
 def bacterium(rng: np.random.Generator, um_per_px: float) -> Sheet:
     """Bacteria: a rod of 1.5 to 4 um, sometimes two end to end, or a coccus, a pair or a short chain of cocci."""
-    sheet = Sheet.disc(4.5, um_per_px)
     index = rng.uniform(0.04, 0.13)
     if rng.random() < 0.75:
-        _rod(sheet, rng, index)
+        sheet = _rods(rng, um_per_px, index)
     else:
         radius = rng.uniform(0.35, 0.6)
-        centres = turn(
-            np.stack([np.arange(n := rng.integers(1, 5)) * 1.9 * radius, np.zeros(n)], axis=1), rng.uniform(0, 6)
-        )
-        for x, y in centres - centres.mean(axis=0) + rng.normal(0, 0.12, (n, 2)):
+        chain = np.stack([np.arange(n := rng.integers(1, 5)) * 1.9 * radius, np.zeros(n)], axis=1)
+        centres = centred(turn(chain, rng.uniform(0, 6))) + rng.normal(0, 0.12, (n, 2))
+        sheet = Sheet.holding(centres, um_per_px, margin_um=2)
+        for x, y in centres:
             sheet.ball(x, y, radius, index)
     sheet.tint(np.minimum(sheet.opd_um / np.float32(0.06), 1), np.full(3, rng.uniform(0, 0.3)))
     return sheet
 
 
-def _rod(sheet: Sheet, rng: np.random.Generator, index: float) -> None:
+def _rods(rng: np.random.Generator, um_per_px: float, index: float) -> Sheet:
     length, radius, angle = rng.uniform(1.4, 3.6), rng.uniform(0.3, 0.5), rng.uniform(0, np.pi)
     joints = [0.0] if rng.random() < 0.75 else [-length / 2, length / 2]
+    reach = joints[-1] + length / 2
+    sheet = Sheet.holding(turn(np.array([[-reach, 0], [reach, 0]]), angle), um_per_px, margin_um=2)
     along, across = sheet.turned(0, 0, angle)
     for joint in joints:
         beyond = np.maximum(np.abs(along - np.float32(joint)) - np.float32(length / 2 - radius), 0)
         squared = np.float32(radius**2) - beyond**2 - across**2
         sheet.opd_um += np.float32(2 * index) * np.sqrt(np.maximum(squared, 0))
+    return sheet
 
 
 def yeast(rng: np.random.Generator, um_per_px: float) -> Sheet:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -50,7 +50,8 @@ class Recipe:
     def sampled(cls, rng: np.random.Generator, area_um2: float) -> Recipe:
         """A random training mixture for a field of `area_um2`: a few featured classes over a usual background."""
         names = tuple(KINDS)
-        weights = np.array([KINDS[name].weight for name in names])
+        side_um = float(np.sqrt(area_um2))
+        weights = np.array([KINDS[name].weight * min(1.0, 0.35 * side_um / KINDS[name].radius_um) for name in names])
         featured = rng.choice(len(names), size=int(rng.integers(2, 6)), replace=False, p=weights / weights.sum())
         share = float(np.clip(area_um2 / 16_000, 0.3, 3))
         counts: dict[str, tuple[int, int]] = {}
@@ -61,10 +62,28 @@ class Recipe:
             if name not in counts and rng.random() < chance:
                 counts[name] = (0, max(1, round(most * share)))
         crowded = rng.beta(1.2, 3)
-        return cls("training", counts, crowding=float(crowded), debris=float(rng.gamma(1.5, 0.7)))
+        debris = float(rng.gamma(1.5, 0.7))
+        return cls("training", counts, crowding=float(crowded), debris=debris, round_field=rng.random() < 0.06)
 
 
 _BYSTANDERS = (("RBC", 0.5, 8), ("WBC", 0.5, 5), ("Bacteria", 0.25, 15), ("Epithelial cell (squamous)", 0.2, 1))
+
+
+_DEMO_LIGHT = Light(
+    colour=(0.78, 0.77, 0.70),
+    gradient=(0.03, -0.02),
+    vignetting=0.06,
+    blotches=0.004,
+    focus_um=-0.9,
+    depth_um=0.3,
+    resolution_um=0.14,
+    contrast=1.1,
+    colour_fringe=0.08,
+    halo=0.25,
+    sharpening=0.5,
+    noise=0.006,
+)
+"""One laboratory's microscope: a patient's fields, and those of its other patients, look as if taken with it."""
 
 
 DEMO_RECIPES: tuple[Recipe, ...] = (
@@ -79,6 +98,7 @@ DEMO_RECIPES: tuple[Recipe, ...] = (
             "Hyaline cast": (0, 1),
             "Epithelial cell (squamous)": (0, 1),
         },
+        light=_DEMO_LIGHT,
     ),
     Recipe(
         "pyuria with bacteria",
@@ -93,6 +113,7 @@ DEMO_RECIPES: tuple[Recipe, ...] = (
             "Triple phosphate": (0, 2),
         },
         debris=1.4,
+        light=replace(_DEMO_LIGHT, colour=(0.76, 0.78, 0.74)),
     ),
     Recipe(
         "calcium oxalate and uric acid crystals",
@@ -105,6 +126,7 @@ DEMO_RECIPES: tuple[Recipe, ...] = (
             "Epithelial cell (squamous)": (0, 2),
             "Mucus": (0, 1),
         },
+        light=_DEMO_LIGHT,
     ),
     Recipe(
         "tubular injury with granular and muddy brown casts",
@@ -118,6 +140,7 @@ DEMO_RECIPES: tuple[Recipe, ...] = (
             "Mixed cell cast": (0, 1),
         },
         debris=1.2,
+        light=replace(_DEMO_LIGHT, colour=(0.80, 0.78, 0.72), focus_um=-0.7),
     ),
 )
 """Four patients for demonstrations; each field is different, each patient keeps to a pattern."""
