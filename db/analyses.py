@@ -221,7 +221,7 @@ def store_field(
                     "analysis_id": analysis_id,
                     "field_id": field_id,
                     "class_name": class_name,
-                    "score": float(score),
+                    "score": round(float(score), 6),  # all that float32 holds: 0.7 shall not lie below 0.7
                     "x1": float(box[0]),
                     "y1": float(box[1]),
                     "x2": float(box[2]),

@@ -52,7 +52,7 @@ def test_an_analysis_goes_from_queued_to_review(session: Session, specimen: Spec
 def test_findings_are_stored_as_the_model_gave_them(session: Session, analysis: Analysis) -> None:
     store(session, analysis, 0)
     rows = session.scalars(select(Finding).order_by(Finding.id)).all()
-    assert [(row.class_name, round(row.score, 6), (row.x1, row.y1, row.x2, row.y2)) for row in rows] == [
+    assert [(row.class_name, row.score, (row.x1, row.y1, row.x2, row.y2)) for row in rows] == [
         ("RBC", 0.9, (0, 10, 40, 50)),
         ("WBC", 0.2, (50, 10, 90, 50)),
     ]
