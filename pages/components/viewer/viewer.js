@@ -1,0 +1,752 @@
+// One field with its findings: zoom, pan, select, correct. Appended to findings.js.
+
+const KEYS = [
+  ["→  n", "next field"], ["←  p", "previous field"], ["j  k", "next, previous finding"],
+  ["c", "confirm"], ["Delete", "remove (again: put back)"], ["r", "reclassify"], ["a", "add a finding by drawing"],
+  ["u", "undo my last correction"], ["o", "original without boxes"], ["l", "labels"],
+  ["+  −", "zoom"], ["0", "fit"], ["1", "one picture pixel per screen pixel"], ["Esc", "drop selection, leave adding"],
+  ["?", "this list"],
+];
+const MOST_LABELS = 160; // more labels than this at once hide the picture
+
+// Switches and the place in the picture outlive a change of tab, not a reload.
+const remembered = new Map();
+const preferences = { boxes: true, labels: true, removed: false, opacity: 0.95 };
+
+class Viewer {
+  constructor(parent) {
+    this.parent = parent;
+    this.queue = new ActionQueue();
+    this.foreseen = new Map();
+    this.selected = new Set();
+    this.pointers = new Map();
+    this.pictures = new Map();
+    this.view = { scale: 1, x: 0, y: 0, fit: true };
+    this.mode = "select";
+    this.shown = [];
+    this.build();
+    this.onKey = (event) => this.key(event);
+    window.addEventListener("keydown", this.onKey, true);
+    this.resizing = new ResizeObserver(() => this.resized());
+    this.resizing.observe(this.stage);
+  }
+
+  destroy() {
+    window.removeEventListener("keydown", this.onKey, true);
+    this.resizing.disconnect();
+    this.root.remove();
+    viewers.delete(this.parent);
+  }
+
+  // ---- building -------------------------------------------------------------------------------------------------
+  build() {
+    const button = (label, title, onclick, extra = {}) => element("button", { type: "button", title, onclick, ...extra }, label);
+    this.previousButton = button("‹", "Previous field (p)", () => this.step(-1), { "aria-label": "Previous field" });
+    this.nextButton = button("›", "Next field (n)", () => this.step(1), { "aria-label": "Next field" });
+    this.position = element("strong", { class: "position" });
+    this.fileName = element("span", { class: "file quiet" });
+    this.flags = element("span", { class: "flags" });
+    this.boxesSwitch = this.switch("Boxes", "boxes", "Boxes on or off: the original picture (o)");
+    this.labelsSwitch = this.switch("Labels", "labels", "Class and confidence on each box (l)");
+    this.removedSwitch = this.switch("Removed", "removed", "Show removed findings, crossed out");
+    this.opacity = element("input", { type: "range", min: 0.2, max: 1, step: 0.05, "aria-label": "Opacity of the boxes" });
+    this.opacity.addEventListener("input", () => { preferences.opacity = Number(this.opacity.value); this.draw(); });
+    this.zoomWords = element("span", { class: "zoom quiet" });
+    this.confidence = element("input", { type: "range", min: 0.05, max: 0.95, step: 0.01, "aria-label": "Confidence threshold" });
+    this.confidenceWords = element("output", { class: "number" });
+    this.confidence.addEventListener("input", () => { this.setThreshold(Number(this.confidence.value)); this.refresh(); });
+    this.confidence.addEventListener("change", () => this.commitThreshold());
+    this.ownThresholds = button("Reset", "The thresholds the model was released with, one a class", () => this.act({ kind: "threshold", value: null }));
+    this.groupSwitches = element("span", { class: "part groups", role: "group", "aria-label": "Groups shown" });
+    this.classList = element("div", { class: "float classes", hidden: true });
+    this.classButton = button("Classes", "Switch single classes", () => this.unfold(this.classList, this.classButton), { "aria-expanded": "false" });
+    this.help = button("?", "Keys (?)", () => this.toggleHelp(), { "aria-label": "Keys" });
+
+    this.picture = element("img", { alt: "", draggable: "false" });
+    this.canvas = element("canvas", { "aria-hidden": "true" });
+    this.notice = element("div", { class: "notice", hidden: true });
+    this.hint = element("div", { class: "hint", hidden: true }, "Drag a box around the missed object. Esc to stop.");
+    this.keysBox = element("div", { class: "float keys", hidden: true }, element("strong", {}, "Keys"),
+      element("dl", {}, ...KEYS.flatMap(([key, words]) => [element("dt", {}, element("kbd", {}, key)), element("dd", {}, words)])));
+    this.stage = element("div", { class: "stage", tabindex: "0", role: "application", "aria-label": "Field with findings" },
+      this.picture, this.canvas, this.hint, this.notice, this.classList, this.keysBox);
+    this.picker = new ClassPicker(this.stage);
+
+    const action = (label, key, title, onclick) =>
+      element("button", { type: "button", title, onclick, "data-action": label.toLowerCase() }, label, element("kbd", {}, key));
+    this.confirmButton = action("Confirm", "c", "The class is right", () => this.confirm());
+    this.removeButton = action("Remove", "Del", "Not a finding", () => this.remove());
+    this.reclassifyButton = action("Reclassify", "r", "Choose another class", () => this.reclassify());
+    this.addButton = action("Add", "a", "Draw a box around a missed object", () => this.setMode(this.mode === "add" ? "select" : "add"));
+    this.undoButton = action("Undo", "u", "Take back my last correction", () => this.act({ kind: "undo" }));
+    this.actions = element("span", { class: "part actions" },
+      this.confirmButton, this.removeButton, this.reclassifyButton, this.addButton, this.undoButton);
+    this.said = element("span", { class: "said", role: "status", "aria-live": "polite" });
+    this.strip = element("div", { class: "strip", role: "listbox", "aria-label": "Fields" });
+
+    this.more = element("div", { class: "float more", hidden: true }, this.removedSwitch,
+      element("label", { title: "Opacity of the boxes" }, "Opacity of boxes", this.opacity));
+    this.moreButton = button("More", "Removed findings, opacity", () => this.unfold(this.more, this.moreButton), { "aria-expanded": "false" });
+    this.zoomBox = element("div", { class: "float zoombox" },
+      button("−", "Zoom out (−)", () => this.zoomAtCentre(1 / 1.4), { "aria-label": "Zoom out" }), this.zoomWords,
+      button("+", "Zoom in (+)", () => this.zoomAtCentre(1.4), { "aria-label": "Zoom in" }),
+      button("Fit", "Whole field (0)", () => this.fit()), button("1:1", "Picture pixels (1)", () => this.actualSize()), this.help);
+    this.stage.append(this.more, this.zoomBox);
+    this.root = element("div", { class: "rc viewer" },
+      element("div", { class: "bar" },
+        element("span", { class: "part" }, this.previousButton, this.position, this.nextButton),
+        this.fileName, element("span", { class: "space" }),
+        element("span", { class: "part switches" }, this.boxesSwitch, this.labelsSwitch, this.moreButton),
+        element("label", { class: "part", title: "Findings below this confidence are neither shown nor counted" },
+          "Confidence from", this.confidence, this.confidenceWords), this.ownThresholds),
+      element("div", { class: "bar" }, this.groupSwitches, this.classButton, this.flags),
+      this.stage,
+      element("div", { class: "bar below" }, this.said, element("span", { class: "space" }), this.actions),
+      this.strip);
+    this.parent.append(this.root);
+
+    this.stage.addEventListener("pointerdown", (event) => this.pointerDown(event));
+    this.stage.addEventListener("pointermove", (event) => this.pointerMove(event));
+    this.stage.addEventListener("pointerup", (event) => this.pointerUp(event));
+    this.stage.addEventListener("pointercancel", (event) => this.pointerUp(event, true));
+    this.stage.addEventListener("pointerleave", () => this.hover(null));
+    this.stage.addEventListener("dblclick", (event) => event.preventDefault());
+    this.stage.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
+  }
+
+  switch(words, name, title) {
+    const box = element("input", { type: "checkbox", "data-switch": name });
+    box.checked = preferences[name];
+    box.addEventListener("change", () => { preferences[name] = box.checked; this.refresh(); });
+    return element("label", { title }, box, words);
+  }
+
+  // ---- data from the server -------------------------------------------------------------------------------------
+  update(component) {
+    const data = component.data;
+    const first = this.data === undefined || this.data.analysis !== data.analysis;
+    this.component = component;
+    this.data = data;
+    this.queue.attach((name, value) => component.setTriggerValue(name, value), data.acknowledged);
+    if (this.queue.idle) this.foreseen.clear();
+    this.objects = new Map();
+    for (const [fieldId, columns] of Object.entries(data.objects)) {
+      const objects = unpack(Number(fieldId), columns);
+      for (const object of objects) Object.assign(object, this.foreseen.get(object.key));
+      this.objects.set(Number(fieldId), objects);
+    }
+    if (first) {
+      this.hidden = remembered.get(data.analysis) ?? { groups: new Set(), classes: new Set() };
+      remembered.set(data.analysis, this.hidden);
+      this.opacity.value = preferences.opacity;
+      this.selected.clear();
+      this.buildGroups();
+      this.goal = undefined;
+    }
+    if (!first) this.field = data.fields.find(([id]) => id === this.field[0]) ?? data.fields[0];
+    this.setThreshold(data.threshold);
+    this.confidence.value = data.threshold ?? Math.min(...data.thresholds.filter((_, cls) => data.classes[cls][2]));
+    this.confidence.disabled = data.readonly;
+    this.ownThresholds.style.visibility = data.readonly || data.threshold === null ? "hidden" : "visible";
+    this.actions.hidden = data.readonly;
+    this.buildStrip();
+    if (first || data.goal.number !== this.goal) {
+      this.goal = data.goal.number;
+      this.show(data.goal.field, data.goal.key);
+    } else {
+      const known = new Set((this.objects.get(this.field[0]) ?? []).map((object) => object.key));
+      if (this.objects.has(this.field[0])) for (const key of this.selected) if (!known.has(key)) this.selected.delete(key);
+      this.refresh();
+    }
+  }
+
+  // One number for all classes, or null for the numbers that stand on the server.
+  setThreshold(value) {
+    this.threshold = value;
+    this.thresholds = value === null ? this.data.thresholds : this.data.thresholds.map((own, cls) => (this.data.classes[cls][2] ? value : own));
+  }
+
+  buildGroups() {
+    this.groupSwitches.replaceChildren(...this.data.groups.map(([name, colour], group) =>
+      element("button", {
+        type: "button", "data-group": name, title: `Show or hide ${name.toLowerCase()}`,
+        onclick: () => { this.flip(this.hidden.groups, group); this.refresh(); },
+      }, glyph(group, colour), name, element("span", { class: "number quiet" }))));
+  }
+
+  buildStrip() {
+    const ids = this.data.fields.map((field) => field[0]).join();
+    if (ids !== this.stripIds) {
+      this.stripIds = ids;
+      this.strip.replaceChildren(...this.data.fields.map(([id, name], i) =>
+        element("button", { type: "button", class: "thumb", role: "option", "data-field": id, title: name, onclick: () => this.show(id, null, true) },
+          element("img", { src: `${this.data.base}/fields/${id}/thumb`, alt: `Field ${i + 1}`, loading: "lazy", draggable: "false" }),
+          element("span", {}, `${i + 1}`, element("b", { class: "number" })))));
+    }
+    this.data.fields.forEach((field, i) => {
+      const thumb = this.strip.children[i];
+      thumb.querySelector("b").textContent = field[4];
+      thumb.classList.toggle("flagged", field[5].length > 0);
+      thumb.title = [field[1], `${field[4]} findings`, ...field[5]].join("\n");
+    });
+  }
+
+  get index() { return this.data.fields.indexOf(this.field); }
+
+  step(by) {
+    const next = this.data.fields[this.index + by];
+    if (next) this.show(next[0], null, true);
+  }
+
+  show(fieldId, key = null, tell = false) {
+    const field = this.data.fields.find(([id]) => id === fieldId) ?? this.data.fields[0];
+    const sameSize = this.field && this.field[2] === field[2] && this.field[3] === field[3];
+    const changed = !this.field || this.field[0] !== field[0];
+    this.field = field;
+    this.selected = new Set(key ? [key] : []);
+    this.hovered = null;
+    this.picker.close();
+    if (changed) {
+      this.draft = null;
+      this.loadPicture();
+      if (this.view.fit || !sameSize) this.fit();
+    }
+    this.position.textContent = `${this.index + 1} of ${this.data.fields.length}`;
+    this.fileName.textContent = field[1];
+    this.fileName.title = `${field[1]}, ${field[2]} × ${field[3]} px`;
+    this.flags.replaceChildren(...field[5].map((words) => element("span", { class: "flag", title: words }, words)));
+    this.previousButton.disabled = this.index === 0;
+    this.nextButton.disabled = this.index === this.data.fields.length - 1;
+    [...this.strip.children].forEach((thumb, i) => thumb.setAttribute("aria-selected", i === this.index));
+    const thumb = this.strip.children[this.index];
+    if (thumb) this.strip.scrollLeft = thumb.offsetLeft - this.strip.offsetLeft - (this.strip.clientWidth - thumb.offsetWidth) / 2;
+    if (key) this.centreOn(key);
+    this.refresh();
+    if (tell && changed) this.component.setStateValue("field", field[0]);
+  }
+
+  // The picture and its neighbours are fetched ahead, so that stepping does not wait.
+  loadPicture() {
+    const wanted = [0, 1, -1].map((by) => this.data.fields[this.index + by]?.[0]).filter((id) => id !== undefined);
+    for (const id of [...this.pictures.keys()]) if (!wanted.includes(id)) this.pictures.delete(id);
+    for (const id of wanted) {
+      if (this.pictures.has(id)) continue;
+      const picture = new Image();
+      picture.src = `${this.data.base}/fields/${id}/image`;
+      this.pictures.set(id, picture);
+    }
+    const id = this.field[0];
+    const source = this.pictures.get(id);
+    const arrived = () => {
+      if (this.field[0] !== id) return;
+      this.picture.src = source.src;
+      this.picture.hidden = false;
+      this.notice.hidden = true;
+      this.root.dataset.picture = id;
+    };
+    delete this.root.dataset.picture;
+    if (source.complete && source.naturalWidth) return arrived();
+    this.picture.hidden = true;
+    this.say("Loading the picture…");
+    source.addEventListener("load", arrived, { once: true });
+    source.addEventListener("error", () => {
+      this.pictures.delete(id);
+      if (this.field[0] === id) this.say("The picture could not be loaded. Check the connection, then step to this field again.");
+    }, { once: true });
+    return undefined;
+  }
+
+  say(words) {
+    this.notice.textContent = words;
+    this.notice.hidden = false;
+  }
+
+  // ---- what is visible ------------------------------------------------------------------------------------------
+  admitted(object) {
+    const group = this.data.classes[object.cls][1];
+    const visible = object.status === STATUS.removed ? preferences.removed : reaches(object, this.thresholds) || proposed(object, this.data);
+    return visible && { group };
+  }
+
+  refresh() {
+    const counts = new Array(this.data.groups.length).fill(0);
+    const byClass = new Map();
+    this.shown = [];
+    for (const object of this.objects.get(this.field[0]) ?? []) {
+      const admitted = this.admitted(object);
+      if (!admitted) continue;
+      if (object.status !== STATUS.removed) {
+        counts[admitted.group] += 1;
+        byClass.set(object.cls, (byClass.get(object.cls) ?? 0) + 1);
+      }
+      if (this.hidden.groups.has(admitted.group) || this.hidden.classes.has(object.cls)) continue;
+      this.shown.push(object);
+    }
+    for (const key of this.selected) {
+      if (!this.shown.some((object) => object.key === key)) this.selected.delete(key);
+    }
+    [...this.groupSwitches.children].forEach((button, group) => {
+      button.lastChild.textContent = counts[group];
+      button.classList.toggle("off", this.hidden.groups.has(group));
+      button.setAttribute("aria-pressed", !this.hidden.groups.has(group));
+    });
+    this.classList.replaceChildren(...[...byClass].sort((a, b) => this.data.classes[a[0]][1] - this.data.classes[b[0]][1] || b[1] - a[1])
+      .map(([cls, count]) => {
+        const [name, group, validated] = this.data.classes[cls];
+        const box = element("input", { type: "checkbox", "data-class": name });
+        box.checked = !this.hidden.classes.has(cls);
+        box.addEventListener("change", () => { this.flip(this.hidden.classes, cls); this.refresh(); });
+        return element("label", {}, box, glyph(group, this.data.groups[group][1]), element("span", { class: "name" }, name),
+          validated ? null : element("em", {}, "unvalidated"), element("span", { class: "number" }, count));
+      }));
+    if (!byClass.size) this.classList.append(element("span", { class: "quiet" }, "Nothing found in this field"));
+    this.classButton.textContent = this.hidden.classes.size ? `Classes (${this.hidden.classes.size} hidden)` : "Classes";
+    this.confidenceWords.textContent = this.threshold === null ? "by class" : this.threshold.toFixed(2);
+    this.describe();
+    this.draw();
+  }
+
+  describe() {
+    const chosen = this.shown.filter((object) => this.selected.has(object.key));
+    const living = this.shown.filter((object) => object.status !== STATUS.removed).length;
+    let words;
+    if (!this.objects.has(this.field[0])) words = "Loading findings…";
+    else if (chosen.length === 1) {
+      const [object] = chosen;
+      const was = object.status === STATUS.reclassified && object.model >= 0 ? `, the model said ${this.data.classes[object.model][0]}` : "";
+      const doubt = this.data.classes[object.cls][2] ? "" : reaches(object, this.thresholds)
+        ? "; class never validated on real pictures" : "; class never validated on real pictures, counts once confirmed";
+      words = `${this.data.classes[object.cls][0]} ${scoreWords(object)}: ${STATUS_WORDS[object.status]}${was}${doubt}`;
+    } else if (chosen.length > 1) words = `${chosen.length} selected of ${living} shown`;
+    else words = `${living} findings shown`;
+    this.said.textContent = words;
+    this.root.dataset.shown = living;
+    this.root.dataset.field = this.field[0];
+    this.root.dataset.selected = chosen.map((object) => object.key).join(" ");
+    for (const button of [this.confirmButton, this.removeButton, this.reclassifyButton]) button.disabled = chosen.length === 0;
+    this.addButton.setAttribute("aria-pressed", this.mode === "add");
+  }
+
+  flip(set, value) { if (!set.delete(value)) set.add(value); }
+
+  unfold(box, button) {
+    box.hidden = !box.hidden;
+    button.setAttribute("aria-expanded", !box.hidden);
+  }
+
+  toggleHelp() { this.keysBox.hidden = !this.keysBox.hidden; }
+
+  // ---- geometry -------------------------------------------------------------------------------------------------
+  resized() {
+    const { width, height } = this.stage.getBoundingClientRect();
+    if (!width || !height) return;
+    const ratio = window.devicePixelRatio || 1;
+    this.canvas.width = Math.round(width * ratio);
+    this.canvas.height = Math.round(height * ratio);
+    this.ratio = ratio;
+    this.size = { width, height };
+    if (this.view.fit && this.field) this.fit();
+    else this.draw();
+  }
+
+  fit() {
+    if (!this.size || !this.field) return;
+    const [, , width, height] = this.field;
+    const scale = Math.min(this.size.width / width, this.size.height / height);
+    // The buttons lie in the margin that the picture leaves.
+    this.zoomBox.classList.toggle("upright", this.size.width / this.size.height > width / height);
+    this.view = { scale, x: (this.size.width - width * scale) / 2, y: (this.size.height - height * scale) / 2, fit: true };
+    this.draw();
+  }
+
+  actualSize() { this.zoom(1 / (this.ratio || 1) / this.view.scale, this.size.width / 2, this.size.height / 2); }
+
+  zoomAtCentre(factor) { this.zoom(factor, this.size.width / 2, this.size.height / 2); }
+
+  zoom(factor, x, y) {
+    const smallest = Math.min(this.size.width / this.field[2], this.size.height / this.field[3]) / 2;
+    const scale = Math.max(smallest, Math.min(16, this.view.scale * factor));
+    const change = scale / this.view.scale;
+    this.view = { scale, x: x - (x - this.view.x) * change, y: y - (y - this.view.y) * change, fit: false };
+    this.keepInSight();
+    this.draw();
+  }
+
+  pan(dx, dy) {
+    this.view.x += dx;
+    this.view.y += dy;
+    this.view.fit = false;
+    this.keepInSight();
+    this.draw();
+  }
+
+  keepInSight() {
+    const margin = 60;
+    const { scale } = this.view;
+    this.view.x = Math.max(margin - this.field[2] * scale, Math.min(this.size.width - margin, this.view.x));
+    this.view.y = Math.max(margin - this.field[3] * scale, Math.min(this.size.height - margin, this.view.y));
+  }
+
+  centreOn(key) {
+    const object = (this.objects.get(this.field[0]) ?? []).find((candidate) => candidate.key === key);
+    if (!object || !this.size) return;
+    const span = Math.max(object.x2 - object.x1, object.y2 - object.y1, 24);
+    const scale = Math.max(this.view.scale, Math.min(4, Math.min(this.size.width, this.size.height) / (span * 6)));
+    this.view = {
+      scale, fit: false,
+      x: this.size.width / 2 - ((object.x1 + object.x2) / 2) * scale, y: this.size.height / 2 - ((object.y1 + object.y2) / 2) * scale,
+    };
+    this.keepInSight();
+  }
+
+  revealSelected() {
+    const object = this.shown.find((candidate) => this.selected.has(candidate.key));
+    if (!object) return;
+    const left = object.x1 * this.view.scale + this.view.x;
+    const top = object.y1 * this.view.scale + this.view.y;
+    if (left < 0 || top < 0 || left > this.size.width - 30 || top > this.size.height - 30) this.centreOn(object.key);
+  }
+
+  inPicture(x, y) { return [(x - this.view.x) / this.view.scale, (y - this.view.y) / this.view.scale]; }
+
+  // The smallest box under the pointer; clicking the same spot again takes the next larger one.
+  hits(x, y) {
+    const [px, py] = this.inPicture(x, y);
+    const slack = 3 / this.view.scale;
+    return this.shown
+      .filter((o) => px >= o.x1 - slack && px <= o.x2 + slack && py >= o.y1 - slack && py <= o.y2 + slack)
+      .sort((a, b) => (a.x2 - a.x1) * (a.y2 - a.y1) - (b.x2 - b.x1) * (b.y2 - b.y1));
+  }
+
+  // ---- drawing --------------------------------------------------------------------------------------------------
+  draw() {
+    if (this.pending) return;
+    this.pending = requestAnimationFrame(() => { this.pending = 0; this.paint(); });
+  }
+
+  paint() {
+    if (!this.size || !this.field) return;
+    const { scale, x, y } = this.view;
+    this.picture.style.width = `${this.field[2]}px`;
+    this.picture.style.height = `${this.field[3]}px`;
+    this.picture.style.transform = `translate(${x}px, ${y}px) scale(${scale})`;
+    this.picture.style.imageRendering = scale * this.ratio >= 4 ? "pixelated" : "auto";
+    this.zoomWords.textContent = `${Math.round(scale * this.ratio * 100)} %`;
+    const context = this.canvas.getContext("2d");
+    context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
+    context.clearRect(0, 0, this.size.width, this.size.height);
+    if (preferences.boxes) this.paintBoxes(context);
+    if (this.draft) {
+      const [x1, y1, x2, y2] = this.draft;
+      context.setLineDash([5, 4]);
+      context.lineWidth = 2;
+      context.strokeStyle = "#111";
+      context.strokeRect(x1 * scale + x, y1 * scale + y, (x2 - x1) * scale, (y2 - y1) * scale);
+      context.lineDashOffset = 5;
+      context.strokeStyle = "#fff";
+      context.strokeRect(x1 * scale + x, y1 * scale + y, (x2 - x1) * scale, (y2 - y1) * scale);
+      context.lineDashOffset = 0;
+    }
+  }
+
+  paintBoxes(context) {
+    const { scale, x, y } = this.view;
+    const inSight = this.shown.filter((o) => o.x2 * scale + x > 0 && o.x1 * scale + x < this.size.width && o.y2 * scale + y > 0 && o.y1 * scale + y < this.size.height);
+    const outline = (objects, width, style, dash) => {
+      context.beginPath();
+      for (const o of objects) context.rect(o.x1 * scale + x, o.y1 * scale + y, (o.x2 - o.x1) * scale, (o.y2 - o.y1) * scale);
+      context.setLineDash(dash);
+      context.lineWidth = width;
+      context.strokeStyle = style;
+      context.stroke();
+    };
+    context.globalAlpha = preferences.opacity;
+    const living = inSight.filter((o) => o.status !== STATUS.removed);
+    this.data.groups.forEach(([, colour], group) => {
+      const members = living.filter((o) => this.data.classes[o.cls][1] === group);
+      if (!members.length) return;
+      outline(members, 3.4, "rgba(255,255,255,0.65)", []);
+      outline(members, 1.8, colour, DASHES[group]);
+    });
+    const removed = inSight.filter((o) => o.status === STATUS.removed);
+    if (removed.length) {
+      outline(removed, 1.5, "#6b7280", [3, 3]);
+      context.setLineDash([]);
+      context.beginPath();
+      for (const o of removed) {
+        context.moveTo(o.x1 * scale + x, o.y1 * scale + y);
+        context.lineTo(o.x2 * scale + x, o.y2 * scale + y);
+      }
+      context.stroke();
+    }
+    const chosen = inSight.filter((o) => this.selected.has(o.key));
+    const near = inSight.filter((o) => o === this.hovered && !this.selected.has(o.key));
+    for (const o of [...chosen, ...near]) {
+      const colour = this.data.groups[this.data.classes[o.cls][1]][1];
+      if (this.selected.has(o.key)) {
+        context.fillStyle = colour + "2e";
+        context.fillRect(o.x1 * scale + x, o.y1 * scale + y, (o.x2 - o.x1) * scale, (o.y2 - o.y1) * scale);
+        outline([o], 6, "rgba(255,255,255,0.9)", []);
+        outline([o], 3.2, "#111827", []);
+      } else outline([o], 3, colour, []);
+    }
+    context.setLineDash([]);
+    const labelled = preferences.labels && living.length <= MOST_LABELS;
+    for (const o of living) {
+      if (labelled || this.selected.has(o.key) || o === this.hovered) continue;
+      const group = this.data.classes[o.cls][1];
+      if ((o.x2 - o.x1) * scale > 14) drawGlyph(context, group, this.data.groups[group][1], o.x1 * scale + x - 3, o.y1 * scale + y - 3, 7);
+    }
+    context.font = `11px ${getComputedStyle(this.root).fontFamily}`;
+    context.textBaseline = "middle";
+    if (labelled) for (const o of living) if (!this.selected.has(o.key) && o !== this.hovered) this.paintLabel(context, o, false);
+    for (const o of living) if (o.status !== STATUS.model) this.paintMark(context, o);
+    context.globalAlpha = 1;
+    for (const o of [...chosen, ...near]) this.paintLabel(context, o, true);
+  }
+
+  paintLabel(context, object, strong) {
+    const { scale, x, y } = this.view;
+    const [name, group] = this.data.classes[object.cls];
+    const words = strong ? `${name} ${scoreWords(object)}` : name;
+    const width = context.measureText(words).width + 19;
+    const left = Math.max(0, Math.min(object.x1 * scale + x - 1, this.size.width - width));
+    const above = object.y1 * scale + y - 17;
+    const top = above >= 0 ? above : Math.min(object.y2 * scale + y + 2, this.size.height - 16);
+    context.fillStyle = strong ? "#ffffff" : "rgba(255,255,255,0.82)";
+    context.fillRect(left, top, width, 15);
+    drawGlyph(context, group, this.data.groups[group][1], left + 3, top + 3.5, 8);
+    context.fillStyle = "#16202b";
+    context.fillText(words, left + 15, top + 8);
+  }
+
+  // A person has vouched for it: tick; added by hand: plus.
+  paintMark(context, object) {
+    const { scale, x, y } = this.view;
+    const right = object.x2 * scale + x;
+    const top = object.y1 * scale + y;
+    context.setLineDash([]);
+    context.beginPath();
+    context.arc(right, top, 6, 0, 7);
+    context.fillStyle = "#ffffff";
+    context.fill();
+    context.lineWidth = 1.8;
+    context.strokeStyle = "#1b4332";
+    context.beginPath();
+    if (object.status === STATUS.added) {
+      context.moveTo(right - 3.5, top); context.lineTo(right + 3.5, top);
+      context.moveTo(right, top - 3.5); context.lineTo(right, top + 3.5);
+    } else {
+      context.moveTo(right - 3.2, top + 0.2); context.lineTo(right - 0.8, top + 2.8); context.lineTo(right + 3.4, top - 2.6);
+    }
+    context.stroke();
+  }
+
+  // ---- pointer --------------------------------------------------------------------------------------------------
+  place(event) {
+    const room = this.stage.getBoundingClientRect();
+    return [event.clientX - room.left, event.clientY - room.top];
+  }
+
+  onFloat(event) { return event.composedPath().some((node) => node.classList?.contains("float")); }
+
+  pointerDown(event) {
+    if (this.onFloat(event)) return;
+    if (event.button > 1) return;
+    if (this.picker.isOpen) this.picker.cancel();
+    this.keysBox.hidden = true;
+    this.stage.focus({ preventScroll: true });
+    this.stage.setPointerCapture(event.pointerId);
+    const [x, y] = this.place(event);
+    this.pointers.set(event.pointerId, [x, y]);
+    if (this.pointers.size === 2) { this.gesture = { kind: "pinch" }; this.draft = null; return; }
+    const drawing = this.mode === "add" && event.button === 0 && !event.altKey;
+    this.gesture = { kind: drawing ? "draw" : "press", x, y, moved: false };
+  }
+
+  pointerMove(event) {
+    const [x, y] = this.place(event);
+    const before = this.pointers.get(event.pointerId);
+    if (!before) { if (this.mode === "select") this.hover(this.onFloat(event) ? null : this.hits(x, y)[0] ?? null); return; }
+    if (this.gesture?.kind === "pinch") {
+      const other = [...this.pointers].find(([id]) => id !== event.pointerId)?.[1];
+      if (other) {
+        const span = (a, b) => Math.hypot(a[0] - b[0], a[1] - b[1]) || 1;
+        this.zoom(span([x, y], other) / span(before, other), (x + other[0]) / 2, (y + other[1]) / 2);
+        this.pan((x - before[0]) / 2, (y - before[1]) / 2);
+      }
+    } else if (this.gesture) {
+      if (Math.hypot(x - this.gesture.x, y - this.gesture.y) > 4) this.gesture.moved = true;
+      if (this.gesture.kind === "draw") {
+        const [ax, ay] = this.clamp(this.inPicture(this.gesture.x, this.gesture.y));
+        const [bx, by] = this.clamp(this.inPicture(x, y));
+        this.draft = [Math.min(ax, bx), Math.min(ay, by), Math.max(ax, bx), Math.max(ay, by)];
+        this.draw();
+      } else if (this.gesture.moved) {
+        this.stage.classList.add("panning");
+        this.pan(x - before[0], y - before[1]);
+      }
+    }
+    this.pointers.set(event.pointerId, [x, y]);
+  }
+
+  pointerUp(event, cancelled = false) {
+    if (!this.pointers.delete(event.pointerId)) return;
+    this.stage.classList.remove("panning");
+    const gesture = this.gesture;
+    this.gesture = this.pointers.size ? { kind: "rest" } : null;
+    if (cancelled || !gesture) return;
+    const [x, y] = this.place(event);
+    if (gesture.kind === "draw") this.finishDrawing(x, y);
+    else if (gesture.kind === "press" && !gesture.moved) this.click(x, y, event.shiftKey || event.ctrlKey || event.metaKey);
+  }
+
+  clamp([x, y]) { return [Math.max(0, Math.min(this.field[2], x)), Math.max(0, Math.min(this.field[3], y))]; }
+
+  click(x, y, adding) {
+    const found = this.hits(x, y);
+    if (!preferences.boxes) return;
+    if (!found.length) { if (!adding) this.selected.clear(); }
+    else if (adding) this.flip(this.selected, found[0].key);
+    else {
+      const current = found.findIndex((object) => this.selected.has(object.key));
+      this.selected = new Set([found[(current + 1) % found.length].key]);
+    }
+    this.describe();
+    this.draw();
+  }
+
+  hover(object) {
+    if (this.hovered === object) return;
+    this.hovered = object;
+    this.stage.classList.toggle("over", object !== null);
+    this.draw();
+  }
+
+  wheel(event) {
+    if (this.onFloat(event)) return;
+    event.preventDefault();
+    const [x, y] = this.place(event);
+    const unit = event.deltaMode === 1 ? 16 : event.deltaMode === 2 ? 200 : 1;
+    this.zoom(Math.exp(Math.max(-120, Math.min(120, -event.deltaY * unit)) / (event.ctrlKey ? 120 : 320)), x, y);
+  }
+
+  // ---- corrections ----------------------------------------------------------------------------------------------
+  setMode(mode) {
+    if (this.data.readonly) return;
+    this.mode = mode;
+    this.draft = null;
+    this.hint.hidden = mode !== "add";
+    this.stage.classList.toggle("adding", mode === "add");
+    this.picker.close();
+    this.hover(null);
+    this.describe();
+    this.draw();
+  }
+
+  act(action) {
+    if (this.data.readonly) return;
+    foresee(this.objects.get(this.field[0]) ?? [], action, this.foreseen);
+    this.queue.push(action);
+    this.refresh();
+  }
+
+  chosenKeys() { return this.shown.filter((object) => this.selected.has(object.key)).map((object) => object.key); }
+
+  confirm() {
+    const keys = this.chosenKeys();
+    if (keys.length) this.act({ kind: "confirm", keys });
+  }
+
+  remove() {
+    const chosen = this.shown.filter((object) => this.selected.has(object.key));
+    if (!chosen.length) return;
+    const kind = chosen.every((object) => object.status === STATUS.removed) ? "restore" : "remove";
+    this.act({ kind, keys: chosen.map((object) => object.key) });
+  }
+
+  reclassify() {
+    const keys = this.chosenKeys();
+    if (!keys.length || this.data.readonly) return;
+    const object = this.shown.find((candidate) => candidate.key === keys[0]);
+    this.picker.open({
+      title: keys.length === 1 ? "This is a" : `These ${keys.length} are`,
+      classes: this.data.classes, groups: this.data.groups, current: object.cls,
+      x: object.x2 * this.view.scale + this.view.x + 10, y: object.y1 * this.view.scale + this.view.y,
+      onChoose: (cls) => { this.act({ kind: "reclassify", keys, class: cls }); this.stage.focus({ preventScroll: true }); },
+      onCancel: () => this.stage.focus({ preventScroll: true }),
+    });
+  }
+
+  finishDrawing(x, y) {
+    const box = this.draft;
+    if (!box || box[2] - box[0] < 3 || box[3] - box[1] < 3) { this.draft = null; this.draw(); return; }
+    const field = this.field[0];
+    this.picker.open({
+      title: "Add as", classes: this.data.classes, groups: this.data.groups, x: x + 10, y,
+      onChoose: (cls) => {
+        this.draft = null;
+        this.act({ kind: "add", field, class: cls, box: box.map((edge) => Math.round(edge * 10) / 10) });
+        this.stage.focus({ preventScroll: true });
+      },
+      onCancel: () => { this.draft = null; this.draw(); this.stage.focus({ preventScroll: true }); },
+    });
+  }
+
+  commitThreshold() {
+    const value = Number(this.confidence.value);
+    if (value !== this.data.threshold) this.act({ kind: "threshold", value });
+  }
+
+  selectNext(by) {
+    if (!this.shown.length) return;
+    const ordered = [...this.shown].sort((a, b) => Math.round(a.y1 / 60) - Math.round(b.y1 / 60) || a.x1 - b.x1);
+    const at = ordered.findIndex((object) => this.selected.has(object.key));
+    const next = at < 0 ? (by > 0 ? 0 : ordered.length - 1) : (at + by + ordered.length) % ordered.length;
+    this.selected = new Set([ordered[next].key]);
+    this.revealSelected();
+    this.describe();
+    this.draw();
+  }
+
+  // ---- keys -----------------------------------------------------------------------------------------------------
+  key(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey || typingIn(event) || dialogOpen()) return;
+    const range = event.composedPath()[0]?.type === "range";
+    if (range && event.key.startsWith("Arrow")) return;
+    const flipSwitch = (name) => { const box = this.root.querySelector(`[data-switch="${name}"]`); box.click(); };
+    const commands = {
+      n: () => this.step(1), ArrowRight: () => this.step(1), p: () => this.step(-1), ArrowLeft: () => this.step(-1),
+      j: () => this.selectNext(1), k: () => this.selectNext(-1),
+      c: () => this.confirm(), Delete: () => this.remove(), Backspace: () => this.remove(), r: () => this.reclassify(),
+      a: () => this.setMode(this.mode === "add" ? "select" : "add"), u: () => this.act({ kind: "undo" }),
+      o: () => flipSwitch("boxes"), l: () => flipSwitch("labels"),
+      "+": () => this.zoomAtCentre(1.4), "=": () => this.zoomAtCentre(1.4), "-": () => this.zoomAtCentre(1 / 1.4),
+      0: () => this.fit(), 1: () => this.actualSize(), "?": () => this.toggleHelp(),
+      Escape: () => this.escape(),
+    };
+    const command = commands[event.key];
+    if (!command) return;
+    // Streamlit binds c and r to its own menus: ours are meant here.
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    command();
+  }
+
+  escape() {
+    if (!this.keysBox.hidden) this.keysBox.hidden = true;
+    else if (!this.more.hidden) this.unfold(this.more, this.moreButton);
+    else if (!this.classList.hidden) this.unfold(this.classList, this.classButton);
+    else if (this.mode === "add") this.setMode("select");
+    else { this.selected.clear(); this.describe(); this.draw(); }
+  }
+}
+
+const viewers = new WeakMap();
+
+export default function mount(component) {
+  const parent = component.parentElement;
+  if (!viewers.has(parent)) viewers.set(parent, new Viewer(parent));
+  viewers.get(parent).update(component);
+  return () => viewers.get(parent)?.destroy();
+}
