@@ -1,0 +1,91 @@
+"""Asking for an analysis, the same way from every page: the model, what counts of its findings, and the queue."""
+
+from __future__ import annotations
+
+import functools
+
+import streamlit as st
+from sqlalchemy.orm import Session
+
+from db import analyses, queue
+from db.engine import session_scope
+from db.models import Analysis, Specimen, User
+from db.objects import MinScore
+from renalcore import __version__, models
+from renalcore.errors import RenalError
+from renalcore.models import ModelCard
+
+MODEL = "sediment-multihead-n"
+NEVER = 1.0
+"""Lowest score of a class that counts only when a person confirms it: no finding reaches certainty."""
+
+
+@functools.lru_cache(maxsize=16)
+def card_of(key: str) -> ModelCard | None:
+    """The card of a model, or None where this installation no longer has it."""
+    try:
+        return models.card(key)
+    except RenalError:
+        return None
+
+
+def counted_from(card: ModelCard, chosen: float | None = None) -> dict[str, float]:
+    """The lowest score of every class: `chosen` for all validated ones, or those the model was released with.
+
+    Classes never validated on real pictures count only where a person confirms a finding.
+    """
+    return {
+        name: NEVER if name in card.unvalidated_classes else card.min_score_of(name) if chosen is None else chosen
+        for name in card.classes
+    }
+
+
+def released_scores(card: ModelCard) -> MinScore:
+    """The lowest scores that a model was released with, as the database keeps them."""
+    return {name: card.min_score_of(name) for name in card.classes}
+
+
+def request(session: Session, specimen: Specimen, *, by: User) -> Analysis:
+    """Ask for an analysis by the model in use; `send` it once the transaction is committed.
+
+    Raises:
+        UnknownName: The model is not installed.
+    """
+    card = models.card(MODEL)
+    return analyses.request(
+        session,
+        specimen,
+        model_key=card.key,
+        weights_sha256=card.sha256,
+        code_version=__version__,
+        options={"min_score": counted_from(card)},
+        by=by,
+    )
+
+
+def send(analysis_id: int) -> None:
+    """Hand an analysis to the workers. Where that fails it stays waiting, and the workers find it by themselves."""
+    queue.enqueue(analysis_id)
+
+
+def retry(analysis_id: int, *, by: User) -> None:
+    """Try a failed or cancelled analysis again; fields that have a result keep it."""
+    with session_scope() as session:
+        analyses.retry(session, analysis_id, by)
+    send(analysis_id)
+
+
+def cancel(analysis_id: int, *, by: User) -> None:
+    """Stop an analysis that waits or runs."""
+    with session_scope() as session:
+        workflow_id = analyses.cancel(session, analysis_id, by).workflow_id
+    queue.cancel(workflow_id)
+
+
+def model_is_missing() -> bool:
+    """Says so on the page where no model is installed, since nothing can be analysed then."""
+    if card_of(MODEL) is not None:
+        return False
+    card_of.cache_clear()  # it may be installed at any moment
+    st.error(f"The model {MODEL} is not installed, so nothing can be analysed. Tell your administrator.")
+    return True

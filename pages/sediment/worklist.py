@@ -1,0 +1,182 @@
+"""The worklist: every specimen by its state, what runs and how far, and what waits for a person."""
+
+from __future__ import annotations
+
+from datetime import datetime, time, timedelta
+
+import streamlit as st
+
+from db import specimens
+from db.engine import session_scope
+from db.specimens import WorklistRow
+from pages.components import analysis, auth, links, status, style
+from pages.components.rows import Row, actions_cell, rows, state_cell
+from renalcore.errors import RenalError
+
+PAGE_ROWS = 100
+TABS = ("all", "waiting", "running", "needs_review", "signed", "failed", "cancelled")
+AT_WORK = ("waiting", "running")
+REFRESH_BUSY_S = 3.0
+REFRESH_IDLE_S = 20.0
+
+auth.require()
+with style.page_header("Worklist"):
+    if st.button("New specimen", type="primary", key="worklist-new"):
+        links.open_page("new")
+
+
+def _moment(day, *, after: int = 0) -> datetime | None:
+    if day is None:
+        return None
+    return datetime.combine(day + timedelta(days=after), time.min, tzinfo=style.browser_zone())
+
+
+def _first_page() -> None:
+    st.session_state["worklist-page"] = 0
+
+
+with st.container(horizontal=True, vertical_alignment="bottom"):
+    text = st.text_input(
+        "Search",
+        key="worklist-text",
+        placeholder="Accession number, patient number or name",
+        persist_state="session",
+        on_change=_first_page,
+    )
+    first_day, last_day = (
+        st.date_input(
+            label,
+            None,
+            key=f"worklist-{name}",
+            persist_state="session",
+            on_change=_first_page,
+            format="YYYY-MM-DD",
+            width=160,
+        )
+        for label, name in (("Registered from", "since"), ("until", "until"))
+    )
+
+
+def _cells(row: WorklistRow, may_act: bool) -> Row:
+    actions = []
+    if may_act and row.state in AT_WORK and row.analysis_id is not None:
+        actions.append(("cancel", "Cancel", "Stop the analysis; the pictures stay"))
+    if may_act and row.state in ("failed", "cancelled") and row.analysis_id is not None:
+        actions.append(("retry", "Retry", "Analyse again; fields that are done are kept"))
+    return Row(
+        row.specimen_id,
+        links.address("review", specimen=row.specimen_id),
+        (
+            row.accession,
+            row.patient_identifier,
+            row.patient_name or "",
+            state_cell(row.state, done=row.fields_done, total=row.fields_total, message=row.message),
+            style.number(row.fields_total, 0),
+            row.objective,
+            style.when(row.created_at),
+            actions_cell(*actions),
+        ),
+    )
+
+
+def _list() -> None:
+    user = auth.require()
+    status.worker_banner()
+    with session_scope(read_only=True) as session:
+        counts = specimens.state_counts(session)
+    counts["all"] = sum(counts.values())
+    shown = tuple(tab for tab in TABS if tab != "cancelled" or counts["cancelled"])
+    tab = st.segmented_control(
+        "State",
+        shown,
+        default="all",
+        format_func=lambda name: f"{_words(name)}  {style.number(counts[name], 0)}",
+        key="worklist-state",
+        label_visibility="collapsed",
+        persist_state="session",
+        on_change=_first_page,
+        required=True,
+    )
+    number = st.session_state.get("worklist-page", 0)
+    with session_scope(read_only=True) as session:
+        page = specimens.worklist(
+            session,
+            state=None if tab in (None, "all") else tab,
+            text=text,
+            since=_moment(first_day),
+            until=_moment(last_day, after=1),
+            limit=PAGE_ROWS,
+            offset=number * PAGE_ROWS,
+        )
+    complaint = st.session_state.pop("worklist-complaint", None)
+    if complaint:
+        st.error(style.plain(complaint))
+    if not page.rows:
+        _empty(counts["all"], searching=bool(text or first_day or last_day), tab=tab)
+        return
+    answer = rows(
+        "worklist-rows",
+        head=("Accession", "Patient", "Name", "State", "Fields", "Objective", "Registered", ""),
+        rows=[_cells(row, user.role != "admin") for row in page.rows],
+        numeric=(4,),
+        minor=(2, 5),
+        wide=3,
+    )
+    _pager(number, page.total)
+    if answer.opened is not None:
+        links.open_page("review", specimen=answer.opened)
+    if answer.act is not None:
+        _act(answer.act, {row.specimen_id: row.analysis_id for row in page.rows}, user)
+
+
+def _words(tab: str) -> str:
+    return "All" if tab == "all" else status.STATES[tab].words.capitalize()
+
+
+def _act(act: tuple[str, int], analysis_ids: dict[int, int | None], user: auth.CurrentUser) -> None:
+    name, specimen_id = act
+    analysis_id = analysis_ids.get(specimen_id)
+    if analysis_id is None:
+        return
+    try:
+        if name == "retry":
+            analysis.retry(analysis_id, by=user)
+        else:
+            analysis.cancel(analysis_id, by=user)
+    except RenalError as error:
+        st.session_state["worklist-complaint"] = str(error)
+    st.rerun()
+
+
+def _pager(number: int, total: int) -> None:
+    first = number * PAGE_ROWS + 1
+    last = min(total, first + PAGE_ROWS - 1)
+    with st.container(horizontal=True, vertical_alignment="center", key="worklist-pager"):
+        shown = f"{style.number(first, 0)} to {style.number(last, 0)} of {style.number(total, 0)}"
+        st.html(f'<span class="rc-quiet-text">{shown}</span>')
+        if total <= PAGE_ROWS:
+            return
+        if st.button("Previous", disabled=number == 0, key="worklist-previous"):
+            st.session_state["worklist-page"] = number - 1
+            st.rerun(scope="fragment")
+        if st.button("Next", disabled=last >= total, key="worklist-next"):
+            st.session_state["worklist-page"] = number + 1
+            st.rerun(scope="fragment")
+
+
+def _empty(everything: int, *, searching: bool, tab: str | None) -> None:
+    if not everything:
+        style.empty_state(
+            "No specimens yet.",
+            "Press **New specimen**, scan the patient's number and the accession number, and drop the fields in.",
+        )
+    elif searching:
+        style.empty_state("Nothing matches.", "Check the number, clear the dates, or look under **All**.")
+    else:
+        style.empty_state(f"Nothing is {_words(tab or 'all').lower()}.", "Look under **All** for the other specimens.")
+
+
+with session_scope(read_only=True) as session:
+    at_start = specimens.state_counts(session)
+busy = any(at_start[state] for state in AT_WORK)
+st.fragment(_list, run_every=REFRESH_BUSY_S if busy else REFRESH_IDLE_S)()
