@@ -1,0 +1,312 @@
+"""A new specimen: who and which, its fields checked as they arrive, the scale, and one button."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import streamlit as st
+from PIL import Image
+
+from db import analyses, specimens
+from db.engine import session_scope
+from db.files import store
+from db.models import Specimen
+from db.specimens import OBJECTIVES, UploadedField
+from pages.components import analysis, auth, links, status, style
+from pages.components.scanning import focus_chain
+from renalcore.errors import RenalError, StorageFull
+from renalcore.io.image import media_type, read_field
+
+SCALES = {
+    "um_per_px": "µm per pixel is known",
+    "whole_field": "Each picture shows one whole field of view",
+    "unknown": "Unknown: counts are given per picture, without a grade",
+}
+THUMB_PX = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One uploaded file after its check: a field, or the reason why it is none."""
+
+    name: str
+    sha256: str
+    size: int
+    field: UploadedField | None
+    thumb: str
+    refusal: str | None
+
+
+def _check(uploaded: Any) -> Checked:
+    """Reads an upload as the analysis will; the answer is kept as long as the file lies in the form."""
+    kept: dict[str, Checked] = st.session_state.setdefault("new-checked", {})
+    if uploaded.file_id not in kept:
+        kept[uploaded.file_id] = _read(uploaded)
+    return kept[uploaded.file_id]
+
+
+def _read(uploaded: Any) -> Checked:
+    uploaded.seek(0)
+    sha256 = hashlib.file_digest(uploaded, "sha256").hexdigest()
+    name = uploaded.name.replace("\\", "/").rsplit("/", 1)[-1]
+    try:
+        uploaded.seek(0)
+        kind = media_type(uploaded)
+        uploaded.seek(0)
+        field = read_field(uploaded, name=name)
+    except RenalError as error:
+        return Checked(name, sha256, uploaded.size, None, "", str(error))
+    shown = Image.fromarray(field.pixels)
+    shown.thumbnail((THUMB_PX * 2, THUMB_PX * 2))
+    stream = io.BytesIO()
+    shown.save(stream, "WEBP", quality=75)
+    return Checked(
+        name,
+        sha256,
+        uploaded.size,
+        UploadedField(
+            name=name,
+            sha256=sha256,
+            size=uploaded.size,
+            media_type=kind,
+            width_px=field.width_px,
+            height_px=field.height_px,
+            flags=field.flags,
+            round_field=field.round_field_px,
+        ),
+        "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode(),
+        None,
+    )
+
+
+def _key(name: str) -> str:
+    """Widget keys change with every specimen, so that nothing of the last one stays in the form."""
+    return f"new-{st.session_state.get('new-number', 0)}-{name}"
+
+
+user = auth.require("technologist", "reviewer")
+action = style.page_header("New specimen")
+analysis.model_is_missing()
+status.worker_banner()
+done = st.session_state.get("new-done")
+if done:
+    with st.container(border=True, horizontal=True, vertical_alignment="center", key="new-done-box"):
+        st.html(f'<span role="status"><strong>{escape(done["accession"])}</strong>: {escape(done["words"])}</span>')
+        if st.button("Open specimen", key=_key("open-done")):
+            links.open_page("review", specimen=done["id"])
+        if st.button("Worklist", key=_key("to-worklist")):
+            links.open_page("worklist")
+
+with session_scope(read_only=True) as session:
+    last = specimens.last_by(session, user)
+
+with st.container(horizontal=True, vertical_alignment="bottom"):
+    identifier = st.text_input(
+        "Patient number", key=_key("identifier"), max_chars=100, placeholder="Scan or type", width=218
+    )
+    accession = st.text_input(
+        "Accession number", key=_key("accession"), max_chars=100, placeholder="Scan or type", width=218
+    )
+    patient_name = st.text_input("Patient name (optional)", key=_key("name"), max_chars=200, width=218)
+    collected = st.datetime_input("Collected (optional)", None, key=_key("collected"), format="YYYY-MM-DD", width=218)
+with st.container(horizontal=True, vertical_alignment="bottom"):
+    objective = st.segmented_control(
+        "Objective",
+        OBJECTIVES,
+        default=last.objective if last else "40x",
+        key=_key("objective"),
+        required=True,
+    )
+    scale_kind = st.selectbox(
+        "Scale",
+        tuple(SCALES),
+        index=tuple(SCALES).index(last.scale_kind) if last else 2,
+        format_func=SCALES.__getitem__,
+        key=_key("scale"),
+        width=380,
+    )
+    um_per_px = None
+    if scale_kind == "um_per_px":
+        um_per_px = st.number_input(
+            "µm per pixel",
+            min_value=0.001,
+            max_value=50.0,
+            value=last.um_per_px if last and last.scale_kind == "um_per_px" else None,
+            step=0.01,
+            format="%.4f",
+            key=_key("um"),
+            width=160,
+            help="From the camera's or scanner's settings. It turns counts per picture into counts per HPF or LPF.",
+        )
+    if last:
+        st.html(
+            f'<span class="rc-quiet-text">as for your last specimen, {escape(last.accession)}</span>', width="content"
+        )
+
+uploads = st.file_uploader(
+    "Fields", accept_multiple_files=True, key=_key("files"), help="JPEG, PNG, TIFF, BMP or WebP; many at once."
+)
+focus_chain([_key("identifier"), _key("accession"), _key("name")], after=_key("files"))
+
+
+def _describe(existing: Specimen | None) -> list[UploadedField]:
+    """Shows the table of files and returns those that will be analysed."""
+    names: dict[str, str] = {}
+    ready, lines = [], []
+    with session_scope(read_only=True) as session:
+        for uploaded in uploads or ():
+            one = _check(uploaded)
+            if one.field is None:
+                lines.append((one, [], one.refusal))
+                continue
+            if one.sha256 in names:
+                lines.append((one, [], f"the same picture as {names[one.sha256]}"))
+                continue
+            names[one.sha256] = one.name
+            seen = specimens.seen_before(session, one.sha256)
+            if existing is not None and existing.accession in seen:
+                lines.append((one, [], f"{existing.accession} has this picture already"))
+                continue
+            doubts = [flag.message for flag in one.field.flags]
+            if seen:
+                doubts.insert(
+                    0, f"The same picture belongs to {', '.join(seen[:3])}: check that it is the right patient"
+                )
+            lines.append((one, doubts, None))
+            ready.append(one.field)
+    if lines:
+        st.html(_table(lines))
+    return ready
+
+
+def _table(lines: list[tuple[Checked, list[str], str | None]]) -> str:
+    body = []
+    for one, doubts, refusal in lines:
+        thumb = (
+            f'<img src="{one.thumb}" alt="" style="width:{THUMB_PX}px;max-height:90px;object-fit:contain">'
+            if one.thumb
+            else ""
+        )
+        if refusal:
+            verdict = f"<strong>Left out:</strong> {escape(refusal)}"
+        elif doubts:
+            verdict = "<br>".join(
+                f'<span class="rc-wrap">{status.flag_html("check")} {escape(words)}</span>' for words in doubts
+            )
+        else:
+            verdict = '<span class="rc-quiet-text">good</span>'
+        pixels = f"{one.field.width_px} × {one.field.height_px}" if one.field else style.NO_VALUE
+        body.append(
+            f'<tr><td style="width:{THUMB_PX + 10}px">{thumb}</td><td>{escape(one.name)}</td>'
+            f'<td class="rc-num">{pixels}</td>'
+            f'<td class="rc-num">{style.size(one.size)}</td><td>{verdict}</td></tr>'
+        )
+    return (
+        '<table class="rc-table"><thead><tr><th></th><th>File</th><th class="rc-num">Size in px</th>'
+        f'<th class="rc-num">File size</th><th>Check</th></tr></thead><tbody>{"".join(body)}</tbody></table>'
+    )
+
+
+existing = None
+if accession.strip():
+    with session_scope(read_only=True) as session:
+        existing = specimens.by_accession(session, accession)
+        holder = specimens.get_patient(session, existing.patient_id).identifier if existing else ""
+adding = False
+if existing is not None:
+    state = status.STATES[existing.state].words
+    words = f"Accession number {existing.accession} is already registered for patient {holder}, {state}."
+    with st.container(border=True, key=_key("existing-box")):
+        st.warning(style.plain(words))
+        if st.button("Open that specimen", key=_key("open-existing")):
+            links.open_page("review", specimen=existing.id)
+        if existing.state == "signed":
+            st.markdown("It is signed: a reviewer must reopen it before fields can be added.")
+        elif identifier.strip() and identifier.strip() != holder:
+            st.markdown("It belongs to another patient than the number you entered. Check both numbers.")
+        else:
+            adding = st.checkbox("Add these fields to it", key=_key("adding"))
+
+ready = _describe(existing)
+left_out = len(uploads or ()) - len(ready)
+missing = [
+    words
+    for words, absent in (
+        ("the patient number", not identifier.strip() and not adding),
+        ("the accession number", not accession.strip()),
+        ("at least one field", not ready),
+        ("the µm per pixel", scale_kind == "um_per_px" and not um_per_px),
+    )
+    if absent
+]
+blocked = existing is not None and not adding
+
+
+def _store(ready: list[UploadedField]) -> None:
+    wanted = {field.sha256 for field in ready}
+    for uploaded in uploads or ():
+        if _check(uploaded).sha256 in wanted:
+            uploaded.seek(0)
+            store().put(uploaded)
+
+
+def _analyse() -> None:
+    try:
+        with st.spinner("Storing the fields"):
+            _store(ready)
+        with session_scope() as session:
+            if adding and existing is not None:
+                specimen = specimens.get(session, existing.id)
+                specimens.add_fields(session, specimen.id, ready, by=user)
+                asked = analyses.current(session, specimen.id) or analysis.request(session, specimen, by=user)
+                words = f"{_fields(len(ready))} added; the analysis is waiting for a worker."
+            else:
+                specimen = specimens.register(
+                    session,
+                    identifier=identifier,
+                    patient_name=patient_name.strip() or None,
+                    accession=accession,
+                    objective=objective,
+                    scale_kind=scale_kind,
+                    um_per_px=um_per_px,
+                    collected_at=collected.replace(tzinfo=style.browser_zone()) if collected else None,
+                    uploads=ready,
+                    by=user,
+                )
+                asked = analysis.request(session, specimen, by=user)
+                words = f"{_fields(len(ready))} registered; the analysis is waiting for a worker."
+        analysis.send(asked.id)
+    except StorageFull as error:
+        st.error(f"{style.plain(str(error))} Nothing was registered, and your entries are still here.")
+        return
+    except RenalError as error:
+        st.error(style.plain(str(error)))
+        return
+    st.session_state["new-done"] = {"id": specimen.id, "accession": specimen.accession, "words": words}
+    st.session_state["new-number"] = st.session_state.get("new-number", 0) + 1
+    st.session_state["new-checked"] = {}
+    st.rerun()
+
+
+def _fields(number: int) -> str:
+    return f"{number} field" if number == 1 else f"{number} fields"
+
+
+with action:
+    pressed = st.button(
+        f"Analyse {_fields(len(ready))}" if ready else "Analyse",
+        type="primary",
+        disabled=bool(missing) or blocked,
+        key=_key("analyse"),
+    )
+if missing and (uploads or identifier or accession):
+    st.html(f'<p class="rc-quiet-text" role="status">Still missing: {escape(", ".join(missing))}.</p>')
+if left_out:
+    st.html(f'<p class="rc-quiet-text">{_fields(left_out)} left out, see the table.</p>')
+if pressed:
+    _analyse()
