@@ -1,0 +1,364 @@
+"""Review of one specimen: its fields with what was found in them, corrected by exception, then signed."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import streamlit as st
+
+from db import analyses, audit, objects, reports, reviews, specimens
+from db.engine import session_scope
+from db.models import Analysis, Specimen
+from db.objects import MinScore
+from pages.components import analysis as asking
+from pages.components import auth, counts, download, findings, gallery, links, status, style, viewer
+from pages.components.findings import ShownField
+from renalcore.errors import NotFound, RenalError
+
+MEANINGS = (
+    "I have reviewed the fields and findings of this specimen and release this report.",
+    "I have reviewed the corrections of another person and release this report.",
+)
+REFRESH_S = 2.0
+
+_CSS = """
+<style>
+[data-testid="stMainBlockContainer"] { padding-top: 1.6rem; padding-bottom: 0.5rem; }
+.st-key-review-head { padding-left: 1.4rem; }
+.st-key-review-side { max-height: calc(100vh - 150px); overflow-y: auto; padding-right: 0.4rem; }
+.st-key-review-side table.rc-counts { font-size: 0.88rem; }
+.st-key-review-side .rc-chip { font-size: 0.8rem; }
+@media (max-width: 1000px) {
+  .st-key-review-body > div > [data-testid="stHorizontalBlock"],
+  .st-key-review-body > [data-testid="stLayoutWrapper"] > [data-testid="stHorizontalBlock"] { flex-direction: column; }
+  .st-key-review-body [data-testid="stColumn"] { width: 100%; flex: 1 1 auto; }
+  .st-key-review-side { max-height: none; }
+}
+</style>
+"""
+
+
+def _asked_specimen() -> Specimen:
+    try:
+        wanted = int(st.query_params.get("specimen", ""))
+        with session_scope(read_only=True) as session:
+            return specimens.get(session, wanted)
+    except (ValueError, NotFound):
+        style.page_header("Review")
+        style.empty_state("No such specimen.", "Choose one in the worklist.")
+        if st.button("Worklist", type="primary"):
+            links.open_page("worklist")
+        st.stop()
+
+
+def _header(specimen: Specimen, current: Analysis | None, user: auth.CurrentUser) -> None:
+    with session_scope(read_only=True) as session:
+        patient = specimens.get_patient(session, specimen.patient_id)
+    with st.container(
+        horizontal=True, vertical_alignment="center", horizontal_alignment="distribute", key="review-head"
+    ):
+        with st.container(horizontal=True, vertical_alignment="center", width="stretch"):
+            name = f" · {escape(patient.name)}" if patient.name else ""
+            address = links.address("patient", patient=patient.id)
+            st.html(
+                f'<h1 style="display:inline">{escape(specimen.accession)}</h1> &nbsp; '
+                f"{status.state_chip_html(specimen.state)} &nbsp; "
+                f'<span class="rc-quiet-text">Patient <a href="{escape(address)}" target="_self">'
+                f"{escape(patient.identifier)}</a>{name} · {specimen.objective} · "
+                f"{style.when(specimen.created_at)}</span>"
+            )
+        with st.container(horizontal=True, vertical_alignment="center", width="content"):
+            if specimen.state in ("needs_review", "signed"):
+                download.csv_button(
+                    "CSV",
+                    key=f"csv-{specimen.id}",
+                    file_name=f"{specimen.accession}.csv",
+                    entity="specimen",
+                    entity_id=specimen.id,
+                    specimen_id=specimen.id,
+                )
+            complete = current is not None and current.state == "done"
+            may_sign = user.role == "reviewer" and specimen.state == "needs_review" and complete
+            if may_sign and st.button("Sign", type="primary", key=f"sign-{specimen.id}"):
+                _sign(specimen.id, user)
+            may_reopen = user.role == "reviewer" and specimen.state == "signed"
+            if may_reopen and st.button("Reopen for amendment", key=f"reopen-{specimen.id}"):
+                _reopen(specimen.id)
+
+
+@st.dialog("Sign the report")
+def _sign(specimen_id: int, user: auth.CurrentUser) -> None:
+    with session_scope(read_only=True) as session:
+        report = reports.report(session, specimen_id)
+    st.markdown(
+        f"Specimen **{style.plain(report.accession)}**, patient **{style.plain(report.patient_identifier)}**, "
+        f"{len(report.fields)} fields, cut-off table {style.plain(report.cut_off_version)}."
+    )
+    if report.unreviewed:
+        st.markdown(f"{report.unreviewed} findings stand as the model found them; signing accepts them.")
+    meaning = st.radio("Meaning of the signature", MEANINGS, key=f"meaning-{specimen_id}")
+    st.markdown(
+        f"Signed as **{style.plain(user.full_name)}**, with the time. Later changes are amendments with a reason."
+    )
+    if st.button("Sign", type="primary", key=f"sign-now-{specimen_id}"):
+        try:
+            with session_scope() as session:
+                reviews.sign(session, specimen_id, by=auth.require("reviewer"), meaning=meaning)
+        except RenalError as error:
+            st.error(style.plain(str(error)))
+            return
+        st.rerun()
+
+
+@st.dialog("Reopen for amendment")
+def _reopen(specimen_id: int) -> None:
+    st.markdown("The signed report is kept as it is. What you change becomes an amendment and must be signed again.")
+    reason = st.text_area("Reason", key=f"reason-{specimen_id}", placeholder="Why the signed report must change")
+    if st.button("Reopen", type="primary", key=f"reopen-now-{specimen_id}"):
+        try:
+            with session_scope() as session:
+                reviews.reopen(session, specimen_id, by=auth.require("reviewer"), reason=reason)
+        except RenalError as error:
+            st.error(style.plain(str(error)))
+            return
+        st.rerun()
+
+
+def _signature(report: reports.SpecimenReport) -> None:
+    signed = report.signature
+    if signed is None:
+        return
+    words = "Amended and signed" if signed.kind == "amend" else "Signed"
+    reason = f"<br>Amended because: {escape(signed.reason)}" if signed.reason else ""
+    st.html(
+        f'<div role="status"><strong>{words} by {escape(signed.by)}</strong>, {style.when(signed.at)}<br>'
+        f'<span class="rc-quiet-text">{escape(signed.meaning)}{reason}</span></div>'
+    )
+
+
+def _shown_fields(session: Any, specimen_id: int, current: Analysis, min_score: MinScore) -> list[ShownField]:
+    numbers, _ = objects.counts(session, {current.id: min_score})
+    by_field: dict[int, int] = {}
+    for (_, field_id, _), number in numbers.items():
+        by_field[field_id] = by_field.get(field_id, 0) + number
+    return [
+        ShownField(
+            field.id,
+            field.name,
+            field.width_px,
+            field.height_px,
+            by_field.get(field.id, 0),
+            tuple(str(flag["message"]) for flag in field.flags),
+        )
+        for field in specimens.fields(session, specimen_id)
+    ]
+
+
+def _body(specimen_id: int, analysis_id: int) -> None:
+    """Everything that a correction changes; runs by itself at each correction."""
+    user = auth.require()
+    state = findings.state_of(analysis_id)
+    with session_scope(read_only=True) as session:
+        specimen = specimens.get(session, specimen_id)
+        current = analyses.get(session, analysis_id)
+        report = reports.report(session, specimen_id)
+        min_score: MinScore = current.options.get("min_score", 0.0)
+        fields = _shown_fields(session, specimen_id, current, min_score)
+    card = asking.card_of(current.model_key)
+    unvalidated = card.unvalidated_classes if card else ()
+    released = asking.released_scores(card) if card else min_score
+    read_only = specimen.state != "needs_review" or user.role == "admin"
+    known = {shown.id for shown in fields}
+    shown_now = state.goal[1] if state.goal[1] in known else fields[0].id
+
+    def apply(key: str) -> None:
+        def thresholds(chosen: float | None) -> MinScore:
+            if card is None:
+                return min_score if chosen is None else chosen
+            return asking.counted_from(card, chosen)
+
+        findings.apply(analysis_id, st.session_state[key].get("actions"), by=auth.require(), thresholds=thresholds)
+
+    def visited() -> None:
+        state.visit(int(st.session_state[viewer.key_of(analysis_id)]["field"]))
+
+    def jump() -> None:
+        target = st.session_state[gallery.key_of(analysis_id)].get("jump")
+        if target:
+            state.go(int(target["field"]), str(target["key"]))
+            st.session_state[f"mode-{analysis_id}"] = "Fields"
+
+    with st.container(key="review-body"):
+        left, right = st.columns([2.7, 1], gap="medium")
+        with left, st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+            st.session_state.setdefault(f"mode-{analysis_id}", "Fields")
+            mode = st.segmented_control(
+                "View", ("Fields", "Gallery"), key=f"mode-{analysis_id}", label_visibility="collapsed", required=True
+            )
+            show_unvalidated = False
+            if unvalidated:
+                show_unvalidated = st.toggle(
+                    "Show classes never validated on real pictures",
+                    key=f"unvalidated-{analysis_id}",
+                    help="What the model proposes for them counts only where a person confirms it.",
+                )
+        common = {
+            "fields": fields,
+            "min_score": min_score,
+            "released": released,
+            "unvalidated": unvalidated,
+            "show_unvalidated": show_unvalidated,
+            "read_only": read_only,
+        }
+        with left:
+            if mode == "Gallery":
+                with session_scope(read_only=True) as session:
+                    everything = reviews.objects(session, analysis_id)
+                gallery.gallery(
+                    analysis_id,
+                    objects=everything,
+                    on_actions=lambda: apply(gallery.key_of(analysis_id)),
+                    on_jump=jump,
+                    **common,
+                )
+            else:
+                with session_scope(read_only=True) as session:
+                    near = [
+                        item
+                        for field_id in viewer.neighbours(fields, shown_now)
+                        for item in reviews.objects(session, analysis_id, field_id=field_id)
+                    ]
+                viewer.viewer(
+                    analysis_id,
+                    current=shown_now,
+                    objects=near,
+                    on_actions=lambda: apply(viewer.key_of(analysis_id)),
+                    on_field=visited,
+                    **common,
+                )
+        with right, st.container(key="review-side"):
+            _side(report, specimen_id, analysis_id, unvalidated, state)
+    if st.query_params.get("field") != str(shown_now):
+        st.query_params["field"] = str(shown_now)
+
+
+def _side(
+    report: reports.SpecimenReport,
+    specimen_id: int,
+    analysis_id: int,
+    unvalidated: tuple[str, ...],
+    state: findings.ReviewState,
+) -> None:
+    if state.complaint:
+        st.error(style.plain(state.complaint))
+        state.complaint = None
+    _signature(report)
+    counts.show(report.rows, unvalidated=unvalidated, key=f"counts-{analysis_id}")
+    searched = f"{len(report.fields)} of {report.fields_total} fields"
+    alone = f" · {report.unreviewed} findings not touched by a person" if report.unreviewed else ""
+    st.html(
+        f'<p class="rc-quiet-text">{searched}{alone}<br>Grades by {escape(report.cut_off_version)}'
+        f"<br>Model {escape(report.model_key or style.NO_VALUE)}</p>"
+    )
+    with st.expander("History", key=f"history-{analysis_id}"):
+        _history(specimen_id, analysis_id)
+
+
+def _history(specimen_id: int, analysis_id: int) -> None:
+    with session_scope(read_only=True) as session:
+        signatures = reviews.history(session, specimen_id)
+        corrections = audit.events(session, entity="analysis", entity_id=analysis_id, limit=100)
+    lines = [(entry.at, entry.by, _signature_words(entry.kind, entry.meaning, entry.reason)) for entry in signatures]
+    lines += [
+        (event.at, event.actor_name, words) for event in corrections if (words := _correction_words(event)) is not None
+    ]
+    if not lines:
+        st.html('<span class="rc-quiet-text">No corrections and no signature yet.</span>')
+        return
+    lines.sort(key=lambda line: line[0], reverse=True)
+    st.html(
+        "".join(
+            f'<div style="padding:0.2rem 0"><span class="rc-quiet-text">{style.when(at)} · {escape(by)}</span><br>'
+            f"{escape(words)}</div>"
+            for at, by, words in lines
+        )
+    )
+
+
+def _signature_words(kind: str, meaning: str, reason: str | None) -> str:
+    if kind == "reopen":
+        return f"Reopened: {reason}"
+    return f"Signed: {meaning}" if kind == "sign" else f"Amendment signed: {meaning} Reason: {reason}"
+
+
+_VERBS = {
+    "object.confirm": "confirmed",
+    "object.remove": "removed",
+    "object.restore": "restored",
+    "object.undo": "undone",
+    "object.reclassify": "reclassified",
+}
+
+
+def _correction_words(event: Any) -> str | None:
+    """A correction as a technologist would say it, or None for events of other kinds."""
+    new = event.new or {}
+    if event.action == "object.add":
+        return f"{new['class']} added by hand"
+    if event.action == "analysis.set_threshold":
+        return "Confidence threshold changed"
+    if event.action not in _VERBS:
+        return None
+    before = event.old["objects"]
+    after = new["objects"]
+    names = sorted({item["class"] for item in before.values()})
+    target = sorted({item["class"] for item in after.values()})
+    as_what = f" as {', '.join(target)}" if event.action == "object.reclassify" else ""
+    return f"{len(before)} {', '.join(names)} {_VERBS[event.action]}{as_what}"
+
+
+def _progress(specimen_id: int, analysis_id: int) -> None:
+    auth.require()
+    with session_scope(read_only=True) as session:
+        current = analyses.get(session, analysis_id)
+        done, total = analyses.progress(session, analysis_id)
+    if current.state not in ("queued", "running"):
+        st.rerun()
+    status.worker_banner()
+    status.progress(done if current.state == "running" else 0, total if current.state == "running" else 0)
+    st.html('<p class="rc-quiet-text">Findings are shown here when all fields are done. You may leave this page.</p>')
+
+
+st.set_page_config(initial_sidebar_state="collapsed")  # the room belongs to the picture
+user = auth.require()
+st.html(_CSS)
+specimen = _asked_specimen()
+with session_scope(read_only=True) as session:
+    current = analyses.current(session, specimen.id)
+_header(specimen, current, user)
+if current is None or specimen.state in ("failed", "cancelled"):
+    words = status.state_words(specimen.state, message=current.message if current else None)
+    st.error(f"The analysis {style.plain(words)}" if current else "This specimen has not been analysed.")
+    if user.role != "admin" and st.button(
+        "Retry" if current else "Analyse", type="primary", key=f"retry-{specimen.id}"
+    ):
+        try:
+            if current:
+                asking.retry(current.id, by=user)
+            else:
+                with session_scope() as session:
+                    asked = asking.request(session, specimens.get(session, specimen.id), by=user)
+                asking.send(asked.id)
+        except RenalError as error:
+            st.error(style.plain(str(error)))
+        else:
+            st.rerun()
+elif current.state in ("queued", "running"):
+    st.fragment(_progress, run_every=REFRESH_S)(specimen.id, current.id)
+else:
+    asked_field = st.query_params.get("field", "")
+    agreed = findings.state_of(current.id)
+    if asked_field.isdigit() and agreed.goal[1] != int(asked_field):
+        agreed.go(int(asked_field))
+    st.fragment(_body)(specimen.id, current.id)
