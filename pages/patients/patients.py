@@ -1,0 +1,201 @@
+"""A patient's results over time, each value traceable to the fields it was counted in."""
+
+from __future__ import annotations
+
+from html import escape
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from db import patients, specimens
+from db.engine import session_scope
+from db.reports import SpecimenReport, patient_history
+from pages.components import auth, counts, download, links, status, style
+from pages.components.rows import Row, rows
+from renalcore import taxonomy
+from renalcore.errors import NotFound
+from renalcore.sediment.measure import ReportedValue
+
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down")
+
+
+def _search() -> None:
+    style.page_header("Patients")
+    text = st.text_input("Search", key="patients-text", placeholder="Patient number or name", persist_state="session")
+    with session_scope(read_only=True) as session:
+        found = patients.search(session, text)
+    if not found:
+        if text:
+            style.empty_state("Nobody matches.", "Check the number, or type a part of the name.")
+        else:
+            style.empty_state("No patients yet.", "A patient appears here with the first specimen that is registered.")
+        return
+    answer = rows(
+        "patients-rows",
+        head=("Patient", "Name", "Specimens", "Last specimen"),
+        rows=[
+            Row(
+                row.patient_id,
+                links.address("patient", patient=row.patient_id),
+                (row.identifier, row.name or "", style.number(row.specimens, 0), style.when(row.newest_at)),
+            )
+            for row in found
+        ],
+        numeric=(2,),
+    )
+    if answer.opened is not None:
+        links.open_page("patient", patient=answer.opened)
+
+
+def _patient(patient_id: int) -> None:
+    with session_scope(read_only=True) as session:
+        patient = specimens.get_patient(session, patient_id)
+        history = patient_history(session, patient_id)
+        known = specimens.worklist(session, text=patient.identifier, limit=500).rows
+    mine = [row for row in known if row.patient_identifier == patient.identifier]
+    with style.page_header(patient.identifier, patient.name):
+        download.csv_button(
+            "CSV",
+            key=f"csv-patient-{patient_id}",
+            file_name=f"patient-{patient.identifier}.csv",
+            entity="patient",
+            entity_id=patient_id,
+            disabled=not history,
+            patient_id=patient_id,
+        )
+        if st.button("All patients", key="patients-all"):
+            links.open_page("patient")
+    lines = "".join(
+        f'<tr><td><a href="{links.address("review", specimen=row.specimen_id)}" target="_self">'
+        f"{escape(row.accession)}</a></td>"
+        f"<td>{status.state_chip_html(row.state, done=row.fields_done, total=row.fields_total)}</td>"
+        f'<td class="rc-num">{row.fields_total}</td><td>{escape(row.objective)}</td>'
+        f"<td>{style.when(row.collected_at or row.created_at)}</td></tr>"
+        for row in mine
+    )
+    st.html(
+        '<table class="rc-table"><thead><tr><th>Specimen</th><th>State</th><th class="rc-num">Fields</th>'
+        f"<th>Objective</th><th>Taken</th></tr></thead><tbody>{lines}</tbody></table>"
+    )
+    if not history:
+        style.empty_state("No results yet.", "They appear here when an analysis is done.")
+        return
+    st.header("Over time", anchor=False)
+    values = {(report.specimen_id, row.class_name): row for report in history for row in report.rows}
+    seen = [
+        name
+        for name in _class_order()
+        if any((key := (one.specimen_id, name)) in values and values[key].total for one in history)
+    ]
+    chosen = st.multiselect(
+        "Classes", seen, default=seen[:6], key=f"classes-{patient_id}", placeholder="Choose classes"
+    )
+    if not chosen:
+        st.html('<p class="rc-quiet-text">Nothing was found in any specimen, or no class is chosen.</p>')
+        return
+    _table(history, values, chosen)
+    _plot(history, values, chosen, patient_id)
+    st.header("Where each value comes from", anchor=False)
+    for name in chosen:
+        with st.expander(name, key=f"trace-{patient_id}-{name}"):
+            _trace(history, values, name)
+
+
+def _class_order() -> list[str]:
+    return [taxonomy.NAMES[index] for group in taxonomy.Group for index in taxonomy.ids_of(group)]
+
+
+def _plot(
+    history: list[SpecimenReport], values: dict[tuple[int, str], ReportedValue], chosen: list[str], patient_id: int
+) -> None:
+    figure = go.Figure()
+    for number, name in enumerate(chosen):
+        points = [(one, values[one.specimen_id, name]) for one in history if (one.specimen_id, name) in values]
+        unit = points[-1][1].unit if points else ""
+        figure.add_scatter(
+            x=[one.taken_at for one, _ in points],
+            y=[value.mean for _, value in points],
+            customdata=[[one.accession, value.grade or "no grade", value.fields] for one, value in points],
+            mode="lines+markers",
+            name=f"{name} /{unit}",
+            line={"color": taxonomy.particle(name).colour, "dash": DASHES[number % len(DASHES)], "width": 2},
+            marker={"symbol": SYMBOLS[number % len(SYMBOLS)], "size": 9},
+            hovertemplate="%{customdata[0]}: %{y:.1f}, %{customdata[1]}, %{customdata[2]} fields"
+            "<extra>%{fullData.name}</extra>",
+        )
+    figure.update_layout(
+        height=340,
+        margin={"l": 10, "r": 10, "t": 10, "b": 10},
+        yaxis={"title": "mean count per unit", "rangemode": "tozero"},
+        legend={"orientation": "h", "y": -0.2},
+    )
+    st.plotly_chart(figure, key=f"plot-{patient_id}", config={"displayModeBar": False})
+
+
+def _table(history: list[SpecimenReport], values: dict[tuple[int, str], ReportedValue], chosen: list[str]) -> None:
+    head = "".join(
+        f'<th class="rc-num">{escape(one.accession)}<br><span class="rc-quiet-text">{style.when(one.taken_at)[:11]}'
+        f"{'' if one.signature else ', not signed'}</span></th>"
+        for one in history[-6:]
+    )
+    lines = []
+    for name in chosen:
+        cells = []
+        unit = ""
+        for one in history[-6:]:
+            value = values.get((one.specimen_id, name))
+            if value is None:
+                cells.append(f'<td class="rc-num">{style.NO_VALUE}</td>')
+                continue
+            unit = value.unit
+            grade = f" {status.quiet_chip_html(value.grade)}" if value.grade else ""
+            cells.append(f'<td class="rc-num">{style.number(value.mean)}{grade}</td>')
+        mark = counts.group_mark_html(taxonomy.particle(name).group)
+        lines.append(
+            f'<tr><td>{mark} {escape(name)} <span class="rc-quiet-text">/{unit}</span></td>{"".join(cells)}</tr>'
+        )
+    st.html(
+        f'<table class="rc-table"><thead><tr><th>Class</th>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+    )
+    if len(history) > 6:
+        st.html(f'<p class="rc-quiet-text">The last 6 of {len(history)} specimens; the chart and the CSV have all.</p>')
+
+
+def _trace(history: list[SpecimenReport], values: dict[tuple[int, str], ReportedValue], name: str) -> None:
+    lines = []
+    for one in reversed(history):
+        value = values.get((one.specimen_id, name))
+        if value is None:
+            continue
+        places = {field.field_id: field for field in one.fields}
+        per_field = ", ".join(
+            f'<a href="{links.address("review", specimen=one.specimen_id, field=field_id)}" target="_self" '
+            f'title="{escape(places[field_id].name)}">field {places[field_id].position + 1}</a>: {count}'
+            for field_id, count in value.per_field
+        )
+        lines.append(
+            f"<tr><td>{escape(one.accession)}</td>"
+            f'<td class="rc-num">{style.number(value.mean)} /{escape(value.unit)}</td>'
+            f"<td>{status.quiet_chip_html(value.grade) if value.grade else style.NO_VALUE}</td>"
+            f"<td>{value.total} in {value.fields} fields: {per_field}</td>"
+            f'<td class="rc-quiet-text">{escape(value.cut_off_version)}</td></tr>'
+        )
+    st.html(
+        '<table class="rc-table"><thead><tr><th>Specimen</th><th class="rc-num">Mean</th><th>Grade</th>'
+        f"<th>Counted</th><th>Cut-offs</th></tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    )
+
+
+auth.require()
+asked = st.query_params.get("patient", "")
+if asked.isdigit():
+    try:
+        _patient(int(asked))
+    except NotFound:
+        style.page_header("Patients")
+        style.empty_state("No such patient.", "Look for the patient by number or name.")
+        if st.button("All patients", key="patients-none"):
+            links.open_page("patient")
+else:
+    _search()
