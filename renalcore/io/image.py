@@ -97,7 +97,7 @@ _REMEDIES: Final = {
     "application/dicom": f"a DICOM file; export the field as {_READABLE}",
     "text/plain": "text, not a picture; upload the picture itself",
 }
-# A decoder fed with broken bytes raises almost anything that is not an exit.
+# A decoder fed with broken bytes raises almost anything that is not an exit; `Warning` where a caller made them errors.
 _DECODER_ERRORS: Final = (
     OSError,
     SyntaxError,
@@ -316,7 +316,8 @@ def _decoded(
         raise TooLarge(f"{name}: the picture is too large to be opened; reduce it and upload it again.") from None
     except _DECODER_ERRORS as error:
         raise UnreadableFile(
-            f"{name}: the picture is damaged or cut off ({_reason(error)}). Copy it from the microscope again."
+            f"{name}: the picture is damaged, cut off or of a variant that cannot be read{_reason(error)}. "
+            "Copy it from the microscope again, or save it as PNG."
         ) from error
     flags = ((_FIRST_FRAME_ONLY, frames > 1), (_REDUCED_DEPTH, deep))
     return pixels, tuple(flag for flag, raised in flags if raised)
@@ -497,6 +498,6 @@ def _fit_circle(points: NDArray[np.float64]) -> tuple[float, float, float] | Non
 
 
 def _reason(error: BaseException) -> str:
-    """The decoder's own words without anything that could be a path."""
-    words = str(error).strip().splitlines()
-    return words[0][:80] if words and "/" not in words[0] and "<" not in words[0] else type(error).__name__
+    """The decoder's own words in brackets, where they are words and hold nothing that could be a path."""
+    words = (str(error).strip().splitlines() or [""])[0][:80]
+    return f" ({words})" if " " in words and not set(words) & set("/\\<") else ""

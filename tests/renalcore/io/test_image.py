@@ -263,9 +263,9 @@ REFUSED = {
     "pdf": (b"%PDF-1.7\n" + bytes(100), "this is a PDF document; export the pictures in it"),
     "dicom": (bytes(128) + b"DICM" + bytes(100), "this is a DICOM file; export the field as JPEG"),
     "thumbnail": (encoded(FIELD[:60, :90], "PNG"), "the picture has only 90 x 60 px; a field needs at least 64 px"),
-    "header only": (b"\x89PNG\r\n\x1a\n", "the picture is damaged or cut off"),
+    "header only": (b"\x89PNG\r\n\x1a\n", "the picture is damaged, cut off or of a variant"),
     **{
-        f"half a {kind}": (content[: len(content) // 2], "the picture is damaged or cut off")
+        f"half a {kind}": (content[: len(content) // 2], "the picture is damaged, cut off or of a variant")
         for kind, content in (
             ("JPEG", encoded(FIELD, "JPEG", quality=95)),
             ("PNG", encoded(FIELD, "PNG")),
@@ -312,6 +312,24 @@ def test_a_file_over_the_byte_limit_is_not_even_read_whole(stream: bool) -> None
         read_field(source, name="f.bmp", limits=Limits(max_bytes=1000))
     if isinstance(source, io.BytesIO):
         assert source.tell() == 1001
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.9, 0.999])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_cut_off_anywhere_is_refused(kept: float, progressive: bool) -> None:
+    content = encoded(FIELD, "JPEG", progressive=progressive)
+    with pytest.raises(UnreadableFile) as refusal:
+        read_field(content[: int(len(content) * kept)], name="f.jpg")
+    assert str(refusal.value).endswith("Copy it from the microscope again, or save it as PNG.")
+
+
+@pytest.mark.shared_data
+def test_slides_are_read_or_refused_with_a_reason(shared_data: Path) -> None:
+    folder = shared_data / "histology" / "slide_formats"
+    assert read_field(folder / "CMU-1-Small-Region.svs", name="slide.svs").pixels.shape == (2967, 2220, 3)
+    for name in ("broken.svs", "no_mpp_jpeg2000.svs"):
+        with pytest.raises(UnreadableFile, match=f"^{name}: "):
+            read_field(folder / name, name=name)
 
 
 def test_a_file_that_is_gone_is_refused_without_its_folder(tmp_path: Path) -> None:
