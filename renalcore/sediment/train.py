@@ -7,8 +7,9 @@ instructions the network computes in bfloat16.
 
 from __future__ import annotations
 
-import json
+import hashlib
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,21 @@ from ultralytics.models.yolo.detect import DetectionTrainer, DetectionValidator
 
 from renalcore import taxonomy
 from renalcore.errors import InputError
+from renalcore.models import HeldOutFigure, InputScale, ModelCard, TrainingData
 from renalcore.sediment.data import Augmentation, SedimentDataset, read_rendered, read_urised
 from renalcore.sediment.losses import IGNORE
 from renalcore.sediment.networks import MultiHeadDetectionModel, Scale, build, load_weights, save_weights
+
+OBJECTS_TO_VALIDATE = 20
+"""Held-out real objects below which a class counts as unvalidated: an AP over fewer says little."""
+
+SCORE_UNVALIDATED = 0.5
+"""Reporting threshold of a class for which no best one could be measured."""
+
+INTENDED_USE = (
+    "Research on urine-sediment microscopy: proposing particles in bright-field pictures of unstained sediment to a "
+    "technologist who reviews every field. Not for use in diagnostic procedures."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +43,7 @@ class TrainConfig:
 
     Attributes:
         data: Folder of real fields (`manifest.csv`, `images/`, `labels/`).
-        output: Folder of the run: checkpoints, `results.csv`, final safetensors.
+        output: Folder of the run: checkpoints, `metrics.csv`, final safetensors with their card.
         rendered: Folders of rendered fields.
         scale: Size of YOLO12.
         size_px: Side of a training crop; crops of 320 px show as many cells a second as larger ones on a CPU.
@@ -39,6 +52,7 @@ class TrainConfig:
         hours: Stop and anneal so that the run ends after this time.
         items: Crops an epoch.
         rendered_share: Share of crops from rendered fields.
+        licence: Licence words of the real fields, for the model's card.
         held_out: Groups to validate on instead of the manifest's split, for cross-validation.
         optimizer: Ultralytics' name; the paper's is SGD, AdamW learns more in a short run from scratch.
         lr0, lrf: First learning rate, and the last as a share of it.
@@ -58,6 +72,7 @@ class TrainConfig:
     hours: float | None = None
     items: int = 4000
     rendered_share: float = 0.3
+    licence: str = "not stated"
     held_out: tuple[str, ...] = ()
     optimizer: str = "SGD"
     lr0: float = 0.00996
@@ -133,6 +148,9 @@ class SedimentTrainer(DetectionTrainer):
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
         super().__init__(overrides=config.overrides())
+        self.csv = self.save_dir / "metrics.csv"
+        if not config.resume:
+            self.csv.unlink(missing_ok=True)
 
     def get_dataset(self) -> dict[str, Any]:
         """Names and folders; the fields themselves are read by `build_dataset`."""
@@ -196,10 +214,11 @@ class SedimentTrainer(DetectionTrainer):
 
 
 def train(config: TrainConfig) -> Path:
-    """Train, and write the averaged weights of the last epoch as fp16 safetensors.
+    """Train, and write the averaged weights of the last epoch as fp16 safetensors, with their card.
 
     Returns:
-        The safetensors file, `output/sediment-multihead-SCALE.safetensors`.
+        The safetensors file, `output/KEY.safetensors`; a copy of `output`'s two files under `renalcore/weights/KEY/`
+        makes the model known.
 
     Raises:
         InputError: `resume` without a checkpoint in `output`, or an unreadable data folder.
@@ -208,7 +227,54 @@ def train(config: TrainConfig) -> Path:
         raise InputError(f"{config.output} holds no checkpoint to resume from; start without --resume")
     trainer = SedimentTrainer(config)
     trainer.train()
-    weights = config.output / f"sediment-multihead-{config.scale}.safetensors"
+    key = f"sediment-multihead-{config.scale}"
+    weights = config.output / f"{key}.safetensors"
     save_weights(trainer.ema.ema, weights)
-    (config.output / "config.json").write_text(json.dumps(config.overrides(), indent=1) + "\n")
+    (config.output / "card.json").write_text(_card(key, config, trainer, weights).to_json(), encoding="utf-8")
     return weights
+
+
+def _card(key: str, config: TrainConfig, trainer: SedimentTrainer, weights: Path) -> ModelCard:
+    """What is known of the weights at the end of training; figures by Ultralytics' validator on the held-out fields."""
+    metrics = trainer.validator.metrics
+    objects = metrics.nt_per_class
+    judged = [class_id for class_id in metrics.ap_class_index if objects[class_id] >= OBJECTS_TO_VALIDATE]
+    row_of = {class_id: row for row, class_id in enumerate(metrics.ap_class_index)}
+    best = {taxonomy.NAMES[i]: float(metrics.box.px[metrics.box.f1_curve[row_of[i]].argmax()]) for i in judged}
+    fields = trainer.train_loader.dataset.fields
+    real = sum(field.real for field in fields)
+    sources = [TrainingData(config.data.name, config.licence, real, "real fields; labels partial")]
+    if len(fields) > real:
+        note = "drawn by renalcore.sediment.synthetic, all 39 classes"
+        sources.append(TrainingData("rendered fields", "AGPL-3.0-only", len(fields) - real, note))
+    held_out = f"{len(trainer.test_loader.dataset)} held-out fields of {config.data.name}"
+    command = f"python -m renalcore train sediment --data {config.data} ... (its last validation)"
+    return ModelCard(
+        key=key,
+        title=f"Multi-head YOLOv12-{config.scale} for urine sediment",
+        modality="sediment",
+        task="detection",
+        classes=taxonomy.NAMES,
+        validated_classes=tuple(taxonomy.NAMES[class_id] for class_id in judged),
+        input=InputScale(slice_px=640, overlap=0.25),
+        min_score={name: round(best.get(name, SCORE_UNVALIDATED), 2) for name in taxonomy.NAMES},
+        weights=weights.name,
+        sha256=hashlib.sha256(weights.read_bytes()).hexdigest(),
+        bytes=weights.stat().st_size,
+        architecture=f"YOLO12-{config.scale} backbone and neck, six depthwise-separable Detect heads, 39 classes",
+        scale=config.scale,
+        training_data=tuple(sources),
+        figures=tuple(
+            HeldOutFigure(
+                f"AP50 {taxonomy.NAMES[i]} ({objects[i]} objects)", round(float(metrics.box.ap50[row_of[i]]), 4),
+                held_out, command,
+            )
+            for i in judged
+        ),
+        intended_use=INTENDED_USE,
+        limits=(
+            f"{len(taxonomy.NAMES) - len(judged)} of the 39 classes were never validated on real pictures.",
+            "Trained on bright-field pictures without stain; phase contrast and stained sediment are untested.",
+        ),
+        date=datetime.now(UTC).date(),
+    )  # fmt: skip

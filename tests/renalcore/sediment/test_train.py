@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from renalcore.errors import InputError
+from renalcore.models import ModelCard
 from renalcore.sediment.networks import build, load_weights
 from renalcore.sediment.train import SedimentTrainer, TrainConfig, train
 
@@ -32,7 +34,11 @@ def test_a_run_leaves_weights_that_load_and_a_row_of_metrics_an_epoch(small_run:
     weights = train(small_run)
     assert weights == small_run.output / "sediment-multihead-n.safetensors"
     load_weights(build("n"), weights)
-    with (small_run.output / "results.csv").open() as lines:
+    card = ModelCard.from_json((small_run.output / "card.json").read_text())
+    assert card.sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert card.validated_classes == ()  # one held-out object validates nothing
+    assert card.training_data[0].images == 1
+    with (small_run.output / "metrics.csv").open() as lines:
         rows = list(csv.DictReader(lines))
     assert [row["epoch"] for row in rows] == ["1"]
     assert float(rows[0]["train/cls_loss"]) > 0
@@ -59,5 +65,5 @@ def test_a_run_resumes_from_its_last_checkpoint(small_run: TrainConfig) -> None:
     with pytest.raises(KeyboardInterrupt):
         killed.train()
     train(replace(small_run, epochs=2, resume=True))
-    with (small_run.output / "results.csv").open() as lines:
+    with (small_run.output / "metrics.csv").open() as lines:
         assert [row["epoch"] for row in csv.DictReader(lines)] == ["1", "2"]
