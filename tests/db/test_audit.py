@@ -16,6 +16,7 @@ from db.models import APPEND_ONLY, User
 from renalcore.errors import AuditBroken
 
 GUARDED = (*APPEND_ONLY, "audit_head", "cutoff_tables")
+SHIPPED = 2  # events that the upgrade itself records: the two published cut-off tables
 
 
 def tell(engine: Engine, *actions: str, actor: User | None = None) -> None:
@@ -61,8 +62,8 @@ def test_an_event_holds_who_when_what_and_why(engine: Engine, admin: User) -> No
             reason="wrong cast",
         )
     with session_scope(engine) as session:
-        (event,) = audit.events(session)
-    assert (event.id, event.actor_id, event.actor_name) == (1, admin.id, "ada")
+        event, *_ = audit.events(session)
+    assert (event.id, event.actor_id, event.actor_name) == (SHIPPED + 1, admin.id, "ada")
     assert (event.action, event.entity, event.entity_id, event.reason) == (
         "specimen.amend", "specimen", "12", "wrong cast",
     )  # fmt: skip
@@ -71,9 +72,9 @@ def test_an_event_holds_who_when_what_and_why(engine: Engine, admin: User) -> No
 
 
 def test_a_whole_trail_verifies_and_tells_its_length(engine: Engine, admin: User) -> None:
-    assert verified(engine) == 0
+    assert verified(engine) == SHIPPED
     tell(engine, "a", "b", "c", actor=admin)
-    assert verified(engine) == 3
+    assert verified(engine) == SHIPPED + 3
 
 
 def test_every_json_value_survives_the_database_as_it_was_hashed(engine: Engine) -> None:
@@ -84,7 +85,7 @@ def test_every_json_value_survives_the_database_as_it_was_hashed(engine: Engine)
     with session_scope(engine) as session:
         audit.record(session, actor=None, action="a", entity="e", entity_id=None, old=values, new=[values])
         audit.record(session, actor=None, action="a", entity="e", entity_id=None, old="", new=False)
-    assert verified(engine) == 2
+    assert verified(engine) == SHIPPED + 2
 
 
 def test_a_value_without_a_form_in_json_is_refused(engine: Engine) -> None:
@@ -100,14 +101,14 @@ def test_an_event_disappears_with_the_transaction_it_tells_about(engine: Engine)
         audit.record(session, actor=None, action="b", entity="e", entity_id=None)
         _ = 1 / 0
     tell(engine, "c")
-    assert verified(engine) == 2
+    assert verified(engine) == SHIPPED + 2
 
 
 def test_several_events_fit_into_one_transaction(engine: Engine) -> None:
     with session_scope(engine) as session:
         ids = [audit.record(session, actor=None, action=a, entity="e", entity_id=None).id for a in "abc"]
-        assert audit.verify(session) == 3
-    assert ids == [1, 2, 3]
+        assert audit.verify(session) == SHIPPED + 3
+    assert ids == [SHIPPED + 1, SHIPPED + 2, SHIPPED + 3]
 
 
 @pytest.mark.parametrize("verb", ["UPDATE", "DELETE", "TRUNCATE"])
@@ -135,7 +136,7 @@ def test_sqlite_refuses_to_replace_an_event(engine: Engine) -> None:
             connection.execute(
                 text(
                     f"INSERT OR REPLACE INTO audit_events SELECT {key}, at, actor_id, actor_name, 'forged', entity, "
-                    "entity_id, old, new, reason, prev_hash, hash FROM audit_events WHERE id = 2"
+                    "entity_id, old, new, reason, prev_hash, hash FROM audit_events WHERE id = 4"
                 )
             )
     with pytest.raises(DBAPIError, match="REPLACE refused"), engine.begin() as connection:
@@ -152,7 +153,7 @@ def test_the_head_moves_only_to_the_event_just_recorded(engine: Engine) -> None:
     tell(engine, "a", "b")
     with engine.begin() as connection:
         first = connection.execute(text("SELECT hash FROM audit_events WHERE id = 1")).scalar_one()
-    for forged in (f"events = 1, hash = '{first}'", "events = 3, hash = 'x'", "events = 2, hash = 'x'"):
+    for forged in (f"events = 1, hash = '{first}'", "events = 5, hash = 'x'", "events = 4, hash = 'x'"):
         with pytest.raises(DBAPIError, match="UPDATE refused"), engine.begin() as connection:
             connection.execute(text(f"UPDATE audit_head SET {forged}"))
 
@@ -160,38 +161,38 @@ def test_the_head_moves_only_to_the_event_just_recorded(engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("statements", "message"),
     [
-        (["UPDATE audit_events SET action = 'x' WHERE id = 2"], "event 2 was changed"),
-        (['UPDATE audit_events SET new = \'{"state": "x"}\' WHERE id = 2'], "event 2 was changed"),
-        (["UPDATE audit_events SET old = '[]' WHERE id = 3"], "event 3 was changed"),
-        (["UPDATE audit_events SET actor_name = 'eve' WHERE id = 1"], "event 1 was changed"),
-        (["UPDATE audit_events SET at = '2020-01-01 00:00:00' WHERE id = 4"], "event 4 was changed"),
-        (["UPDATE audit_events SET reason = 'x' WHERE id = 4"], "event 4 was changed"),
-        (["DELETE FROM audit_events WHERE id = 1"], "event 1 is missing"),
+        (["UPDATE audit_events SET action = 'x' WHERE id = 4"], "event 4 was changed"),
+        (['UPDATE audit_events SET new = \'{"state": "x"}\' WHERE id = 4'], "event 4 was changed"),
+        (["UPDATE audit_events SET old = '[]' WHERE id = 5"], "event 5 was changed"),
+        (["UPDATE audit_events SET actor_name = 'eve' WHERE id = 3"], "event 3 was changed"),
+        (["UPDATE audit_events SET at = '2020-01-01 00:00:00' WHERE id = 6"], "event 6 was changed"),
+        (["UPDATE audit_events SET reason = 'x' WHERE id = 6"], "event 6 was changed"),
         (["DELETE FROM audit_events WHERE id = 3"], "event 3 is missing"),
-        (["DELETE FROM audit_events WHERE id >= 3"], "event 3 is wrong: 4 recorded, 2 present"),
-        (["DELETE FROM audit_events"], "event 1 is wrong: 4 recorded, 0 present"),
+        (["DELETE FROM audit_events WHERE id = 5"], "event 5 is missing"),
+        (["DELETE FROM audit_events WHERE id >= 5"], "event 5 is wrong: 6 recorded, 4 present"),
+        (["DELETE FROM audit_events"], "event 1 is wrong: 6 recorded, 0 present"),
         (["DELETE FROM audit_head"], "lost its head"),
-        (["UPDATE audit_head SET hash = 'x'"], "event 4 is not the one that was recorded last"),
+        (["UPDATE audit_head SET hash = 'x'"], "event 6 is not the one that was recorded last"),
         (
             [
-                "UPDATE audit_events SET id = 99 WHERE id = 2",
-                "UPDATE audit_events SET id = 2 WHERE id = 3",
-                "UPDATE audit_events SET id = 3 WHERE id = 99",
+                "UPDATE audit_events SET id = 99 WHERE id = 4",
+                "UPDATE audit_events SET id = 4 WHERE id = 5",
+                "UPDATE audit_events SET id = 5 WHERE id = 99",
             ],
-            "event 2 was changed",
+            "event 4 was changed",
         ),
         (
-            ["DELETE FROM audit_events WHERE id = 2", "UPDATE audit_events SET id = id - 1 WHERE id > 2"],
-            "event 2 was changed",
+            ["DELETE FROM audit_events WHERE id = 4", "UPDATE audit_events SET id = id - 1 WHERE id > 4"],
+            "event 4 was changed",
         ),
         (
             [
                 (
                     "INSERT INTO audit_events (id, at, actor_name, action, entity, prev_hash, hash) "
-                    "SELECT 5, at, actor_name, 'forged', entity, hash, 'x' FROM audit_events WHERE id = 4"
+                    "SELECT 7, at, actor_name, 'forged', entity, hash, 'x' FROM audit_events WHERE id = 6"
                 )
             ],
-            "event 5 was changed",
+            "event 7 was changed",
         ),
     ],
 )
@@ -225,8 +226,8 @@ def test_an_exchanged_event_with_a_fitting_hash_breaks_the_chain_after_it(engine
     tell(engine, "a", "b", "c")
     with engine.begin() as connection:
         without_triggers(connection)
-        forged_row(connection, 2, action="x")
-    with pytest.raises(AuditBroken, match="event 3 does not follow"):
+        forged_row(connection, 4, action="x")
+    with pytest.raises(AuditBroken, match="event 5 does not follow"):
         verified(engine)
 
 
@@ -234,8 +235,8 @@ def test_the_last_event_exchanged_with_a_fitting_hash_does_not_fit_the_head(engi
     tell(engine, "a", "b", "c")
     with engine.begin() as connection:
         without_triggers(connection)
-        forged_row(connection, 3, action="x")
-    with pytest.raises(AuditBroken, match="event 3 is not the one that was recorded last"):
+        forged_row(connection, 5, action="x")
+    with pytest.raises(AuditBroken, match="event 5 is not the one that was recorded last"):
         verified(engine)
 
 
@@ -244,7 +245,7 @@ def test_a_trail_written_wholly_anew_is_found_by_a_hash_noted_before(engine: Eng
     with session_scope(engine) as session:
         noted = audit.head(session).hash
     tell(engine, "c")
-    assert verified(engine, noted=noted) == 3
+    assert verified(engine, noted=noted) == SHIPPED + 3
     with engine.begin() as connection:
         without_triggers(connection)
         connection.execute(text("DELETE FROM audit_events"))
@@ -285,7 +286,7 @@ def test_threads_and_processes_that_record_at_once_keep_one_chain(engine: Engine
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0]
-    assert verified(engine) == 2 * 15 + 3 * 10
+    assert verified(engine) == SHIPPED + 2 * 15 + 3 * 10
 
 
 def test_a_trail_verifies_while_others_record(engine: Engine) -> None:
@@ -300,19 +301,19 @@ def test_events_are_found_by_actor_action_record_and_time(engine: Engine, admin:
     tell(engine, "specimen.register")
     with session_scope(engine) as session:
         audit.record(session, actor=None, action="user_x", entity="user", entity_id="3")
-        everything = [event.id for event in audit.events(session)]
-        assert everything == [4, 3, 2, 1]
-        assert [e.id for e in audit.events(session, actor="ada")] == [2, 1]
-        assert [e.id for e in audit.events(session, action="user.sign_in")] == [2]
-        assert [e.id for e in audit.events(session, action="user.")] == [2, 1]
-        assert [e.id for e in audit.events(session, entity="user", entity_id=3)] == [4]
-        assert [e.id for e in audit.events(session, limit=2, offset=1)] == [3, 2]
+        everything = [event.id - SHIPPED for event in audit.events(session)]
+        assert everything == [4, 3, 2, 1, 0, -1]
+        assert [e.id - SHIPPED for e in audit.events(session, actor="ada")] == [2, 1]
+        assert [e.id - SHIPPED for e in audit.events(session, action="user.sign_in")] == [2]
+        assert [e.id - SHIPPED for e in audit.events(session, action="user.")] == [2, 1]
+        assert [e.id - SHIPPED for e in audit.events(session, entity="user", entity_id=3)] == [4]
+        assert [e.id - SHIPPED for e in audit.events(session, limit=2, offset=1)] == [3, 2]
         third = audit.events(session)[1].at
-        assert [e.id for e in audit.events(session, since=third)] == [4, 3]
-        assert [e.id for e in audit.events(session, until=third)] == [2, 1]
+        assert [e.id - SHIPPED for e in audit.events(session, since=third)] == [4, 3]
+        assert [e.id - SHIPPED for e in audit.events(session, until=third)] == [2, 1, 0, -1]
         assert audit.count(session, actor="ada") == 2
         assert audit.count(session, since=third + timedelta(days=1)) == 0
-        assert audit.actions(session) == ["specimen.register", "user.create", "user.sign_in", "user_x"]
+        assert audit.actions(session) == ["cutoffs.ship", "specimen.register", "user.create", "user.sign_in", "user_x"]
 
 
 def test_exported_rows_are_text_from_the_oldest_to_the_newest(engine: Engine, admin: User) -> None:
@@ -322,9 +323,9 @@ def test_exported_rows_are_text_from_the_oldest_to_the_newest(engine: Engine, ad
         first = audit.events(session)[1]
     assert [tuple(row) for row in rows] == [audit.EXPORT_COLUMNS] * 2
     assert rows[0] == {
-        "id": "1", "at": first.at.isoformat(), "actor_id": str(admin.id), "actor_name": "ada", "action": "a",
+        "id": "3", "at": first.at.isoformat(), "actor_id": str(admin.id), "actor_name": "ada", "action": "a",
         "entity": "specimen", "entity_id": "7", "old": "", "new": '{"state":"a"}', "reason": "",
-        "prev_hash": "0" * 64, "hash": first.hash,
+        "prev_hash": first.prev_hash, "hash": first.hash,
     }  # fmt: skip
 
 
