@@ -221,7 +221,7 @@ def store_field(
                     "analysis_id": analysis_id,
                     "field_id": field_id,
                     "class_name": class_name,
-                    "score": round(float(score), 6),  # all that float32 holds: 0.7 shall not lie below 0.7
+                    "score": _score(score),
                     "x1": float(box[0]),
                     "y1": float(box[1]),
                     "x2": float(box[2]),
@@ -231,6 +231,11 @@ def store_field(
             ],
         )
     return True
+
+
+def _score(score: float) -> float:
+    """Six decimals are all that float32 holds, so that 0.7 does not lie below 0.7; and no model is ever certain."""
+    return min(round(float(score), 6), 0.999999)
 
 
 def finish(session: Session, analysis_id: int) -> bool:

@@ -345,6 +345,7 @@ def worklist(
     session: Session,
     *,
     state: SpecimenState | None = None,
+    patient_id: int | None = None,
     text: str | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
@@ -356,6 +357,7 @@ def worklist(
     Args:
         session: An open session.
         state: Only specimens in this state.
+        patient_id: Only specimens of this patient.
         text: Only those whose accession number, hospital number or patient name holds this text, in any case.
         since: Only those registered at this moment or later.
         until: Only those registered before this moment.
@@ -370,6 +372,8 @@ def worklist(
     conditions: list[ColumnElement[bool]] = []
     if state is not None:
         conditions.append(Specimen.state == state)
+    if patient_id is not None:
+        conditions.append(Specimen.patient_id == patient_id)
     if since is not None:
         conditions.append(Specimen.created_at >= since)
     if until is not None:
@@ -507,13 +511,15 @@ def _add(
             select(StoredFile).where(StoredFile.sha256.in_([upload.sha256 for upload in uploads]))
         )
     }
+    for upload in sorted(uploads, key=lambda upload: upload.sha256):  # in one order, or two uploads wait for each other
+        if upload.sha256 not in files:
+            files[upload.sha256] = _file(session, upload)
     added = []
     for position, upload in enumerate(uploads, start=first_position):
-        file = files.get(upload.sha256) or _file(session, upload)
         field = SpecimenField(
             specimen_id=specimen.id,
             position=position,
-            file_id=file.id,
+            file_id=files[upload.sha256].id,
             name=upload.name,
             width_px=upload.width_px,
             height_px=upload.height_px,

@@ -58,6 +58,14 @@ def test_findings_are_stored_as_the_model_gave_them(session: Session, analysis: 
     ]
 
 
+def test_no_model_is_ever_certain(session: Session, analysis: Analysis) -> None:
+    field = specimens.fields(session, analysis.specimen_id)[0]
+    analyses.store_field(
+        session, analysis.id, field.id, detections=found(("RBC", 1.0), ("RBC", 0.7)), seconds=0.5, worker="w1"
+    )
+    assert session.scalars(select(Finding.score).order_by(Finding.id)).all() == [0.999999, 0.7]
+
+
 def test_a_field_is_stored_once(session: Session, analysis: Analysis) -> None:
     assert store(session, analysis, 0, worker="w1")
     assert not store(session, analysis, 0, worker="w2")

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import Engine, func, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from db import analyses, audit, reports, reviews, specimens
+from db.engine import session_scope
 from db.models import Correction, Finding, SignOff, User
 from db.objects import ReviewedObject
 from renalcore.errors import Conflict, InputError, NotFound, UnknownName
@@ -267,6 +269,31 @@ def test_signed_is_final_until_a_reviewer_reopens_it_with_a_reason(
     reviews.reopen(session, number, by=reviewer, reason="A yeast was taken for a red cell")
     assert done.specimen.state == "needs_review"
     assert reviews.remove(session, run, [key], by=technologist) == 1
+
+
+def test_a_correction_made_while_another_person_signs_is_refused(
+    session: Session, engine: Engine, done: Analysed, technologist: User, reviewer: User
+) -> None:
+    key = keys(session, done)[0]
+    session.commit()
+    ended: list[str] = []
+
+    def correct() -> None:
+        try:
+            with session_scope(engine) as own:
+                reviews.remove(own, done.analysis.id, [key], by=technologist)
+            ended.append("corrected")
+        except Conflict as refused:
+            ended.append(str(refused))
+
+    reviews.sign(session, done.specimen.id, by=reviewer, meaning="Reviewed")
+    thread = threading.Thread(target=correct)
+    thread.start()
+    thread.join(0.5)
+    assert ended == []  # it waits for the signature
+    session.commit()
+    thread.join()
+    assert ended == ["Specimen A-1 is signed. A reviewer must reopen it with a reason first."]
 
 
 def test_an_amendment_leaves_the_first_signature_as_it_was(

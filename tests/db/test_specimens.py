@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import Engine, insert, select
 from sqlalchemy.orm import Session
 
 from db import analyses, audit, specimens
+from db.engine import session_scope
 from db.models import Analysis, Patient, Specimen, StoredFile, User
 from renalcore.errors import Conflict, InputError, NotFound, UnknownName
 from renalcore.types import QualityFlag
@@ -198,6 +200,65 @@ def test_a_range_of_dates_holds_its_beginning_but_not_its_end(session: Session, 
         register(f"A-{days}").created_at = MONDAY + timedelta(days=days)
     page = specimens.worklist(session, since=MONDAY, until=MONDAY + timedelta(days=2))
     assert [row.accession for row in page.rows] == ["A-1", "A-0"]
+
+
+def test_the_worklist_of_one_patient(session: Session, register: Register) -> None:
+    mine = register("A-1", identifier="H-1")
+    register("A-2", identifier="H-11")
+    assert [row.accession for row in specimens.worklist(session, patient_id=mine.patient_id).rows] == ["A-1"]
+
+
+def test_of_several_people_with_one_accession_number_at_one_moment_one_succeeds(
+    engine: Engine, technologist: User
+) -> None:
+    together, ended = threading.Barrier(4), []
+
+    def work(number: int) -> None:
+        pictures = ["a.png", "b.png", "c.png"]
+        together.wait()
+        try:
+            with session_scope(engine) as own:
+                specimens.register(
+                    own, identifier="H-1", patient_name="Ann", accession="A-1", objective="40x", scale_kind="unknown",
+                    um_per_px=None, collected_at=None, by=technologist,
+                    uploads=[a_picture(name) for name in (pictures if number % 2 else pictures[::-1])],
+                )  # fmt: skip
+            ended.append("registered")
+        except Conflict as refused:
+            ended.append(str(refused)[:33])
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(ended) == ["Accession number A-1 is already r"] * 3 + ["registered"]
+
+
+def test_the_same_pictures_in_several_specimens_at_one_moment_are_stored_once(
+    engine: Engine, technologist: User, session: Session
+) -> None:
+    together, ended = threading.Barrier(4), []
+
+    def work(number: int) -> None:
+        pictures = ["a.png", "b.png", "c.png"]
+        together.wait()
+        with session_scope(engine) as own:
+            specimen = specimens.register(
+                own, identifier=f"H-{number % 2}", patient_name=None, accession=f"A-{number}", objective="40x",
+                scale_kind="unknown", um_per_px=None, collected_at=None, by=technologist,
+                uploads=[a_picture(name) for name in (pictures if number < 2 else pictures[::-1])],
+            )  # fmt: skip
+            ended.append(specimen.accession)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(ended) == ["A-0", "A-1", "A-2", "A-3"]
+    assert len(session.scalars(select(StoredFile)).all()) == 3
+    assert len(session.scalars(select(Patient)).all()) == 2
 
 
 def test_an_unknown_state_is_refused(session: Session) -> None:
