@@ -1,0 +1,1 @@
+"""Where networks run: devices, and the back ends that run a network on them."""

@@ -1,0 +1,84 @@
+"""Which processor runs a network.
+
+Four words: `cuda` (torch on an NVIDIA GPU), `openvino` (OpenVINO on this machine's CPU), `cpu` (torch on this machine's
+CPU) and `auto`, the fastest of the three that is here. A device asked for by name is used or refused, never replaced.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from renalcore.errors import DeviceUnavailable, UnknownName
+
+Kind = Literal["cuda", "openvino", "cpu"]
+CHOICES: tuple[str, ...] = ("auto", *get_args(Kind))
+"""What may be asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A processor and what drives it.
+
+    Attributes:
+        kind: Which back end runs the network.
+        threads: CPU threads it may use.
+    """
+
+    kind: Kind
+    threads: int
+
+    def __str__(self) -> str:
+        return {
+            "cuda": "NVIDIA GPU (CUDA)",
+            "openvino": f"CPU (OpenVINO, {self.threads} threads)",
+            "cpu": f"CPU (PyTorch, {self.threads} threads)",
+        }[self.kind]
+
+
+def choose(asked: str = "auto", *, threads: int | None = None) -> Device:
+    """The device called `asked`.
+
+    Args:
+        asked: `auto`, `cuda`, `openvino` or `cpu`.
+        threads: CPU threads; by default OMP_NUM_THREADS, else the cores this process may use.
+
+    Raises:
+        UnknownName: No device has that name.
+        DeviceUnavailable: It was asked for by name and is not on this machine.
+    """
+    if asked not in CHOICES:
+        raise UnknownName(f"{asked!r} is not a device; choose one of {', '.join(CHOICES)}")
+    if threads is None:
+        threads = usable_threads()
+    if asked == "auto":
+        kinds: tuple[Kind, ...] = get_args(Kind)
+        return Device(next(kind for kind in kinds if absence(kind) is None), threads)
+    kind = next(kind for kind in get_args(Kind) if kind == asked)
+    if reason := absence(kind):
+        raise DeviceUnavailable(f"device {asked!r} is not available: {reason}. Use --device auto, or repair it.")
+    return Device(kind, threads)
+
+
+def absence(kind: Kind) -> str | None:
+    """Why `kind` cannot be used on this machine, or None where it can."""
+    if kind == "openvino":
+        return None if importlib.util.find_spec("openvino") else "the Python package openvino is not installed"
+    if kind == "cpu":
+        return None
+    try:
+        ctypes.CDLL("libcuda.so.1")  # milliseconds, where asking torch takes seconds
+    except OSError:
+        return "this machine has no NVIDIA driver (libcuda.so.1)"
+    import torch
+
+    return None if torch.cuda.is_available() else "this build of torch finds no usable NVIDIA GPU"
+
+
+def usable_threads() -> int:
+    """OMP_NUM_THREADS where it is set, else the number of cores this process may use."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return int(wanted) if wanted.isdecimal() and int(wanted) > 0 else len(os.sched_getaffinity(0))
