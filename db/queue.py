@@ -1,0 +1,250 @@
+"""The queue between the web app, which asks for analyses, and the workers, which carry them out.
+
+The queue is DBOS's. On PostgreSQL its tables lie in the schema `dbos` of RenalCore's own database. On SQLite they lie
+in a file of their own beside RenalCore's (`renalcore-queue.db` beside `renalcore.db`): SQLite lets one writer in at a
+time, and DBOS polls, claims and checkpoints all day; so it never waits for a clinical record to be written, nor the
+other way round. It also keeps a backup of the record free of running work.
+
+Two files cannot be written in one transaction, so the record alone says what is to be done, and the queue is derived
+from it: an analysis that is queued or running and that nobody works on is put back into the queue by the workers
+(`mend`), be it that the web process was killed between its two commits or that a backup was restored.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from sqlalchemy import func, select
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from db import analyses
+from db.engine import session_scope
+from db.models import Analysis, FieldResult
+from db.settings import Settings
+from renalcore.errors import StorageError
+
+if TYPE_CHECKING:
+    from dbos import DBOSClient, WorkflowStatus
+
+QUEUE = "sediment"
+WORKFLOW = "analyse_specimen"
+APPLICATION = "renalcore"
+APPLICATION_VERSION = "1"  # fixed: what an older release began, a newer one goes on with
+SCHEMA = "dbos"
+
+MAX_TAKEOVERS = 3
+"""How often an analysis without progress is taken over before it is given up: it may be what kills the workers."""
+
+_TAKEOVER_LOCK = 0x52454E41_54414B45  # "RENATAKE": one worker at a time looks for what the dead left
+_GIVEN_UP = (
+    f"The worker ended unexpectedly {MAX_TAKEOVERS} times at the same field. One picture may be too much for this "
+    "machine. Press Retry; if it fails again, tell your administrator, who finds the reason in the worker's log."
+)
+_BROKEN_OFF = "The analysis broke off. Press Retry; if it fails again, tell your administrator."
+
+
+_clients: dict[str, DBOSClient] = {}
+_opening = threading.Lock()
+
+
+class TakenOver(NamedTuple):
+    """An analysis that a dead worker held and that was put back into the queue, or given up."""
+
+    analysis_id: int
+    from_worker: str
+    given_up: bool
+
+
+def system_database_url(database_url: str | None = None) -> str:
+    """Where DBOS keeps its tables, by the address of RenalCore's database (that of the settings by default)."""
+    url = make_url(database_url or Settings.from_env().database_url)
+    if url.get_backend_name() == "sqlite":
+        path = Path(str(url.database))
+        return f"sqlite:///{path.with_name(f'{path.stem}-queue.db')}"
+    return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+
+
+def prepare(database_url: str | None = None) -> None:
+    """Create the queue's tables, or bring them to the version of this DBOS. Changes nothing the second time."""
+    from dbos import DBOS
+
+    url = system_database_url(database_url)
+    if url.startswith("sqlite"):
+        import sqlite3
+
+        connection = sqlite3.connect(url.removeprefix("sqlite:///"), timeout=30)
+        connection.execute("PRAGMA journal_mode = WAL")  # kept in the file: those who read never wait for a writer
+        connection.close()
+    DBOS.migrate(url, schema=SCHEMA)
+
+
+def enqueue(analysis_id: int) -> str:
+    """Put a queued analysis into the queue, once, however often it is asked for.
+
+    Called after the transaction that asked for the analysis, in no transaction of its own.
+
+    Returns:
+        The workflow's id, also kept as `Analysis.workflow_id`. Another attempt at the analysis has another id.
+
+    Raises:
+        NotFound: There is no such analysis.
+        StorageError: The queue cannot be reached; a worker that can will put the analysis there (`mend`).
+    """
+    from dbos import EnqueueOptions
+
+    with session_scope() as session:
+        analysis, _ = analyses.hold(session, analysis_id)  # two clicks: the second one waits, then finds the id
+        if analysis.workflow_id is None:
+            analysis.workflow_id = f"analysis-{analysis_id}-{secrets.token_hex(4)}"
+        workflow_id = analysis.workflow_id
+    options: EnqueueOptions = {
+        "workflow_name": WORKFLOW,
+        "queue_name": QUEUE,
+        "workflow_id": workflow_id,
+        "app_version": APPLICATION_VERSION,
+    }
+    try:
+        _client().enqueue(options, analysis_id)
+    except DBAPIError as error:
+        raise StorageError(
+            "The queue cannot be reached. Nothing is lost: the analysis starts by itself once a worker reaches it."
+        ) from error
+    return workflow_id
+
+
+def cancel(workflow_id: str | None) -> None:
+    """Take a workflow out of the queue, or stop it before its next field. One that ended or is unknown is no matter.
+
+    The record says what was cancelled (`analyses.cancel`), and a worker would notice there by itself.
+    """
+    if workflow_id is not None:
+        _client().cancel_workflow(workflow_id)
+
+
+def hand_back(worker: str) -> list[int]:
+    """A worker that ends in good order returns what it has begun, for the next one to go on with.
+
+    Returns:
+        The analyses.
+    """
+    held = _held(executor_id=worker)
+    for status in held:
+        _client().resume_workflow(status.workflow_id, queue_name=QUEUE)
+    return [_analysis_id(status) for status in held]
+
+
+def take_over(at_work: Collection[str]) -> list[TakenOver]:
+    """Put back into the queue what workers hold that are no longer at work. Fields that have a result keep it.
+
+    One worker at a time does this: the second one finds nothing left. What kills one worker after the other at the
+    same field is given up, with a message, after `MAX_TAKEOVERS` times.
+
+    Args:
+        at_work: Names of the workers that are.
+    """
+    if all(status.executor_id in at_work for status in _held()):
+        return []  # the everyday case, without a lock
+    taken: list[TakenOver] = []
+    with session_scope() as session:
+        _lock(session)
+        for status in _held():
+            if status.executor_id in at_work:
+                continue
+            analysis_id = _analysis_id(status)
+            done = session.scalar(select(func.count()).where(FieldResult.analysis_id == analysis_id)) or 0
+            before = status.attributes or {}
+            times = 1 + (before.get("takeovers", 0) if before.get("fields_done") == done else 0)
+            given_up = times > MAX_TAKEOVERS
+            if given_up:
+                analyses.fail(session, analysis_id, _GIVEN_UP)
+                _client().cancel_workflow(status.workflow_id)
+            else:
+                _client().update_workflow_attributes(status.workflow_id, {"takeovers": times, "fields_done": done})
+                _client().resume_workflow(status.workflow_id, queue_name=QUEUE)
+            taken.append(TakenOver(analysis_id, str(status.executor_id), given_up))
+    return taken
+
+
+def mend() -> list[int]:
+    """Put into the queue what the record says is to be done and the queue knows nothing of.
+
+    Returns:
+        The analyses that were put there; those that broke off by a fault of the program are failed instead.
+    """
+    with session_scope(read_only=True) as session:
+        rows = select(Analysis.id, Analysis.workflow_id).where(Analysis.state.in_(("queued", "running")))
+        unfinished: dict[int, str | None] = {row.id: row.workflow_id for row in session.execute(rows)}
+    if not unfinished:
+        return []
+    known = {status.workflow_id: str(status.status) for status in _statuses(filter(None, unfinished.values()))}
+    put_back: list[int] = []
+    for analysis_id, workflow_id in unfinished.items():
+        state = known.get(workflow_id or "")
+        if state in ("ENQUEUED", "DELAYED", "PENDING"):
+            continue
+        with session_scope() as session:
+            analysis, _ = analyses.hold(session, analysis_id)
+            if analysis.state not in ("queued", "running") or analysis.workflow_id != workflow_id:
+                continue  # it ended, or was asked for again, since we looked
+            if state in ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"):
+                analyses.fail(session, analysis_id, _BROKEN_OFF)
+                continue
+            if state is not None:
+                analysis.workflow_id = None  # that one has ended and cannot run again
+        enqueue(analysis_id)
+        put_back.append(analysis_id)
+    return put_back
+
+
+def forget_clients() -> None:
+    """Close the connections to the queue of every database; the next call opens what it needs."""
+    for client in _clients.values():
+        client.destroy()
+    _clients.clear()
+
+
+def _held(*, executor_id: str | None = None) -> list[WorkflowStatus]:
+    """The workflows that some worker has begun and not ended."""
+    return _client().list_workflows(status="PENDING", name=WORKFLOW, executor_id=executor_id, load_output=False)
+
+
+def _statuses(workflow_ids: Iterable[str]) -> list[WorkflowStatus]:
+    ids = list(workflow_ids)
+    found: list[WorkflowStatus] = []
+    for start in range(0, len(ids), 500):
+        found += _client().list_workflows(workflow_ids=ids[start : start + 500], load_input=False, load_output=False)
+    return found
+
+
+def _analysis_id(status: WorkflowStatus) -> int:
+    if status.input is None:
+        raise ValueError(f"workflow {status.workflow_id} has no input")
+    return int(status.input["args"][0])
+
+
+def _lock(session: Session) -> None:
+    """Held until the transaction ends. On SQLite every writing transaction is such a lock."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.pg_advisory_xact_lock(_TAKEOVER_LOCK)))
+
+
+def _client() -> DBOSClient:
+    from dbos import DBOSClient
+
+    url = Settings.from_env().database_url
+    with _opening:
+        if url not in _clients:
+            prepare(url)
+            _clients[url] = DBOSClient(
+                system_database_url=system_database_url(url),
+                dbos_system_schema=SCHEMA,
+                application_name=APPLICATION,
+                retry_connection_errors=False,
+            )
+        return _clients[url]

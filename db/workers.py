@@ -1,0 +1,79 @@
+"""Who is at work: each worker reports for duty every few seconds, so that its silence can be noticed."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from db.engine import now
+from db.models import WorkerNode
+
+BEAT_S = 5.0  # how often a worker reports
+SILENT_AFTER_S = 20.0  # four reports missed: longer than a busy database delays one, well within a minute
+
+
+def beat(session: Session, name: str, *, host: str, pid: int, device: str | None = None) -> WorkerNode:
+    """A worker says that it is at work; its first report enters it.
+
+    Args:
+        session: An open session.
+        name: The worker's name, its own among all workers of the database.
+        host: The machine it runs on.
+        pid: Its process there. Another process under the same name begins a new duty.
+        device: Where its model runs, once it is known.
+    """
+    at = _clock(session)
+    node = session.scalars(select(WorkerNode).where(WorkerNode.name == name)).one_or_none()
+    if node is None:
+        node = WorkerNode(name=name, host=host, pid=pid, started_at=at)
+        session.add(node)
+    elif (node.host, node.pid) != (host, pid) or node.stopped_at is not None:
+        node.host, node.pid, node.started_at, node.stopped_at = host, pid, at, None
+    node.heartbeat_at = at
+    if device is not None:
+        node.device = device
+    session.flush()
+    return node
+
+
+def stopped(session: Session, name: str) -> None:
+    """A worker has ended in good order; unknown names are no matter."""
+    node = session.scalars(select(WorkerNode).where(WorkerNode.name == name)).one_or_none()
+    if node is not None:
+        node.stopped_at = _clock(session)
+
+
+def alive(session: Session, within_s: float = SILENT_AFTER_S) -> list[WorkerNode]:
+    """The workers that reported within the last seconds and have not ended, by name."""
+    return list(
+        session.scalars(
+            select(WorkerNode)
+            .where(WorkerNode.stopped_at.is_(None), WorkerNode.heartbeat_at >= _before(session, within_s))
+            .order_by(WorkerNode.name)
+        )
+    )
+
+
+def silent(session: Session, after_s: float = SILENT_AFTER_S) -> list[WorkerNode]:
+    """The workers that should report and do not, by name."""
+    return list(
+        session.scalars(
+            select(WorkerNode)
+            .where(WorkerNode.stopped_at.is_(None), WorkerNode.heartbeat_at < _before(session, after_s))
+            .order_by(WorkerNode.name)
+        )
+    )
+
+
+def _before(session: Session, seconds: float) -> datetime:
+    return _clock(session) - timedelta(seconds=seconds)
+
+
+def _clock(session: Session) -> datetime:
+    """The database server's time: the clocks of the workers' machines need not agree. SQLite is on one machine."""
+    if session.get_bind().dialect.name == "sqlite":
+        return now()
+    at: datetime = session.scalars(select(func.clock_timestamp())).one()
+    return at

@@ -1,0 +1,480 @@
+"""The durable worker, in processes of its own that are killed, paused and told to stop; only the model is a fake."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sqlalchemy import func, select
+
+from db import analyses, queue, specimens, workers
+from db.engine import session_scope, upgrade
+from db.files import FileStore
+from db.models import Analysis, FieldResult, Finding, SpecimenField, User, WorkerNode
+from db.specimens import UploadedField
+
+ROOT = Path(__file__).resolve().parent.parent
+FAKE_WORKER = ROOT / "tests" / "fake_worker.py"
+WEIGHTS_SHA256 = "f" * 64  # those of the fake
+TAKEOVER_WITHIN_S = 60.0
+
+
+@dataclass
+class Laboratory:
+    """A database, a file store, and the worker processes of one test."""
+
+    folder: Path
+    user: User
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    _serial: int = 0
+
+    @property
+    def calls_file(self) -> Path:
+        return self.folder / "calls.txt"
+
+    def calls(self) -> Counter[str]:
+        """How often a model was asked for each picture, by name."""
+        lines = self.calls_file.read_text().splitlines() if self.calls_file.exists() else []
+        return Counter(line.split(" ", 1)[1] for line in lines)
+
+    def log(self) -> str:
+        return "".join(path.read_text() for path in sorted(self.folder.glob("worker-*.log")))
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """A worker process with the fake model."""
+        number = len(self.processes)
+        with (self.folder / f"worker-{number}.log").open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, FAKE_WORKER, "--calls", self.calls_file, *arguments],
+                cwd=self.folder,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        self.processes.append(process)
+        return process
+
+    def specimen(self, fields: int, *, broken: tuple[int, ...] = (), enqueue: bool = True) -> int:
+        """A specimen whose pictures are `S-1 field 0.png` and so on; returns the id of its analysis."""
+        self._serial += 1
+        store, uploads, rng = FileStore(os.environ["RENAL_FILES"]), [], np.random.default_rng(self._serial)
+        for index in range(fields):
+            stream = io.BytesIO()
+            Image.fromarray(rng.integers(0, 255, (64, 64, 3), np.uint8)).save(stream, "PNG")
+            content = stream.getvalue()
+            sha256, size = store.put(io.BytesIO(content[:500] if index in broken else content))
+            uploads.append(UploadedField(f"S-{self._serial} field {index}.png", sha256, size, "image/png", 64, 64))
+        with session_scope() as session:
+            specimen = specimens.register(
+                session,
+                identifier=f"P-{self._serial}",
+                patient_name="Ada Example",
+                accession=f"S-{self._serial}",
+                objective="40x",
+                scale_kind="unknown",
+                um_per_px=None,
+                collected_at=None,
+                uploads=uploads,
+                by=self.user,
+            )
+            analysis_id = analyses.request(
+                session,
+                specimen,
+                model_key="fake",
+                weights_sha256=WEIGHTS_SHA256,
+                code_version="test",
+                options={"min_score": 0.1},
+                by=self.user,
+            ).id
+        if enqueue:
+            queue.enqueue(analysis_id)
+        return analysis_id
+
+    def analysis(self, analysis_id: int) -> Analysis:
+        with session_scope(read_only=True) as session:
+            return analyses.get(session, analysis_id)
+
+    def done(self, *analysis_ids: int) -> int:
+        """Fields of these analyses (of all, where none is named) that have a result."""
+        with session_scope(read_only=True) as session:
+            chosen = FieldResult.analysis_id.in_(analysis_ids) if analysis_ids else FieldResult.id.is_not(None)
+            return session.scalar(select(func.count()).where(chosen)) or 0
+
+    def searched_by(self) -> Counter[str]:
+        """Number of results of each worker."""
+        with session_scope(read_only=True) as session:
+            return Counter(session.scalars(select(FieldResult.worker)))
+
+    def until(self, holds: Callable[[], bool], *, within_s: float = 120.0) -> float:
+        """Wait until something holds; returns the seconds it took."""
+        started = time.monotonic()
+        while not holds():
+            assert time.monotonic() - started < within_s, f"not within {within_s} s; the log:\n{self.log()}"
+            time.sleep(0.05)
+        return time.monotonic() - started
+
+    def until_all_ended(self, *analysis_ids: int, within_s: float = 120.0) -> float:
+        def ended() -> bool:
+            with session_scope(read_only=True) as session:
+                open_ones = select(func.count()).where(
+                    Analysis.id.in_(analysis_ids), Analysis.state.in_(("queued", "running"))
+                )
+                return session.scalar(open_ones) == 0
+
+        return self.until(ended, within_s=within_s)
+
+    def assert_each_field_once(self, *analysis_ids: int) -> None:
+        """Every field has one result with one finding (the fake finds one object a field), and none has two."""
+        with session_scope(read_only=True) as session:
+            for analysis_id in analysis_ids:
+                analysis = analyses.get(session, analysis_id)
+                assert (analysis.state, analysis.specimen.state) == ("done", "needs_review"), self.log()
+                wanted = sorted(
+                    session.scalars(select(SpecimenField.id).where(SpecimenField.specimen_id == analysis.specimen_id))
+                )
+                for table in (FieldResult, Finding):
+                    found = session.scalars(select(table.field_id).where(table.analysis_id == analysis_id))
+                    assert sorted(found) == wanted
+
+
+def _laboratory(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Laboratory]:
+    monkeypatch.setenv("DATABASE_URL", url)
+    monkeypatch.setenv("RENAL_DATA", str(folder))
+    monkeypatch.setenv("RENAL_FILES", f"file://{folder / 'files'}")
+    upgrade(url)
+    with session_scope() as session:
+        user = User(username="tess", full_name="Tess Technologist", role="technologist")
+        session.add(user)
+    laboratory = Laboratory(folder, user)
+    yield laboratory
+    for process in laboratory.processes:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+    queue.forget_clients()
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Laboratory]:
+    """A laboratory on SQLite."""
+    yield from _laboratory(f"sqlite:///{tmp_path / 'renalcore.db'}", tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def big_lab(postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Laboratory]:
+    """A laboratory on PostgreSQL."""
+    yield from _laboratory(postgres_url, tmp_path, monkeypatch)
+
+
+def test_a_worker_killed_in_the_middle_of_twenty_fields_goes_on_where_it_was(lab: Laboratory) -> None:
+    analysis_id = lab.specimen(20)
+    killed = lab.start("--seconds", "0.1")
+    lab.until(lambda: lab.done() >= 7)
+    killed.kill()
+    killed.wait()
+    done = lab.done()
+    assert 7 <= done < 20
+    assert lab.analysis(analysis_id).state == "running"
+
+    lab.start()
+    lab.until_all_ended(analysis_id)
+    lab.assert_each_field_once(analysis_id)
+    assert len(lab.calls()) == 20
+    assert sum(lab.calls().values()) <= 21, "a kill costs at most one field"
+
+
+def test_two_workers_share_two_hundred_fields_and_search_each_once(big_lab: Laboratory) -> None:
+    ids = [big_lab.specimen(10) for _ in range(20)]
+    big_lab.start("--name", "anna")
+    big_lab.start("--name", "bert")
+    big_lab.until_all_ended(*ids)
+    big_lab.assert_each_field_once(*ids)
+    assert sorted(big_lab.calls().values()) == [1] * 200
+    assert set(big_lab.searched_by()) == {"anna", "bert"}
+
+
+def test_what_a_worker_killed_for_good_was_doing_is_finished_by_the_other_within_a_minute(
+    big_lab: Laboratory,
+) -> None:
+    ids = [big_lab.specimen(10) for _ in range(20)]
+    killed = big_lab.start("--name", "anna", "--seconds", "0.05")
+    big_lab.start("--name", "bert", "--seconds", "0.05")
+    big_lab.until(lambda: big_lab.done() >= 100 and big_lab.searched_by()["anna"] > 0)
+    killed.kill()
+    killed.wait()
+    took = big_lab.until_all_ended(*ids, within_s=TAKEOVER_WITHIN_S)
+    big_lab.assert_each_field_once(*ids)
+    assert sum(big_lab.calls().values()) <= 200 + 2, "a kill costs at most the field of each specimen in hand"
+    assert "taken over" in big_lab.log()
+    assert took < TAKEOVER_WITHIN_S
+
+
+def test_a_worker_that_was_only_paused_does_nothing_twice_when_it_wakes(big_lab: Laboratory) -> None:
+    analysis_id = big_lab.specimen(40)
+    paused = big_lab.start("--name", "anna", "--seconds", "0.1")
+    big_lab.until(lambda: big_lab.done() >= 5)
+    paused.send_signal(signal.SIGSTOP)
+    big_lab.start("--name", "bert", "--seconds", "0.5")
+    big_lab.until(lambda: big_lab.searched_by()["bert"] >= 3, within_s=TAKEOVER_WITHIN_S)
+    paused.send_signal(signal.SIGCONT)
+    big_lab.until_all_ended(analysis_id)
+    big_lab.assert_each_field_once(analysis_id)
+    assert sum(big_lab.calls().values()) <= 40 + 2, "the field at which it was paused, and the one at which it woke"
+    paused.terminate()
+    assert paused.wait(timeout=30) == 0, "and still ends in good order"
+
+
+def test_a_cancelled_analysis_stops_before_its_next_field_and_keeps_what_it_has(lab: Laboratory) -> None:
+    analysis_id = lab.specimen(40)
+    lab.start("--seconds", "0.1", "--concurrency", "1")
+    lab.until(lambda: lab.done() >= 3)
+    with session_scope() as session:
+        workflow_id = analyses.cancel(session, analysis_id, by=lab.user).workflow_id
+    queue.cancel(workflow_id)
+    next_one = lab.specimen(2)  # the worker is free for it
+    lab.until_all_ended(next_one)
+    lab.assert_each_field_once(next_one)
+    cancelled = lab.analysis(analysis_id)
+    assert (cancelled.state, cancelled.specimen_id) == ("cancelled", 1)
+    assert 3 <= lab.done(analysis_id) <= 5
+    assert cancelled.message == "Cancelled by Tess Technologist."
+
+
+def test_a_model_that_fails_is_tried_three_times_and_the_analysis_can_be_retried(lab: Laboratory) -> None:
+    broken = lab.folder / "model is broken"
+    broken.touch()
+    analysis_id = lab.specimen(2)
+    lab.start("--fail-while", str(broken))
+    lab.until_all_ended(analysis_id)
+    failed = lab.analysis(analysis_id)
+    assert failed.state == "failed"
+    assert failed.message == (
+        "2 of 2 fields could not be searched. "
+        "S-1 field 0.png: the search failed 3 times (RuntimeError). Tell your administrator, who finds the reason in "
+        "the worker's log. "
+        "S-1 field 1.png: the search failed 3 times (RuntimeError). Tell your administrator, who finds the reason in "
+        "the worker's log."
+    )
+    assert lab.calls() == {"S-1 field 0.png": 3, "S-1 field 1.png": 3}
+
+    broken.unlink()
+    with session_scope() as session:
+        analyses.retry(session, analysis_id, by=lab.user)
+    queue.enqueue(analysis_id)
+    lab.until_all_ended(analysis_id)
+    lab.assert_each_field_once(analysis_id)
+    assert lab.calls() == {"S-1 field 0.png": 4, "S-1 field 1.png": 4}
+
+
+def test_a_field_that_cannot_be_read_fails_the_analysis_after_the_others_are_done(lab: Laboratory) -> None:
+    analysis_id = lab.specimen(4, broken=(1,))
+    lab.start()
+    lab.until_all_ended(analysis_id)
+    failed = lab.analysis(analysis_id)
+    assert failed.state == "failed"
+    assert failed.message is not None
+    assert failed.message.startswith("1 of 4 fields could not be searched. S-1 field 1.png")
+    assert failed.message.endswith("The other 3 of 4 fields are done and kept.")
+    assert lab.done(analysis_id) == 3
+    assert set(lab.calls().values()) == {1}, "what cannot be read is not tried again"
+
+
+def test_a_picture_missing_from_the_file_store_is_named(lab: Laboratory) -> None:
+    analysis_id = lab.specimen(2)
+    for path in (lab.folder / "files").rglob("*"):
+        if path.is_file():
+            path.unlink()
+            break
+    lab.start()
+    lab.until_all_ended(analysis_id)
+    message = lab.analysis(analysis_id).message
+    assert message is not None
+    assert "its picture is missing from the file store. Ask IT to restore it." in message
+    assert lab.done(analysis_id) == 1
+
+
+def test_a_model_that_cannot_be_loaded_fails_the_analysis_with_the_reason(lab: Laboratory) -> None:
+    analysis_id = lab.specimen(3)
+    lab.start("--no-model")
+    lab.until_all_ended(analysis_id)
+    assert lab.analysis(analysis_id).message == "The weights of fake are missing. Ask IT to install them again."
+
+
+def test_an_analysis_asked_for_with_other_weights_is_not_run_with_these(lab: Laboratory) -> None:
+    analysis_id = lab.specimen(3)
+    with session_scope() as session:
+        analyses.get(session, analysis_id).weights_sha256 = "a" * 64
+    lab.start()
+    lab.until_all_ended(analysis_id)
+    assert lab.analysis(analysis_id).message == (
+        "The analysis was asked for with other weights of fake (aaaaaaaaaaaa) than this worker has (ffffffffffff). "
+        "Cancel it and ask for a new analysis."
+    )
+    assert lab.calls() == {}
+
+
+def test_a_double_click_enqueues_once(lab: Laboratory) -> None:
+    analysis_id = lab.specimen(3)
+    assert queue.enqueue(analysis_id) == queue.enqueue(analysis_id) == lab.analysis(analysis_id).workflow_id
+    lab.start()
+    lab.until_all_ended(analysis_id)
+    lab.assert_each_field_once(analysis_id)
+    assert set(lab.calls().values()) == {1}
+
+
+def test_an_analysis_asked_for_by_a_web_process_that_died_before_it_reached_the_queue_is_done(
+    lab: Laboratory,
+) -> None:
+    analysis_id = lab.specimen(3, enqueue=False)
+    lab.start()
+    lab.until_all_ended(analysis_id)
+    lab.assert_each_field_once(analysis_id)
+    assert "put back into the queue analysis=1" in lab.log()
+
+
+def test_a_record_restored_from_a_backup_is_worked_on_again_although_the_queue_thinks_it_done(
+    lab: Laboratory,
+) -> None:
+    analysis_id = lab.specimen(3)
+    lab.start()
+    lab.until_all_ended(analysis_id)
+    with session_scope() as session:  # as it was in a backup of a minute ago
+        analysis = analyses.get(session, analysis_id)
+        analysis.state, analysis.specimen.state, analysis.finished_at = "running", "running", None
+    lab.until_all_ended(analysis_id)
+    lab.assert_each_field_once(analysis_id)
+
+
+def test_a_worker_told_to_stop_finishes_its_field_and_hands_the_rest_back(lab: Laboratory) -> None:
+    analysis_id = lab.specimen(20)
+    told = lab.start("--seconds", "0.2", "--name", "anna")
+    lab.until(lambda: lab.done() >= 3)
+    told.terminate()
+    assert told.wait(timeout=30) == 0
+    done = lab.done()
+    assert 3 <= done < 20
+    assert sum(lab.calls().values()) == done, "no field was begun and lost"
+    with session_scope(read_only=True) as session:
+        assert session.scalars(select(WorkerNode)).one().stopped_at is not None
+    assert lab.analysis(analysis_id).state == "running"
+
+    lab.start("--name", "bert")
+    lab.until_all_ended(analysis_id)
+    lab.assert_each_field_once(analysis_id)
+    assert set(lab.calls().values()) == {1}
+
+
+def test_an_embedded_worker_ends_when_its_parent_is_gone(lab: Laboratory) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    lab.processes.append(parent)
+    worker = lab.start("--parent", str(parent.pid))
+    lab.until(lambda: "worker ready" in lab.log())
+    parent.kill()
+    parent.wait()
+    assert worker.wait(timeout=30) == 0
+    assert "parent gone" in lab.log()
+
+
+def test_an_analysis_that_kills_one_worker_after_the_other_is_given_up(lab: Laboratory) -> None:
+    analysis_id = lab.specimen(3)
+    for _ in range(queue.MAX_TAKEOVERS + 1):
+        assert lab.start("--die-at", "S-1 field 1.png").wait(timeout=60) == 9
+    survivor = lab.start("--die-at", "S-1 field 1.png")
+    lab.until_all_ended(analysis_id)
+    failed = lab.analysis(analysis_id)
+    assert failed.state == "failed"
+    assert failed.message is not None
+    assert failed.message.startswith("The worker ended unexpectedly 3 times at the same field.")
+    assert lab.calls()["S-1 field 1.png"] == queue.MAX_TAKEOVERS + 1
+    assert survivor.poll() is None
+    others = lab.specimen(2)
+    lab.until_all_ended(others)
+    lab.assert_each_field_once(others)
+
+
+def test_a_name_that_is_in_use_is_refused(lab: Laboratory) -> None:
+    lab.start("--name", "anna")
+    lab.until(lambda: "worker ready" in lab.log())
+    second = lab.start("--name", "anna")
+    assert second.wait(timeout=60) == 1
+    assert "A worker named anna is at work on" in lab.log()
+
+
+def test_the_log_names_neither_patients_nor_files(lab: Laboratory) -> None:
+    broken = lab.folder / "model is broken"
+    broken.touch()
+    ids = lab.specimen(2, broken=(0,)), lab.specimen(1)
+    lab.start("--fail-while", str(broken))
+    lab.until_all_ended(*ids)
+    log = lab.log()
+    for word in ("Ada", "Example", "P-1", "field 0.png", "field 1.png"):
+        assert word not in log
+    lines = log.splitlines()
+    assert [line for line in lines if line[:4] != f"{datetime.now(UTC).year}"] == [], "one line an event"
+    assert any("attempt failed analysis=2 field=3 attempt=3 error=RuntimeError(the fake fails on (field))" in line
+               for line in lines)  # fmt: skip
+
+
+def test_a_worker_is_alive_while_it_reports_silent_when_it_does_not_and_neither_once_it_stopped(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    upgrade(database_url)
+    with session_scope() as session:
+        for name in ("anna", "bert", "cora"):
+            workers.beat(session, name, host="bench", pid=1)
+        workers.beat(session, "anna", host="bench", pid=1, device="CPU")
+        bert = session.scalars(select(WorkerNode).where(WorkerNode.name == "bert")).one()
+        bert.heartbeat_at -= timedelta(seconds=workers.SILENT_AFTER_S + 1)
+        workers.stopped(session, "cora")
+    with session_scope(read_only=True) as session:
+        assert [(node.name, node.device) for node in workers.alive(session)] == [("anna", "CPU")]
+        assert [node.name for node in workers.silent(session)] == ["bert"]
+    with session_scope() as session:
+        workers.beat(session, "cora", host="bench", pid=2)
+        assert [node.name for node in workers.alive(session)] == ["anna", "cora"]
+
+
+@pytest.mark.parametrize(
+    ("database", "queued_in"),
+    [
+        ("sqlite:////data/renalcore.db", "sqlite:////data/renalcore-queue.db"),
+        ("postgresql://renal:se%40cret@db/renal", "postgresql+psycopg://renal:se%40cret@db/renal"),
+    ],
+)
+def test_the_queue_lies_in_the_database_or_in_a_file_beside_it(database: str, queued_in: str) -> None:
+    assert queue.system_database_url(database) == queued_in
+
+
+def test_the_worker_explains_its_options_and_says_whether_one_is_at_work(lab: Laboratory) -> None:
+    def worker(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, ROOT / "worker.py", *arguments],
+            cwd=lab.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    explained = worker("--help")
+    assert explained.returncode == 0
+    assert all(option in explained.stdout for option in ("--name", "--concurrency", "--parent", "--check"))
+    refused = worker("--concurrency", "0")
+    assert refused.returncode == 2
+    assert "must be 1 or more, got 0" in refused.stderr
+    assert worker("--check").returncode == 1
+    lab.start()
+    lab.until(lambda: "worker ready" in lab.log())
+    assert worker("--check").returncode == 0

@@ -1,0 +1,418 @@
+"""The compute side: takes analyses from the queue and searches their fields with a model.
+
+One durable workflow a specimen, one step a field. DBOS remembers the steps that are done and the record keeps their
+results, so a worker killed at any moment costs the field it was at and nothing else:
+
+- restarted on the same machine, or on PostgreSQL any other worker, it goes on at the next field;
+- a worker that falls silent for 20 s loses what it held to the others; one that was only paused finds, when it wakes,
+  that the field is stored already or that the workflow is no longer its own, and lets go;
+- SIGTERM or Ctrl-C: it finishes the fields at hand and hands the rest back. A second one ends it at once.
+
+The log has one line an event and names analyses and fields by number: file names may hold a patient's name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dbos import DBOS, DBOSConfig
+
+from db import analyses, files, queue, workers
+from db.engine import session_scope
+from db.models import Analysis, SpecimenField
+from db.settings import Settings
+from renalcore.errors import Conflict, InputError, ModelError, NotFound, RenalError, StorageError, UnknownName
+from renalcore.io.image import read_field
+from renalcore.types import Detections, Field
+
+ATTEMPTS = 3  # at one field, before it is given up
+WAITS_S = (1.0, 4.0)  # between the attempts: long enough for a network drive to come back
+POLL_S = 0.5  # how soon a free worker notices new work
+MESSAGES = 3  # of single fields, shown one by one when an analysis fails
+STOP_WITHIN_S = 600  # the longest a field may take once we were told to stop
+
+log = logging.getLogger("renalcore.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Detector:
+    """A loaded model, as far as the worker cares.
+
+    Attributes:
+        predict: Finds every object in one field, in px of that field; called from several threads.
+        device: What runs it, in words.
+        weights_sha256: Digest of the weights it was loaded with.
+    """
+
+    predict: Callable[[Field], Detections]
+    device: str
+    weights_sha256: str
+
+
+DetectorFor = Callable[[str], Detector]
+"""Loads the model of a key. Called once for each key and worker; raises ModelError or UnknownName where it cannot."""
+
+
+class _Told(BaseException):
+    """We were told to stop: the workflow stays unfinished, so that it is gone on with."""
+
+
+class Worker:
+    """One worker process: its detectors, its fields at hand, and the words for what goes wrong."""
+
+    def __init__(self, name: str, detector_for: DetectorFor) -> None:
+        self.name = name
+        self.stopping = threading.Event()
+        self.device: str | None = None
+        self._detector_for = detector_for
+        self._detectors: dict[str, Detector] = {}
+        self._loading = threading.Lock()
+
+    def analyse(self, analysis_id: int) -> None:
+        """The workflow: its own code runs again after a kill, so all it does to the world lies in steps."""
+        attempt = str(DBOS.workflow_id)
+        field_ids, trouble = DBOS.run_step({"name": "begin"}, self.begin, analysis_id, attempt)
+        problems: list[str] = []
+        for field_id in field_ids:
+            if self.stopping.is_set():
+                raise _Told
+            outcome, message = DBOS.run_step(
+                {"name": f"field {field_id}"}, self.search_field, analysis_id, field_id, attempt
+            )
+            if outcome == "not ours":
+                return
+            if outcome == "field failed":
+                problems.append(message)
+            elif outcome == "all fail":
+                trouble = message
+                break
+        if self.stopping.is_set():
+            raise _Told
+        DBOS.run_step({"name": "end"}, self.end, analysis_id, attempt, problems, trouble)
+
+    def begin(self, analysis_id: int, attempt: str) -> tuple[list[int], str]:
+        """The step before the fields: load the model, name the fields to search, or say why there are none."""
+        with session_scope(read_only=True) as session:
+            analysis = analyses.get(session, analysis_id)
+            if not _is_ours(analysis, attempt):
+                return [], ""
+            model_key, weights_sha256 = analysis.model_key, analysis.weights_sha256
+        try:
+            device = self._detector(model_key, weights_sha256).device
+        except ModelError as error:
+            _event("model failed", analysis=analysis_id, error=_fault(error))
+            return [], str(error)
+        with session_scope() as session:
+            if not analyses.start(session, analysis_id, device=device, worker=self.name):
+                return [], ""
+            field_ids = [field.id for field in analyses.pending_fields(session, analysis_id)]
+        _event("analysis begun", analysis=analysis_id, fields=len(field_ids), device=device)
+        return field_ids, ""
+
+    def search_field(self, analysis_id: int, field_id: int, attempt: str) -> tuple[str, str]:
+        """The step of one field, tried again up to `ATTEMPTS` times.
+
+        Returns:
+            What became of it, and a message for the technologist: `done`; `not ours` (cancelled, or begun anew by
+            someone else); `field failed`, the others go on; `all fail`, the others would fail in the same way.
+        """
+        name = ""
+        for tried in range(1, ATTEMPTS + 1):
+            try:
+                with session_scope(read_only=True) as session:
+                    analysis = analyses.get(session, analysis_id)
+                    if not _is_ours(analysis, attempt):
+                        return "not ours", ""
+                    if field_id not in {field.id for field in analyses.pending_fields(session, analysis_id)}:
+                        return "done", ""  # stored by the worker that was killed before it could say so
+                    row = session.get_one(SpecimenField, field_id)
+                    name, sha256, um_per_px = row.name, row.file.sha256, row.specimen.um_per_px
+                detector = self._detector(analysis.model_key, analysis.weights_sha256)
+                field = read_field(files.store().read(sha256), name=name, um_per_px=um_per_px)
+                started = time.monotonic()
+                detections = detector.predict(field)
+                seconds = time.monotonic() - started
+                with session_scope() as session:
+                    stored = analyses.store_field(
+                        session, analysis_id, field_id, detections=detections, seconds=seconds, worker=self.name
+                    )
+            except (InputError, NotFound) as error:
+                _event("field unreadable", analysis=analysis_id, field=field_id, error=_fault(error))
+                if isinstance(error, NotFound):
+                    return "field failed", f"{name}: its picture is missing from the file store. Ask IT to restore it."
+                return "field failed", str(error)
+            except ModelError as error:
+                _event("model failed", analysis=analysis_id, field=field_id, error=_fault(error))
+                return "all fail", str(error)
+            except Exception as error:  # noqa: BLE001  # whatever a model or a driver raises must end in words
+                _event("attempt failed", analysis=analysis_id, field=field_id, attempt=tried,
+                       error=_fault(error, hide=name))  # fmt: skip
+                if tried < ATTEMPTS:
+                    self.stopping.wait(WAITS_S[tried - 1])
+                    continue
+                if isinstance(error, StorageError):
+                    return "all fail", str(error)
+                return "field failed", (
+                    f"{name}: the search failed {ATTEMPTS} times ({type(error).__name__}). Tell your administrator, "
+                    "who finds the reason in the worker's log."
+                )
+            else:
+                _event("field done" if stored else "field known", analysis=analysis_id, field=field_id,
+                       objects=len(detections), seconds=round(seconds, 3))  # fmt: skip
+                return "done", ""
+        raise AssertionError("every attempt returns or raises")
+
+    def end(self, analysis_id: int, attempt: str, problems: list[str], trouble: str) -> None:
+        """The step after the fields: complete, or failed with what went wrong and what to do."""
+        with session_scope() as session:
+            analysis, _ = analyses.hold(session, analysis_id)
+            if not _is_ours(analysis, attempt):
+                return
+            done, total = analyses.progress(session, analysis_id)
+            if done == total:
+                analyses.finish(session, analysis_id)
+                _event("analysis done", analysis=analysis_id, fields=total)
+                return
+            analyses.fail(session, analysis_id, _told(done, total, problems, trouble))
+        _event("analysis failed", analysis=analysis_id, fields_done=done, fields=total)
+
+    def _detector(self, model_key: str, weights_sha256: str) -> Detector:
+        with self._loading:
+            if model_key not in self._detectors:
+                started = time.monotonic()
+                try:
+                    detector = self._detectors[model_key] = self._detector_for(model_key)
+                except UnknownName as error:  # no fault of the field at hand
+                    raise ModelError(str(error)) from error
+                self.device = detector.device
+                _event(
+                    "model loaded", model=model_key, device=self.device, seconds=round(time.monotonic() - started, 1)
+                )
+            detector = self._detectors[model_key]
+        if detector.weights_sha256 != weights_sha256:
+            raise ModelError(
+                f"The analysis was asked for with other weights of {model_key} ({weights_sha256[:12]}) than this "
+                f"worker has ({detector.weights_sha256[:12]}). Cancel it and ask for a new analysis."
+            )
+        return detector
+
+
+def run(
+    *,
+    detector_for: DetectorFor | None = None,
+    name: str | None = None,
+    concurrency: int = 2,
+    parent: int | None = None,
+) -> None:
+    """Work until told to stop.
+
+    Args:
+        detector_for: Gives the detector of a model's key; by default the registry's.
+        name: The worker's name, its own among all workers of the database; host and process id by default.
+        concurrency: Specimens at a time. All workers of a database share the figure of the one started last.
+        parent: Stop when this process has ended.
+
+    Raises:
+        Conflict: Another worker is at work under this name.
+    """
+    settings = Settings.from_env()
+    host, pid = socket.gethostname(), os.getpid()
+    worker = Worker(name or f"{host}-{pid}", detector_for or functools.partial(_registered_detector, settings.device))
+    _listen_to_signals(worker.stopping)
+    orphaned = _watch(parent) if parent is not None else lambda: False
+
+    with session_scope() as session:
+        for node in workers.alive(session):
+            if node.name == worker.name and not (node.host == host and (node.pid == pid or not _is_running(node.pid))):
+                raise Conflict(f"A worker named {node.name} is at work on {node.host}. Give this one another --name.")
+        workers.beat(session, worker.name, host=host, pid=pid)
+    config: DBOSConfig = {
+        "name": queue.APPLICATION,
+        "system_database_url": queue.system_database_url(settings.database_url),
+        "dbos_system_schema": queue.SCHEMA,
+        "application_version": queue.APPLICATION_VERSION,
+        "executor_id": worker.name,
+        "enable_otlp": False,
+        "log_level": "ERROR",  # its warnings quote errors word by word, and those may name a file
+    }
+    queue.prepare(settings.database_url)
+    DBOS(config=config)
+
+    @DBOS.workflow(name=queue.WORKFLOW)
+    def analyse_specimen(analysis_id: int) -> None:
+        worker.analyse(analysis_id)
+
+    DBOS.launch()
+    DBOS.register_queue(
+        queue.QUEUE, worker_concurrency=concurrency, polling_interval_sec=POLL_S, on_conflict="always_update"
+    )
+    _event("worker ready", worker=worker.name, concurrency=concurrency)
+    ended = threading.Event()
+    duties = threading.Thread(target=_keep_duties, args=(worker, host, pid, ended), name="duties", daemon=True)
+    duties.start()
+    while not worker.stopping.wait(1.0):
+        if orphaned():
+            _event("parent gone", parent=parent)
+            worker.stopping.set()
+    DBOS.destroy(workflow_completion_timeout_sec=STOP_WITHIN_S)
+    ended.set()
+    duties.join()
+    queue.hand_back(worker.name)
+    with session_scope() as session:
+        workers.stopped(session, worker.name)
+    _event("worker stopped", worker=worker.name)
+
+
+def log_to_stderr() -> None:
+    """One line an event, with the time in UTC."""
+    formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="worker.py",
+        description="Take analyses from the queue and search their fields. Several workers share one PostgreSQL "
+        "database; DATABASE_URL, RENAL_FILES and RENAL_DEVICE say which database, files and device.",
+    )
+    parser.add_argument("--name", help="the worker's name, its own among all workers (default: host and process id)")
+    parser.add_argument(
+        "--concurrency", type=_positive, default=2, metavar="N",
+        help="specimens at a time; workers of one database share the figure of the one started last (default: 2)",
+    )  # fmt: skip
+    parser.add_argument("--parent", type=_positive, metavar="PID", help="stop when this process has ended")
+    parser.add_argument(
+        "--check", action="store_true", help="start nothing; status 0 if a worker on this machine is at work"
+    )
+    options = parser.parse_args(argv)
+    log_to_stderr()
+    try:
+        if options.check:
+            with session_scope(read_only=True) as session:
+                return 0 if any(node.host == socket.gethostname() for node in workers.alive(session)) else 1
+        run(name=options.name, concurrency=options.concurrency, parent=options.parent)
+    except RenalError as error:
+        log.error("%s", error)
+        return 1
+    return 0
+
+
+def _is_ours(analysis: Analysis, attempt: str) -> bool:
+    """Whether the analysis still waits for this very workflow, not cancelled, given up or asked for anew."""
+    return analysis.state in ("queued", "running") and analysis.workflow_id == attempt
+
+
+def _told(done: int, total: int, problems: list[str], trouble: str) -> str:
+    """What a technologist reads beside the Retry button."""
+    shown = [trouble] if trouble else []
+    if problems:
+        shown += [f"{len(problems)} of {total} fields could not be searched.", *problems[:MESSAGES]]
+        if len(problems) > MESSAGES:
+            shown.append(f"And {len(problems) - MESSAGES} more.")
+    if done:
+        shown.append(f"The other {done} of {total} fields are done and kept.")
+    return " ".join(shown)
+
+
+def _registered_detector(device: str, model_key: str) -> Detector:
+    from renalcore.sediment.predict import SedimentDetector
+
+    loaded = SedimentDetector.load(model_key, device=device)
+    return Detector(loaded.predict, str(loaded.device), loaded.card.sha256)
+
+
+def _keep_duties(worker: Worker, host: str, pid: int, ended: threading.Event) -> None:
+    """Report for duty until the very end; until told to stop, also look after what others left undone."""
+    while True:
+        try:
+            with session_scope() as session:
+                workers.beat(session, worker.name, host=host, pid=pid, device=worker.device)
+            if not worker.stopping.is_set():
+                for left in queue.take_over(_at_work(host)):
+                    _event("given up" if left.given_up else "taken over", analysis=left.analysis_id,
+                           from_worker=left.from_worker)  # fmt: skip
+                for analysis_id in queue.mend():
+                    _event("put back into the queue", analysis=analysis_id)
+        except Exception as error:  # noqa: BLE001  # a database that is away for a while must not end the worker
+            _event("duties failed", error=_fault(error))
+        if ended.wait(workers.BEAT_S):
+            return
+
+
+def _at_work(host: str) -> set[str]:
+    """Names of the workers that are at work."""
+    with session_scope(read_only=True) as session:
+        nodes = workers.alive(session)
+        # A SQLite file has all its workers on one machine: there a dead process is known to be dead at once.
+        one_machine = session.get_bind().dialect.name == "sqlite"
+    return {node.name for node in nodes if not (one_machine and node.host == host and not _is_running(node.pid))}
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it runs, under another user
+        return True
+    return True
+
+
+def _watch(parent: int) -> Callable[[], bool]:
+    """Tells whether the parent has ended. A child asks for its parent, which no later process can imitate."""
+    if os.getppid() == parent:
+        return lambda: os.getppid() != parent
+    return lambda: not _is_running(parent)
+
+
+def _listen_to_signals(stopping: threading.Event) -> None:
+    def told(_number: int, _frame: object) -> None:
+        if stopping.is_set():
+            os._exit(1)  # told twice: the field at hand is lost, and searched again by the next worker
+        stopping.set()
+
+    signal.signal(signal.SIGTERM, told)
+    signal.signal(signal.SIGINT, told)
+
+
+def _event(what: str, **facts: object) -> None:
+    log.info("%s%s", what, "".join(f" {name}={value}" for name, value in facts.items()))
+
+
+def _fault(error: BaseException, *, hide: str = "") -> str:
+    """An error on one line: its kind, its words and its place, without the name of the file it is about."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    # Our own messages are made for the technologist and name files; the kind and the place say enough here.
+    words = "" if isinstance(error, RenalError) else " ".join(str(error).split())[:300]
+    if hide:
+        words = words.replace(hide, "(field)")
+    return f"{type(error).__name__}({words}){place}"
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {text}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
