@@ -135,6 +135,8 @@ def corrections_by_key(session: Session, analysis_id: int) -> dict[str, list[Cor
 def objects(session: Session, analysis_id: int, *, field_id: int | None = None) -> list[ReviewedObject]:
     """Every object of an analysis as it stands now, removed ones included, in the order in which they were found.
 
+    One whose drawing was undone is not there at all.
+
     Args:
         session: An open session.
         analysis_id: The analysis.
@@ -254,7 +256,8 @@ def _folded(found: Iterable[ReviewedObject], corrections: Iterable[Correction]) 
             status="added",
         )
         still = standing(history)
-        folded.append(_replayed(added, still[1:]) if still else replace(added, status="removed"))
+        if still:
+            folded.append(_replayed(added, still[1:]))
     return folded
 
 

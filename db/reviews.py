@@ -105,14 +105,7 @@ def restore(session: Session, analysis_id: int, keys: Sequence[str], *, by: User
 
     Returns how many changed; raises as `confirm` does.
     """
-    return _correct(
-        session,
-        analysis_id,
-        keys,
-        by=by,
-        action="restore",
-        applies=lambda item: item.status in ("removed", "confirmed", "reclassified") or item.model_class is None,
-    )
+    return _correct(session, analysis_id, keys, by=by, action="restore", applies=lambda _item: True)
 
 
 def reclassify(session: Session, analysis_id: int, keys: Sequence[str], *, by: User, class_name: str) -> int:
@@ -414,7 +407,9 @@ def _correct(
     changing = [before[key] for key in dict.fromkeys(keys) if applies(before[key])]
     if action == "restore":
         stacks = {key: standing(rows) for key, rows in corrections_by_key(session, analysis_id).items()}
-        changing = [item for item in changing if len(stacks.get(item.key, ())) > (item.model_class is None)]
+        changing = [  # that an object was drawn is taken back by removing it
+            item for item in changing if len(stacks.get(item.key, ())) > (1 if item.model_class is None else 0)
+        ]
     if not changing:
         return 0
     at = now()
@@ -471,10 +466,10 @@ def _record(
         action=f"object.{action}",
         entity="analysis",
         entity_id=analysis.id,
-        old={"objects": {key: _words(before[key]) for key in keys}},
-        new={"accession": specimen.accession, "objects": {key: _words(after[key]) for key in keys}},
+        old={"objects": {key: _words(before.get(key)) for key in keys}},
+        new={"accession": specimen.accession, "objects": {key: _words(after.get(key)) for key in keys}},
     )
 
 
-def _words(item: ReviewedObject) -> dict[str, str]:
-    return {"class": item.class_name, "status": item.status}
+def _words(item: ReviewedObject | None) -> dict[str, str] | None:
+    return {"class": item.class_name, "status": item.status} if item else None  # None: its drawing was undone

@@ -318,7 +318,10 @@ def fields(session: Session, specimen_id: int) -> list[SpecimenField]:
 def last_by(session: Session, user: User) -> Specimen | None:
     """The specimen that a person registered last: its objective and scale are offered for the next one."""
     return session.scalars(
-        select(Specimen).where(Specimen.created_by_id == user.id).order_by(Specimen.id.desc()).limit(1)
+        select(Specimen)
+        .where(Specimen.created_by_id == user.id)
+        .order_by(Specimen.created_at.desc(), Specimen.id.desc())
+        .limit(1)
     ).one_or_none()
 
 

@@ -177,8 +177,10 @@ def test_a_missed_object_is_drawn_reclassified_removed_and_restored(
 def test_drawing_an_object_can_be_undone(session: Session, done: Analysed, technologist: User) -> None:
     key = reviews.add(session, done.analysis.id, done.fields[0].id, "RBC", (0, 0, 10, 10), by=technologist)
     assert reviews.undo_last(session, done.analysis.id, technologist) == 1
-    assert standing(session, done)[key] == ("RBC", "removed")
+    assert key not in standing(session, done)
     assert totals(session, done) == {"RBC": 2, "WBC": 1}
+    (event,) = audit.events(session, action="object.undo")
+    assert (event.old, event.new["objects"]) == ({"objects": {key: {"class": "RBC", "status": "added"}}}, {key: None})
 
 
 @pytest.mark.parametrize("box", [(1100, 10, 1200, 20), (10, 10, 10.2, 30), (0, 0, float("nan"), 10)])
