@@ -1,0 +1,164 @@
+"""Finding the particles of a microscope field."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from renalcore import models, taxonomy
+from renalcore.engine import backends, devices
+from renalcore.engine.backends import Backend
+from renalcore.engine.devices import Device
+from renalcore.errors import ModelError
+from renalcore.models import ModelCard
+from renalcore.sediment.slicing import STANDARD, Boxes, Finder, Slicing, search
+from renalcore.types import Detections, Field
+
+if TYPE_CHECKING:
+    from renalcore.sediment.decoding import CompactDetector
+    from renalcore.sediment.networks import MultiHeadDetectionModel
+
+DEFAULT_MODEL = "sediment-multihead-n"
+LOWEST_SCORE = 0.05
+"""Boxes below this are noise; what is reported starts at the card's higher threshold, which a user may move."""
+
+SLICE_IOU = 0.7
+"""Overlap at which two boxes of one class in one slice are one object; Ultralytics' value for prediction."""
+
+
+class NetworkFinder:
+    """Searches pictures with a `CompactDetector` on some back end; shareable between threads."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def find(self, pictures: NDArray[np.uint8], *, min_score: float) -> list[Boxes]:
+        """The boxes of each picture, duplicates within a class removed."""
+        return [
+            _distinct(boxes, scores, class_ids, min_score)
+            for boxes, scores, class_ids in zip(*self._backend.run(pictures), strict=True)
+        ]
+
+
+class SedimentDetector:
+    """A loaded sediment model. Several threads may call `predict` of one object.
+
+    Attributes:
+        card: The model.
+        device: What runs it.
+    """
+
+    def __init__(self, card: ModelCard, finder: Finder, device: Device, *, slicing: Slicing = STANDARD) -> None:
+        self.card = card
+        self.device = device
+        self._finder = finder
+        self._slicing = slicing
+
+    @classmethod
+    def load(cls, key: str = DEFAULT_MODEL, *, device: str = "auto", root: Path = models.WEIGHTS) -> SedimentDetector:
+        """The model called `key`, its weights checked against its card.
+
+        Raises:
+            UnknownName: There is no such model or device.
+            ModelError: It is not a sediment model, its weights are missing or altered, or the device is absent.
+        """
+        card = models.card(key, root)
+        if card.modality != "sediment" or card.classes != taxonomy.NAMES:
+            raise ModelError(f"{key} does not find the 39 sediment classes; it is a model for {card.modality}")
+        chosen = devices.choose(device)
+        weights = models.weights_path(card, root)
+
+        def network() -> MultiHeadDetectionModel:
+            from renalcore.sediment.networks import build, load_weights
+
+            model = build(card.scale)  # type: ignore[arg-type]  # refused there when unknown
+            load_weights(model, weights)
+            return model
+
+        slicing = Slicing(slice_px=card.input.slice_px, overlap=card.input.overlap)
+        finder = NetworkFinder(network_backend(network, chosen, card.sha256))
+        return cls(card, finder, chosen, slicing=slicing)
+
+    def predict(self, field: Field, *, min_score: float = LOWEST_SCORE) -> Detections:
+        """The particles of `field`, best first.
+
+        Of a round field on black only the bounding square of the disc is searched, and what has its centre off the
+        disc is left out.
+
+        Args:
+            field: The picture to search.
+            min_score: Particles scoring below this are left out.
+
+        Raises:
+            ValueError: `min_score` leaves 0..1, or the picture is not `(H, W, 3)` uint8.
+        """
+        if not 0 < min_score < 1:
+            raise ValueError(f"min_score must lie between 0 and 1, got {min_score}")
+        if field.pixels.ndim != 3 or field.pixels.shape[2] != 3 or field.pixels.dtype != np.uint8:
+            raise ValueError(f"a field is (H, W, 3) uint8, got {field.pixels.shape} {field.pixels.dtype}")
+        left, top, right, bottom = _searched(field)
+        boxes = search(
+            field.pixels[top:bottom, left:right],
+            self._finder,
+            self.card.classes,
+            min_score=min_score,
+            slicing=self._slicing,
+        )
+        boxes = boxes + np.array([left, top, left, top, 0, 0], np.float32)
+        if field.round_field_px is not None:
+            x, y, radius = field.round_field_px
+            centres = (boxes[:, :2] + boxes[:, 2:4]) / 2
+            boxes = boxes[np.hypot(centres[:, 0] - x, centres[:, 1] - y) <= radius]
+        return Detections(boxes[:, :4], boxes[:, 4], boxes[:, 5].astype(np.int64), self.card.classes)
+
+
+def network_backend(network: Callable[[], MultiHeadDetectionModel], device: Device, weights_sha256: str) -> Backend:
+    """Runs the compact form of the network that `network` makes, which is not called when OpenVINO has it converted."""
+
+    def build() -> CompactDetector:
+        from renalcore.sediment.decoding import CompactDetector
+
+        return CompactDetector(network())
+
+    return backends.load(build, device, key=_network_key(weights_sha256))
+
+
+def _network_key(weights_sha256: str) -> str:
+    """Names a converted network by everything it was made from."""
+    made_from = hashlib.sha256(weights_sha256.encode())
+    for package in ("openvino", "torch", "ultralytics"):
+        made_from.update(version(package).encode())
+    for module in ("networks.py", "decoding.py"):
+        made_from.update((Path(__file__).parent / module).read_bytes())
+    return f"sediment-{made_from.hexdigest()[:32]}"
+
+
+def _distinct(
+    boxes: NDArray[np.float32], scores: NDArray[np.float32], class_ids: NDArray[np.int32], min_score: float
+) -> Boxes:
+    """The anchors above `min_score` of one slice after suppression within each class (OpenCV's, in C++)."""
+    likely = np.flatnonzero(scores > min_score)
+    boxes, scores, class_ids = boxes[likely], scores[likely], class_ids[likely]
+    corners_and_sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).astype(np.float64)
+    suppress: Any = cv2.dnn.NMSBoxesBatched  # its stub knows no arrays
+    keep = np.asarray(suppress(corners_and_sides, scores, class_ids, 0.0, SLICE_IOU), np.int64)
+    found = np.concatenate([boxes, scores[:, None], class_ids[:, None]], axis=1)
+    return found[keep].astype(np.float32, copy=False)
+
+
+def _searched(field: Field) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of the part of the picture that shows the field."""
+    if field.round_field_px is None:
+        return 0, 0, field.width_px, field.height_px
+    x, y, radius = field.round_field_px
+    left, top = max(0, int(np.floor(x - radius))), max(0, int(np.floor(y - radius)))
+    right = min(field.width_px, int(np.ceil(x + radius)))
+    bottom = min(field.height_px, int(np.ceil(y + radius)))
+    return left, top, right, bottom
