@@ -95,8 +95,9 @@ def muddy_brown(rng: np.random.Generator, um_per_px: float) -> Sheet:
     sheet, mask, _, width = _mould(rng, um_per_px, blunt=0.6, length_um=(40, 130), width_um=(14, 36))
     mask = mask * (sheet.noise(rng, 4) + 0.4 * sheet.depth_um(mask) > -1.0)
     body = _matrix(sheet, rng, mask, width, rng.uniform(0.12, 0.25))
-    _grains(sheet, rng, mask, rng.uniform(0.35, 0.8), (0.4, 1.5), 0.16, rng.uniform(0.25, 0.5))
-    clouds = np.clip(0.8 + 0.45 * sheet.noise(rng, 3), 0.1, 2)
+    _grains(sheet, rng, mask, rng.uniform(0.4, 1.2), (0.25, rng.uniform(0.7, 1.4)), 0.1, rng.uniform(0.2, 0.5))
+    sheet.opd_um += body * sheet.noise(rng, rng.uniform(0.8, 1.6)) * np.float32(0.06)
+    clouds = np.clip(0.8 + 0.4 * sheet.noise(rng, 3) + 0.3 * sheet.noise(rng, 1), 0.1, 2)
     brown = np.array([0.3, 0.52, 0.85]) * rng.uniform(0.55, 1.3)
     sheet.tint(body * clouds, brown)
     return sheet
@@ -113,8 +114,9 @@ def waxy(rng: np.random.Generator, um_per_px: float) -> Sheet:
         crack += rng.normal(0, 0.35, (6, 2))
         mask = mask * (1 - sheet.stroked([crack], rng.uniform(0.5, 1.4)))
     body = sheet.domed(mask, rng.uniform(1.5, 4.5))
-    sheet.opd_um += body * np.float32(rng.uniform(0.4, 0.9)) * (1 + np.float32(0.03) * sheet.noise(rng, 8))
-    sheet.tint(body, np.array([0.10, 0.12, 0.2]) * rng.uniform(0.5, 1.8))
+    sheet.opd_um += body * np.float32(rng.uniform(0.4, 0.9)) * (1 + np.float32(0.06) * sheet.noise(rng, 5))
+    mottled = body * (1 + np.float32(0.15) * sheet.noise(rng, 9))
+    sheet.tint(mottled, np.array([0.10, 0.12, 0.2]) * rng.uniform(0.5, 1.8))
     return sheet
 
 

@@ -9,36 +9,61 @@ from __future__ import annotations
 
 import numpy as np
 
-from renalcore.sediment.synthetic.sheet import Floats, Points, Sheet, corners, packed, ring, rounded, scattered, turn
+from renalcore.sediment.synthetic.sheet import (
+    Floats,
+    Layer,
+    Points,
+    Sheet,
+    corners,
+    packed,
+    ring,
+    rounded,
+    scattered,
+    turn,
+)
 
 _HAEMOGLOBIN = np.array([0.03, 0.08, 0.2])
 
 
 def add_rbc(sheet: Sheet, rng: np.random.Generator, x_um: float, y_um: float, radius_um: float) -> None:
-    """A red cell: biconcave disc, or swollen, crenated, folded, oval or a ghost, as strong or weak urine makes it."""
+    """A red cell: biconcave disc, or swollen, crenated, folded, cupped or a ghost, as strong or weak urine makes it."""
     view = sheet.part(x_um, y_um, 1.4 * radius_um)
-    form = rng.choice(["disc", "swollen", "ring", "crenated", "folded", "ghost"], p=[0.28, 0.27, 0.17, 0.12, 0.1, 0.06])
+    form = str(rng.choice(list(_RBC_FORMS), p=list(_RBC_FORMS.values())))
     oval = rng.uniform(0.9, 1.0) if rng.random() < 0.8 else rng.uniform(0.6, 0.9)
     outline = ring(rng, radius_um, radius_um * oval, rough=0.012, waves=5)
     if form == "crenated":
         outline = _crenated(rng, radius_um, oval)
-    mask = view.filled(turn(outline, rng.uniform(0, np.pi), (x_um, y_um)))
-    edge = view.domed(mask, radius_um * rng.uniform(0.3, 0.6))
-    along, across = view.turned(x_um, y_um, rng.uniform(0, np.pi))
-    distance = np.sqrt(along**2 + across**2) / np.float32(radius_um)
-    thickness = rng.uniform(1.7, 2.6) * edge
-    if form in ("disc", "ring"):
-        dimple = rng.uniform(0.25, 0.6) if form == "disc" else rng.uniform(0.7, 0.95)
-        thickness = thickness * (1 - np.float32(dimple) * np.exp(-((distance / rng.uniform(0.4, 0.6)) ** 2)))
-    elif form == "folded":
-        slit = np.exp(-((across / (0.22 * radius_um)) ** 2) - (along / (0.7 * radius_um)) ** 2)
-        thickness = thickness * (1 - np.float32(0.8) * slit)
-    elif form == "crenated":
-        thickness = thickness * (1 + np.float32(0.3) * view.noise(rng, 0.3 * radius_um))
-    strength = 0.3 if form == "ghost" else rng.uniform(0.8, 1.2)
-    view.opd_um += np.float32(0.06 * strength) * thickness
+    angle = rng.uniform(0, np.pi)
+    mask = view.filled(turn(outline, angle, (x_um, y_um)))
+    edge = view.domed(mask, radius_um * rng.uniform(0.18, 0.5))
+    thickness = rng.uniform(1.8, 2.8) * edge * _relief(view, rng, form, (x_um, y_um), radius_um, angle)
+    strength = 0.35 if form == "ghost" else rng.uniform(0.7, 1.3)
+    view.opd_um += np.float32(0.065 * strength) * thickness
     colour = _HAEMOGLOBIN * rng.uniform(0.2, 1.3) * (0.15 if form == "ghost" else 1) + rng.uniform(0, 0.13)
     view.tint(thickness / 2, colour)
+
+
+_RBC_FORMS = {"disc": 0.24, "swollen": 0.23, "ring": 0.16, "crenated": 0.11, "folded": 0.08, "cup": 0.11, "ghost": 0.07}
+"""How often each shape of a red cell is drawn."""
+
+
+def _relief(
+    view: Sheet, rng: np.random.Generator, form: str, centre_um: tuple[float, float], radius_um: float, angle: float
+) -> Layer:
+    """How thick a red cell of that form is over its face, as a share."""
+    along, across = (axis / np.float32(radius_um) for axis in view.turned(*centre_um, angle))
+    if form in ("disc", "ring"):
+        dimple = rng.uniform(0.25, 0.6) if form == "disc" else rng.uniform(0.7, 0.95)
+        return 1 - np.float32(dimple) * np.exp(-(along**2 + across**2) / np.float32(rng.uniform(0.16, 0.36)))
+    if form == "folded":
+        return 1 - np.float32(0.8) * np.exp(-((across / 0.22) ** 2) - (along / 0.7) ** 2)
+    if form == "cup":  # a dent off centre, whose rim shows as a crescent
+        off, wide = rng.uniform(0.2, 0.55), rng.uniform(0.35, 0.7)
+        dent = np.clip((wide - np.sqrt((along - np.float32(off)) ** 2 + across**2)) * rng.uniform(2, 4) + 0.5, 0, 1)
+        return 1 - np.float32(rng.uniform(0.5, 0.9)) * dent
+    if form == "crenated":
+        return 1 + np.float32(0.3) * view.noise(rng, 0.3 * radius_um)
+    return np.ones_like(along + across)
 
 
 def _crenated(rng: np.random.Generator, radius_um: float, oval: float) -> Points:
@@ -60,10 +85,10 @@ def add_wbc(sheet: Sheet, rng: np.random.Generator, x_um: float, y_um: float, ra
     _lobed_nucleus(view, rng, x_um, y_um, radius_um)
     contrast = {"fresh": 0.8, "glitter": 2.2, "swollen": 0.35, "broken": 1.6}[form]
     _granules(view, rng, mask, int(rng.uniform(50, 150)), (0.12, 0.4), 0.055 * contrast)
-    view.opd_um += body * view.noise(rng, 0.22 * radius_um) * np.float32(0.035 * contrast)
+    view.opd_um += body * view.noise(rng, radius_um * rng.uniform(0.2, 0.35)) * np.float32(0.05 * contrast)
     if form == "broken":
         _blebs(view, rng, x_um, y_um, radius_um)
-    view.tint(body, np.array([0.05, 0.045, 0.07]) * rng.uniform(0.3, 2))
+    view.tint(body, np.array([0.05, 0.045, 0.07]) * rng.uniform(0.3, 2) * rng.uniform([1, 1, 1], [1, 1, 1.8]))
 
 
 def _lobed_nucleus(view: Sheet, rng: np.random.Generator, x_um: float, y_um: float, radius_um: float) -> None:
@@ -159,6 +184,9 @@ def squamous(rng: np.random.Generator, um_per_px: float) -> Sheet:
     plate = sheet.domed(mask, rng.uniform(0.8, 2.6))
     thin = rng.uniform(0.08, 0.2)
     sheet.opd_um += plate * np.float32(thin) * (1 + np.float32(0.25) * sheet.noise(rng, 5))
+    if rng.random() < 0.4:  # crumpled
+        ridges = np.exp(-((sheet.noise(rng, rng.uniform(4, 9)) / 0.25) ** 2))
+        sheet.opd_um += plate * ridges * np.float32(rng.uniform(0.3, 1.2) * thin)
     for _ in range(rng.integers(0, 5)):
         _fold(sheet, rng, outline, mask, thin)
     _granules(sheet, rng, mask, int(rng.uniform(20, 260)), (0.15, 0.5), rng.uniform(0.02, 0.08))

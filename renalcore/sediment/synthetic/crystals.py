@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from renalcore.sediment.synthetic.sheet import Floats, Points, Sheet, corners, packed, ring, rounded, turn
+from renalcore.sediment.synthetic.sheet import Floats, Points, Sheet, centred, corners, packed, ring, rounded, turn
 
 _YELLOW_BROWN = np.array([0.12, 0.32, 0.75])
 
@@ -114,10 +114,10 @@ def amorphous(rng: np.random.Generator, um_per_px: float) -> Sheet:
     centre = turn(
         rng.normal(0, 1, (count, 2)) * (0.45 * spread, 0.45 * spread * rng.uniform(0.35, 1)), rng.uniform(0, 3)
     )
-    knots = rng.normal(0, 0.4 * spread, (6, 2))
-    centre = np.where(rng.random((count, 1)) < 0.7, knots[rng.integers(6, size=count)] + 0.3 * centre, centre)
+    knots = np.cumsum(rng.normal(0, 0.22 * spread, (9, 2)), axis=0)  # a string of knots: heaps are never round
+    centre = centred(knots[rng.integers(9, size=count)] + centre * rng.uniform(0.08, 0.7, (count, 1)))
     sheet = Sheet.holding(centre, um_per_px)
-    dots = sheet.dotted(centre, rng.uniform(0.15, 0.55, count), rng.uniform(0.4, 1, count))
+    dots = sheet.dotted(centre, rng.uniform(0.12, 0.42, count), rng.uniform(0.4, 1, count))
     sheet.opd_um += sheet.softened(dots, rng.uniform(0, 0.25)) * np.float32(rng.uniform(0.12, 0.35))
     colour = np.array([0.5, 0.6, 0.8]) if rng.random() < 0.5 else np.full(3, 0.5)
     sheet.tint(dots, colour * rng.uniform(0.2, 1.3))

@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from renalcore import taxonomy
 from renalcore.sediment.synthetic.morphology import KINDS
 from renalcore.sediment.synthetic.optics import Light, background, photograph, transmission
-from renalcore.sediment.synthetic.recipe import COARSEST_UM_PER_PX, FINEST_UM_PER_PX, Recipe
+from renalcore.sediment.synthetic.recipe import (
+    COARSEST_UM_PER_PX,
+    FINEST_UM_PER_PX,
+    LOW_POWER_SHARE,
+    LOW_POWER_UM_PER_PX,
+    Recipe,
+)
 from renalcore.sediment.synthetic.sheet import Floats, Sheet, ring
 
 _FAINT, _CLEAR = 0.02, 0.05
@@ -79,7 +85,8 @@ def render(
         width_px: Width of the picture.
         height_px: Height of the picture.
         rng: Decides everything that is not given; the same state gives the same field.
-        um_per_px: Scale; None takes a random one at which a red cell covers 20 to 60 px.
+        um_per_px: Scale; None takes a random one at which a red cell covers 20 to 60 px. If the recipe is left open
+            too, one field in ten is seen through a 10x objective instead, and holds only large particles.
         recipe: What the field holds; None takes a random training mixture of all 39 classes.
 
     Returns:
@@ -102,12 +109,15 @@ def plan(
     """Decide what lies where; see `render` for the arguments."""
     if width_px < 1 or height_px < 1:
         raise ValueError(f"a field must be at least 1 px wide and high, got {width_px} x {height_px}")
+    low_power = um_per_px is None and recipe is None and rng.random() < LOW_POWER_SHARE
     if um_per_px is None:
-        um_per_px = float(np.exp(rng.uniform(np.log(FINEST_UM_PER_PX), np.log(COARSEST_UM_PER_PX))))
+        scales = LOW_POWER_UM_PER_PX if low_power else (FINEST_UM_PER_PX, COARSEST_UM_PER_PX)
+        um_per_px = float(np.exp(rng.uniform(*np.log(scales))))
     if not um_per_px > 0:
         raise ValueError(f"um_per_px must be positive, got {um_per_px}")
     if recipe is None:
-        recipe = Recipe.sampled(rng, width_px * height_px * um_per_px**2)
+        sampled = Recipe.sampled_low_power if low_power else Recipe.sampled
+        recipe = sampled(rng, width_px * height_px * um_per_px**2)
     light = recipe.light or Light.sampled(rng, round_field=recipe.round_field)
     particles: list[Placed] = []
     taken = np.empty((0, 3))

@@ -105,10 +105,17 @@ def hyphae(rng: np.random.Generator, um_per_px: float) -> Sheet:
     lines = [line - middle for line in lines]
     sheet = Sheet.holding(np.concatenate(lines), um_per_px, margin_um=width + 2.5)
     mask = np.zeros_like(sheet.opd_um)
+    walls = []
     for line in lines:
-        mask = np.maximum(mask, sheet.filled(tube(line, _segments(rng, line, width))))
+        outline = tube(line, _segments(rng, line, width))
+        mask = np.maximum(mask, sheet.filled(outline))
+        side = outline[: len(line)] - line
+        walls += [
+            np.array([line[k] - side[k], line[k] + side[k]]) for k in range(4, len(line) - 2, rng.integers(5, 12))
+        ]
     body = sheet.domed(mask, 0.5 * width)
     sheet.opd_um += body * np.float32(rng.uniform(0.18, 0.32))
+    sheet.opd_um -= sheet.stroked(walls, 0.5) * mask * np.float32(rng.uniform(0, 0.12))
     for point in scattered(rng, sheet, mask, int(rng.integers(5, 25))):
         sheet.ball(point[0], point[1], rng.uniform(0.2, 0.5), 0.06)
     sheet.tint(body, np.array([0.07, 0.03, 0.08]) * rng.uniform(0, 1.5))
@@ -211,8 +218,8 @@ def trichomonas(rng: np.random.Generator, um_per_px: float) -> Sheet:
     points = scattered(rng, sheet, mask, int(rng.integers(30, 90)))
     grains = sheet.dotted(points, rng.uniform(0.2, 0.5, len(points)), rng.uniform(0.3, 1, len(points)))
     sheet.opd_um += grains * np.float32(0.07)
-    whips = sheet.stroked([turn(line - middle, angle) for line in [*flagella, tail]], 0.35)
-    sheet.opd_um += sheet.softened(whips, 0.15) * np.float32(rng.uniform(0.08, 0.14))
+    whips = sheet.stroked([turn(line - middle, angle) for line in [*flagella, tail]], rng.uniform(0.2, 0.35))
+    sheet.opd_um += sheet.softened(whips, 0.15) * np.float32(rng.uniform(0.06, 0.13))
     nucleus = turn(np.array([[0.22 * length, 0]]) - middle, angle)[0]
     sheet.ball(nucleus[0], nucleus[1], 0.13 * length, 0.035)
     sheet.tint(body, np.array([0.07, 0.06, 0.09]) * rng.uniform(0.3, 2))

@@ -88,7 +88,7 @@ class Light:
             colour=(float(red), float(green), float(blue)),
             gradient=(float(rng.normal(0, 0.06)), float(rng.normal(0, 0.06))),
             vignetting=float(rng.uniform(0.05, 0.4)) if round_field or rng.random() < 0.3 else rng.uniform(0, 0.08),
-            blotches=float(rng.gamma(2, 0.004)),
+            blotches=float(rng.gamma(2, 0.004 if rng.random() < 0.8 else 0.008)),
             focus_um=float(-rng.uniform(0.5, 1.6) if rng.random() < 0.75 else rng.uniform(0.5, 1.5)),
             depth_um=float(rng.gamma(2, 0.12)),
             resolution_um=float(rng.uniform(0.1, 0.24) if not poor else rng.uniform(0.24, 0.45)),
@@ -134,8 +134,9 @@ def background(width_px: int, height_px: int, light: Light, rng: np.random.Gener
     y = np.linspace(-1, 1, height_px, dtype=np.float32)[:, None]
     level = 1 + np.float32(light.gradient[0]) * x + np.float32(light.gradient[1]) * y
     level = level * (1 - np.float32(light.vignetting) * (x * x + y * y) / 2)
-    coarse = rng.standard_normal((9, 9), np.float32) * np.float32(light.blotches)
-    level = level * (1 + cv2.resize(coarse, (width_px, height_px), interpolation=cv2.INTER_CUBIC))
+    for cells in (5, 11):
+        coarse = rng.standard_normal((cells, cells), np.float32) * np.float32(light.blotches)
+        level = level * (1 + cv2.resize(coarse, (width_px, height_px), interpolation=cv2.INTER_CUBIC))
     field: Floats = level[..., None] * np.array(light.colour, np.float32)
     return field
 

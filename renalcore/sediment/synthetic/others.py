@@ -26,20 +26,20 @@ def sperm(rng: np.random.Generator, um_per_px: float) -> Sheet:
 
 
 def mucus(rng: np.random.Generator, um_per_px: float) -> Sheet:
-    """Mucus: pale, ribbon-like, wavy threads with fine parallel lines, of uneven width, tapering to nothing."""
-    line = wander(rng, rng.uniform(60, 240), bend=rng.uniform(1, 2.6), steps=60)
-    width = rng.uniform(2, 11)
+    """Mucus: pale, ribbon-like, wavy threads with fine lines along them, of uneven width, tapering to nothing."""
+    line = wander(rng, rng.uniform(60, 240), bend=rng.uniform(0.5, 2), steps=60)
+    width = rng.uniform(1.5, 11)
     s = np.linspace(0, 1, 60)
-    widths = width * np.sqrt(np.sin(np.pi * np.clip(s, 0.01, 0.99))) * (1 + 0.35 * np.sin(s * rng.uniform(5, 18)))
+    swell = 1 + 0.35 * np.sin(s * rng.uniform(5, 18) + rng.uniform(0, 6))
+    widths = np.maximum(width * np.sqrt(np.sin(np.pi * np.clip(s, 0.01, 0.99))) * swell, 0.4)
     sheet = Sheet.holding(line, um_per_px, margin_um=0.8 * width + 2.5)
-    mask = sheet.filled(tube(line, np.maximum(widths, 0.4)))
-    body = sheet.domed(mask, rng.uniform(0.6, 1.5))
-    sheet.opd_um += body * np.float32(rng.uniform(0.08, 0.22))
-    strands = [
-        line + turn(np.array([[0, 0.4 * width * k]]), rng.uniform(0, 6)) for k in rng.uniform(-1, 1, rng.integers(1, 6))
-    ]
-    fade = np.float32(rng.uniform(0.03, 0.1))
-    sheet.opd_um += sheet.softened(sheet.stroked(strands, rng.uniform(0.4, 0.9)), 0.25) * mask * fade
+    body = sheet.domed(sheet.filled(tube(line, widths)), rng.uniform(0.6, 1.5))
+    sheet.opd_um += body * np.float32(rng.uniform(0.02, 0.18))
+    side = (tube(line, widths)[:60] - line) * 0.95
+    for _ in range(rng.integers(1, 8)):
+        shift = rng.uniform(-1, 1) + 0.35 * np.sin(s * rng.uniform(3, 12) + rng.uniform(0, 6))
+        strand = sheet.stroked([line + side * np.clip(shift, -1, 1)[:, None]], rng.uniform(0.3, 0.9))
+        sheet.opd_um += sheet.softened(strand, 0.2) * np.float32(rng.uniform(0.03, 0.13))
     return sheet
 
 

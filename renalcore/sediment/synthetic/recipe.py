@@ -15,6 +15,12 @@ RBC_UM = 7.0
 FINEST_UM_PER_PX, COARSEST_UM_PER_PX = RBC_UM / 60, RBC_UM / 20
 """A red cell covers 60 px at the finest scale and 20 px at the coarsest."""
 
+LOW_POWER_SHARE = 0.1
+"""Share of random training fields that are seen through the 10x objective."""
+
+LOW_POWER_UM_PER_PX = (0.45, 0.9)
+"""Scales of those."""
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -47,6 +53,20 @@ class Recipe:
                 raise ValueError(f"counts of {class_name!r} must be 0 <= low <= high, got {low}..{high}")
 
     @classmethod
+    def sampled_low_power(cls, rng: np.random.Generator, area_um2: float) -> Recipe:
+        """A training mixture as the 10x objective shows it: only what is large enough to be told apart there."""
+        names = tuple(name for name, kind in KINDS.items() if kind.radius_um >= _LOW_POWER_RADIUS_UM)
+        weights = np.array([KINDS[name].weight for name in names])
+        share = float(np.clip(area_um2 / 100_000, 0.3, 3))
+        counts: dict[str, tuple[int, int]] = {}
+        for index in rng.choice(len(names), size=int(rng.integers(1, 5)), replace=False, p=weights / weights.sum()):
+            counts[names[index]] = (1, max(1, round(2 * KINDS[names[index]].most * share * rng.beta(1, 2))))
+        if rng.random() < 0.6:
+            counts["Epithelial cell (squamous)"] = (1, 1 + round(14 * share * rng.beta(1, 2)))
+        debris = float(rng.gamma(1.5, 0.4))
+        return cls("training at low power", counts, crowding=float(rng.beta(1.2, 3)), debris=debris)
+
+    @classmethod
     def sampled(cls, rng: np.random.Generator, area_um2: float) -> Recipe:
         """A random training mixture for a field of `area_um2`: a few featured classes over a usual background."""
         names = tuple(KINDS)
@@ -65,6 +85,9 @@ class Recipe:
         debris = float(rng.gamma(1.5, 0.7))
         return cls("training", counts, crowding=float(crowded), debris=debris, round_field=rng.random() < 0.06)
 
+
+_LOW_POWER_RADIUS_UM = 9.0
+"""Smaller classes cannot be told apart at the 10x objective."""
 
 _BYSTANDERS = (("RBC", 0.5, 8), ("WBC", 0.5, 5), ("Bacteria", 0.25, 15), ("Epithelial cell (squamous)", 0.2, 1))
 

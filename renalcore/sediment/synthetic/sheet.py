@@ -118,7 +118,7 @@ class Sheet:
         radii = np.round(np.maximum(radii_um, smallest) / self.um_per_px * (1 << _SHIFT)).astype(int).tolist()
         for (x, y), radius, value in zip(self._fixed(centres_um).tolist(), radii, values, strict=True):
             cv2.circle(canvas, (x, y), radius, value, -1, cv2.LINE_AA, _SHIFT)
-        return canvas.astype(np.float32) / np.float32(255)
+        return blurred(canvas.astype(np.float32) / np.float32(255), 0.5)  # grains are round, also when of a pixel
 
     def softened(self, mask: Layer, sigma_um: float) -> Floats:
         """`mask` blurred by a Gaussian of `sigma_um`."""

@@ -109,17 +109,25 @@ def test_a_red_cell_is_seven_micrometres_wide_at_any_scale() -> None:
 
 
 def test_random_scales_let_a_red_cell_cover_20_to_60_px() -> None:
-    scales = [plan(64, 64, rng=rng(seed)).um_per_px for seed in range(40)]
+    scales = [plan(64, 64, rng=rng(seed), recipe=Recipe("empty")).um_per_px for seed in range(40)]
     assert min(scales) >= 7 / 60
     assert max(scales) <= 7 / 20
     assert max(scales) / min(scales) > 2
+
+
+def test_low_power_training_fields_hold_no_class_that_is_too_small_to_tell() -> None:
+    fields = [planned for seed in range(60) if (planned := plan(400, 400, rng=rng(seed))).um_per_px > 7 / 20]
+    names = {taxonomy.NAMES[placed.class_id] for planned in fields for placed in planned.particles}
+    assert 1 <= len(fields) <= 15
+    assert names
+    assert not names & {"RBC", "WBC", "Bacteria", "Yeast", "Calcium oxalate"}
 
 
 def test_far_from_focus_edges_are_softer() -> None:
     planned = single("RBC", seed=1)
     sharp, soft = (
         paint(dataclasses.replace(planned, debris=0, particles=(dataclasses.replace(planned.particles[0], z_um=z),)))
-        for z in (-0.8, -8.0)
+        for z in (-0.8, -15.0)
     )
     steepest = [np.abs(np.diff(field.pixels.astype(int), axis=1)).max() for field in (sharp, soft)]
     assert steepest[0] > 2 * steepest[1]
