@@ -5,11 +5,11 @@ A signed specimen reports what was signed, word for word; any other reports what
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
@@ -135,6 +135,12 @@ class SpecimenReport:
         return self.collected_at or self.created_at
 
 
+class _Record(NamedTuple):
+    specimen: Specimen
+    patient: Patient
+    table: CutOffTableRow
+
+
 def report(session: Session, specimen_id: int) -> SpecimenReport:
     """The report of a specimen as it stands, or as it was signed.
 
@@ -239,7 +245,7 @@ def _reports(session: Session, specimen_ids: Sequence[int]) -> list[SpecimenRepo
 
 def _batch(session: Session, specimen_ids: Sequence[int]) -> list[SpecimenReport]:
     records = {
-        specimen.id: (specimen, patient, table)
+        specimen.id: _Record(specimen, patient, table)
         for specimen, patient, table in session.execute(
             select(Specimen, Patient, CutOffTableRow)
             .join(Patient, Patient.id == Specimen.patient_id)
@@ -248,68 +254,68 @@ def _batch(session: Session, specimen_ids: Sequence[int]) -> list[SpecimenReport
         )
     }
     signatures, amendments = _signatures(session, specimen_ids)
-    signed = {key for key, (specimen, *_) in records.items() if specimen.state == "signed"}
-    open_ids = [key for key in records if key not in signed]
+    found = {
+        key: _as_signed(record.specimen, record.patient, *signatures[key], amendments[key])
+        for key, record in records.items()
+        if record.specimen.state == "signed"
+    }
+    found |= _as_they_stand(session, {key: record for key, record in records.items() if key not in found}, amendments)
+    return [found[key] for key in specimen_ids if key in found]
+
+
+def _as_they_stand(
+    session: Session, records: Mapping[int, _Record], amendments: Mapping[int, int]
+) -> dict[int, SpecimenReport]:
+    """Reports of specimens that are not signed, by the specimen's id."""
     analyses = {
         analysis.specimen_id: analysis
         for analysis in session.scalars(
             select(Analysis)
-            .where(Analysis.specimen_id.in_(open_ids), Analysis.state != "cancelled")
+            .where(Analysis.specimen_id.in_(list(records)), Analysis.state != "cancelled")
             .order_by(Analysis.id)  # the newest stays
         )
     }
-    totals: dict[int, int] = defaultdict(int)
-    for specimen_id in session.scalars(
-        select(SpecimenField.specimen_id).where(SpecimenField.specimen_id.in_(open_ids))
-    ):
-        totals[specimen_id] += 1
-    fields: dict[int, list[SpecimenField]] = defaultdict(list)
-    for analysis_id, field in session.execute(
-        select(FieldResult.analysis_id, SpecimenField)
-        .join(SpecimenField, SpecimenField.id == FieldResult.field_id)
+    totals = Counter(
+        session.scalars(select(SpecimenField.specimen_id).where(SpecimenField.specimen_id.in_(list(records))))
+    )
+    searched: dict[int, list[SpecimenField]] = defaultdict(list)
+    for field in session.scalars(
+        select(SpecimenField)
+        .join(FieldResult, FieldResult.field_id == SpecimenField.id)
         .where(FieldResult.analysis_id.in_([analysis.id for analysis in analyses.values()]))
         .order_by(SpecimenField.position)
     ):
-        fields[analysis_id].append(field)
+        searched[field.specimen_id].append(field)
     min_scores = {analysis.id: _min_score(analysis) for analysis in analyses.values()}
     numbers, unreviewed = counts(session, min_scores)
-    by_field: dict[tuple[int, int], dict[str, int]] = defaultdict(dict)
-    for (analysis_id, field_id, class_name), number in numbers.items():
-        by_field[analysis_id, field_id][class_name] = number
+    by_field: dict[int, dict[str, int]] = defaultdict(dict)
+    for (_, field_id, class_name), number in numbers.items():
+        by_field[field_id][class_name] = number
+    tables = {record.table.id: cutoffs.table_of(record.table) for record in records.values()}
 
-    tables = {table.id: cutoffs.table_of(table) for _, _, table in records.values()}
-    reports = []
-    for specimen_id in specimen_ids:
-        if specimen_id not in records:
-            continue
-        specimen, patient, table = records[specimen_id]
-        if specimen_id in signed:
-            reports.append(_as_signed(specimen, patient, *signatures[specimen_id], amendments[specimen_id]))
-            continue
-        analysis = analyses.get(specimen_id)
-        searched = fields[analysis.id] if analysis else []
-        measured = [_measured(specimen, field, by_field[analysis.id, field.id]) for field in searched if analysis]
-        reports.append(
-            SpecimenReport(
-                **_identity(specimen, patient),
-                objective=specimen.objective,
-                scale_kind=specimen.scale_kind,
-                um_per_px=specimen.um_per_px,
-                analysis_id=analysis.id if analysis else None,
-                model_key=analysis.model_key if analysis else None,
-                weights_sha256=analysis.weights_sha256 if analysis else None,
-                code_version=analysis.code_version if analysis else None,
-                min_score=min_scores[analysis.id] if analysis else 0.0,
-                cut_off_version=table.version,
-                fields=tuple(ReportField(field.id, field.position, field.name) for field in searched),
-                fields_total=totals[specimen_id],
-                unreviewed=unreviewed.get(analysis.id, 0) if analysis else 0,
-                rows=tuple(measure.report(measured, tables[table.id])) if measured else (),
-                signature=None,
-                amendments=amendments[specimen_id],
-            )
+    found = {}
+    for key, (specimen, patient, table) in records.items():
+        analysis = analyses.get(key)
+        measured = [_measured(specimen, field, by_field[field.id]) for field in searched[key]]
+        found[key] = SpecimenReport(
+            **_identity(specimen, patient),
+            objective=specimen.objective,
+            scale_kind=specimen.scale_kind,
+            um_per_px=specimen.um_per_px,
+            analysis_id=analysis.id if analysis else None,
+            model_key=analysis.model_key if analysis else None,
+            weights_sha256=analysis.weights_sha256 if analysis else None,
+            code_version=analysis.code_version if analysis else None,
+            min_score=min_scores[analysis.id] if analysis else 0.0,
+            cut_off_version=table.version,
+            fields=tuple(ReportField(field.id, field.position, field.name) for field in searched[key]),
+            fields_total=totals[key],
+            unreviewed=unreviewed.get(analysis.id, 0) if analysis else 0,
+            rows=tuple(measure.report(measured, tables[table.id])) if measured else (),
+            signature=None,
+            amendments=amendments.get(key, 0),
         )
-    return reports
+    return found
 
 
 def _signatures(session: Session, specimen_ids: Sequence[int]) -> tuple[dict[int, tuple[SignOff, str]], dict[int, int]]:
