@@ -25,8 +25,8 @@ app: setup serve
 # What a new release or a new machine needs before anything can be served; changes nothing the second time.
 setup: $(VENV)/.for-app
 	$(BIN)/python -m db upgrade
-	$(BIN)/python -m db create-admin --if-none
 
+# An installation without an administrator prints a one-time link for the first one.
 serve:
 	$(BIN)/streamlit run app.py --server.address $(ADDRESS) --server.port $(PORT)
 
