@@ -84,4 +84,4 @@ def account_form(user: CurrentUser) -> None:
 
 def _ask_to_sign_in() -> None:
     st.warning("You are not signed in, or your session has ended. Nothing that you saved is lost.")
-    st.html(f'<a href="{escape(sign_in_address())}" target="_self">Sign in to continue</a>')
+    st.html(f'<a class="rc-action" href="{escape(sign_in_address())}" target="_self">Sign in to continue</a>')

@@ -63,7 +63,7 @@ def show() -> None:
             st.logout()
         st.stop()
     st.html(
-        f'<p>Signed in at your institution as {escape(user.full_name)}.</p><a target="_self" '
+        f'<p>Signed in at your institution as {escape(user.full_name)}.</p><a class="rc-action" target="_self" '
         f'href="/single-sign-on/finish?ticket={_issue_ticket(user.id)}">Continue to RenalCore</a>'
     )
 

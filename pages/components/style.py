@@ -26,8 +26,10 @@ h1 { font-size: 1.55rem !important; font-weight: 620 !important; padding: 0 !imp
   line-height: 1.25 !important; letter-spacing: -0.01em; }
 [data-testid="stSidebarHeader"]::before { content: "RenalCore"; font-size: 1.25rem; font-weight: 650;
   letter-spacing: -0.01em; padding-left: 0.45rem; }
-h2 { font-size: 1.2rem !important; font-weight: 600 !important; padding: 0.4rem 0 0.2rem !important; }
-h3 { font-size: 1.03rem !important; font-weight: 600 !important; padding: 0.3rem 0 0.1rem !important; }
+[data-testid="stHeading"] h2 { font-size: 1.2rem !important; font-weight: 600 !important;
+  padding: 0.4rem 0 0.2rem !important; }
+[data-testid="stHeading"] h3 { font-size: 1.03rem !important; font-weight: 600 !important;
+  padding: 0.3rem 0 0.1rem !important; }
 .rc-subtitle { color: color-mix(in srgb, currentColor 66%, transparent); margin: 0; font-size: 0.95rem; }
 .rc-chip { display: inline-flex; align-items: center; gap: 0.4em; padding: 0.08em 0.6em; border-radius: 1em;
   font-size: 0.85rem; line-height: 1.55; white-space: nowrap; border: 1px solid var(--rc, #6B7280);
@@ -43,6 +45,8 @@ h3 { font-size: 1.03rem !important; font-weight: 600 !important; padding: 0.3rem
   padding-top: 0.6rem; font-size: 0.85rem; color: color-mix(in srgb, currentColor 66%, transparent); }
 .rc-banner { border-left: 3px solid #B45309; padding: 0.45rem 0.8rem; font-size: 0.92rem;
   background: color-mix(in srgb, #B45309 9%, transparent); }
+a.rc-action { display: inline-block; padding: 0.4rem 0.95rem; border-radius: 4px; background: #14606B;
+  color: #FFFFFF !important; font-weight: 550; text-decoration: none !important; }
 .rc-mono { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: 0.86em;
   overflow-wrap: anywhere; }
 table.rc-table { border-collapse: collapse; width: 100%; font-size: 0.93rem; }

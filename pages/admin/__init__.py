@@ -1,0 +1,1 @@
+"""Pages for administrators: users, cut-off tables, models, audit trail, system."""

@@ -1,0 +1,82 @@
+"""A model's card as a reader wants it: what it is for, its limits, its figures, its data, and then its identity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+
+import streamlit as st
+
+from pages.components import status, style
+from renalcore.models import ModelCard
+
+
+def _facts(card: ModelCard) -> None:
+    """What decides a result, in two columns."""
+    score = "one for each class" if isinstance(card.min_score, Mapping) else f"{card.min_score:g}"
+    rows = (
+        ("Task", f"{card.modality}, {card.task}"),
+        ("Network", f"{card.architecture}, size {card.scale}"),
+        ("Picture", f"slices of {card.input.slice_px} px, {card.input.overlap:.0%} overlap"),
+        ("Lowest score reported", score),
+        ("Made", card.date.strftime("%d %b %Y")),
+        ("Weights", f"{card.weights}, {style.size(card.bytes)}"),
+        ("sha256 of the weights", card.sha256),
+    )
+    body = "".join(
+        f'<tr><td style="width:13rem">{escape(name)}</td><td class="{"rc-mono" if name.startswith("sha") else ""}">'
+        f"{escape(value)}</td></tr>"
+        for name, value in rows
+    )
+    st.html(f'<table class="rc-table">{body}</table>')
+
+
+def _figures(card: ModelCard) -> None:
+    st.subheader("Held-out figures", anchor=False)
+    if not card.figures:
+        st.html(status.flag_html("no held-out figure has been measured"))
+        return
+    style.table(
+        ["Figure", "Value", "Measured on", "Command that gives it again"],
+        [[figure.name, f"{figure.value:.3f}", figure.on, figure.command] for figure in card.figures],
+        numeric=(1,),
+    )
+
+
+def _training_data(card: ModelCard) -> None:
+    st.subheader("Training data", anchor=False)
+    style.table(
+        ["Data set", "Pictures", "Licence, in the source's words", "Note"],
+        [[data.name, style.number(data.images, 0), data.licence, data.note] for data in card.training_data],
+        numeric=(1,),
+    )
+
+
+def _classes(card: ModelCard) -> None:
+    st.subheader("Classes", anchor=False)
+    st.markdown(
+        f"**With held-out figures on real pictures:** {style.plain(', '.join(card.validated_classes)) or 'none'}"
+    )
+    if card.unvalidated_classes:
+        st.markdown(f"**Without such figures:** {style.plain(', '.join(card.unvalidated_classes))}")
+    if isinstance(card.min_score, Mapping):
+        with st.expander("Lowest score reported, by class"):
+            style.table(
+                ["Class", "Score"], [[name, f"{card.min_score_of(name):.2f}"] for name in card.classes], numeric=(1,)
+            )
+
+
+def show(card: ModelCard) -> None:
+    """Everything a reader must know before a model's answers may be used."""
+    with st.container(border=True):
+        st.header(style.plain(card.title), anchor=False)
+        st.html(f'<span class="rc-mono rc-quiet-text">{escape(card.key)}</span>')
+        st.markdown(style.plain(card.intended_use))
+        if card.limits:
+            st.subheader("Known limits", anchor=False)
+            st.html("<ul>" + "".join(f"<li>{escape(limit)}</li>" for limit in card.limits) + "</ul>")
+        _figures(card)
+        _training_data(card)
+        _classes(card)
+        st.subheader("Identity", anchor=False)
+        _facts(card)
