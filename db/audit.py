@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from datetime import date, datetime
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import RowMapping, Select, select
@@ -31,6 +31,13 @@ SYSTEM = "system"
 EXPORT_COLUMNS = (
     "id", "at", "actor_id", "actor_name", "action", "entity", "entity_id", "old", "new", "reason", "prev_hash", "hash",
 )  # fmt: skip
+
+
+class TrailEnd(NamedTuple):
+    """Where the trail ended at some moment: the number of events and the hash of the last one."""
+
+    events: int
+    hash: str
 
 
 def record(
@@ -132,16 +139,16 @@ def verify(session: Session, *, noted: str | None = None) -> int:
     return seen
 
 
-def head(session: Session) -> AuditHead:
+def head(session: Session) -> TrailEnd:
     """Where the trail ends: the number of events and the last hash, worth noting outside the database.
 
     Raises:
         AuditBroken: Someone deleted it.
     """
-    found = session.scalars(select(AuditHead).execution_options(populate_existing=True)).one_or_none()
+    found = session.execute(select(AuditHead.events, AuditHead.hash)).one_or_none()
     if found is None:
         raise AuditBroken("The audit trail has lost its head: someone deleted it.")
-    return found
+    return TrailEnd(*found)
 
 
 def events(
