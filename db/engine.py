@@ -216,6 +216,8 @@ def _translated(error: DBAPIError) -> StorageError | None:
         return StorageError("The database has no tables yet, or older ones: run `python -m db upgrade` first.")
     if "database is locked" in text:
         return StorageError(f"The database stayed busy for {BUSY_TIMEOUT_S:.0f} s. Try again; nothing was changed.")
+    if state == "40P01":
+        return StorageError("Someone else changed the same records at the same moment. Try again; nothing was changed.")
     if error.connection_invalidated or "unable to open database file" in text or "connection failed" in text:
         return StorageError("The database cannot be reached. Check that it runs and that DATABASE_URL names it.")
     return None

@@ -95,6 +95,36 @@ def test_writers_that_read_first_wait_for_each_other_instead_of_failing(engine: 
         assert session.scalars(select(User.failed_logins)).one() == 4 * 10
 
 
+def test_two_actions_that_wait_for_each_other_end_with_one_asked_to_try_again(engine: Engine) -> None:
+    if engine.dialect.name == "sqlite":
+        pytest.skip("on SQLite the second writer waits from its beginning")
+    with session_scope(engine) as session:
+        session.add_all([someone("first"), someone("second")])
+    both_hold_one = threading.Barrier(2)
+    outcomes: list[str] = []
+
+    def hold(*usernames: str) -> None:
+        try:
+            with session_scope(engine) as session:
+                for username in usernames:
+                    session.scalars(select(User).where(User.username == username).with_for_update()).one()
+                    if username == usernames[0]:
+                        both_hold_one.wait()
+            outcomes.append("done")
+        except StorageError as error:
+            outcomes.append(str(error))
+
+    threads = [threading.Thread(target=hold, args=names) for names in (("first", "second"), ("second", "first"))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == [
+        "Someone else changed the same records at the same moment. Try again; nothing was changed.",
+        "done",
+    ]
+
+
 def test_times_come_back_in_utc_to_the_microsecond(engine: Engine) -> None:
     in_tehran = datetime(2026, 3, 20, 23, 15, 0, 123456, tzinfo=timezone(timedelta(hours=3, minutes=30)))
     with session_scope(engine) as session:
