@@ -1,0 +1,104 @@
+"""Signing in and out as a person does, in a real Chromium."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from db.engine import now
+from db.models import LoginSession
+from tests.browser.conftest import shoot, sign_in
+from tests.running_app import RunningApp
+
+pytestmark = pytest.mark.browser
+
+
+def test_a_page_asked_for_by_its_address_is_shown_after_signing_in_and_after_a_reload(
+    page: Any, web_app: RunningApp
+) -> None:
+    person = web_app.person(full_name="Ada Example")
+    page.goto(f"{web_app.url}/patient")
+    assert page.url == f"{web_app.url}/login?next=%2Fpatient"
+    assert page.locator("#username").evaluate("field => field === document.activeElement")
+    shoot(page, "sign-in")
+    page.fill("#username", person.username)
+    page.fill("#password", person.password)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/patient")
+    page.wait_for_selector("text=Ada Example")
+    page.reload()
+    page.wait_for_selector("text=Ada Example")
+    assert page.evaluate("document.cookie").find("renalcore") == -1  # no script can read the session
+
+
+def test_a_wrong_password_is_told_and_the_user_name_need_not_be_typed_again(page: Any, web_app: RunningApp) -> None:
+    person = web_app.person()
+    page.goto(f"{web_app.url}/login")
+    page.fill("#username", person.username)
+    page.fill("#password", "not this one at all")
+    page.click("button[type=submit]")
+    page.wait_for_selector("[role=alert]")
+    assert page.input_value("#username") == person.username
+    assert page.input_value("#password") == ""
+    shoot(page, "sign-in-refused")
+
+
+def test_signing_out_leads_to_the_sign_in_page_and_the_pages_are_closed_again(page: Any, web_app: RunningApp) -> None:
+    sign_in(page, web_app, web_app.person())
+    page.click("text=Sign out")
+    page.wait_for_url("**/login?signed-out")
+    assert page.locator("[role=status]").inner_text() == "You are signed out."
+    page.goto(f"{web_app.url}/worklist")
+    assert page.url.startswith(f"{web_app.url}/login?next=")
+
+
+def test_a_page_left_open_says_so_when_its_session_has_ended_and_leads_back(page: Any, web_app: RunningApp) -> None:
+    admin = web_app.person("admin")
+    sign_in(page, web_app, admin, "/admin-users")
+    with web_app.database() as session:
+        session.execute(sa.update(LoginSession).values(ended_at=now()))
+    page.click("text=Invite a user")
+    page.wait_for_selector("text=Sign in to continue")
+    assert page.locator("text=Invite a user").count() == 0
+    assert admin.full_name not in page.inner_text("body")
+    shoot(page, "session-ended")
+    page.click("text=Sign in to continue")
+    page.wait_for_url("**/login?next=%2Fadmin-users")
+
+
+def test_a_technologist_sees_no_administration_and_is_refused_at_its_address(page: Any, web_app: RunningApp) -> None:
+    sign_in(page, web_app, web_app.person("technologist"))
+    menu = page.locator("[data-testid=stSidebarNav]").inner_text()
+    assert "Worklist" in menu
+    assert "Audit trail" not in menu
+    for address in ("admin-users", "admin-audit", "admin-cutoffs", "admin-models", "admin-system"):
+        page.goto(f"{web_app.url}/{address}")
+        page.wait_for_selector("text=This page is for administrators. You are signed in as a technologist.")
+    shoot(page, "refused")
+
+
+def test_the_root_leads_to_the_worklist(page: Any, web_app: RunningApp) -> None:
+    sign_in(page, web_app, web_app.person())
+    page.goto(web_app.url)
+    page.wait_for_url("**/worklist")
+    page.wait_for_selector("h1")
+
+
+def test_an_address_that_is_no_page_says_so(page: Any, web_app: RunningApp) -> None:
+    sign_in(page, web_app, web_app.person())
+    page.goto(f"{web_app.url}/no-such-page")
+    page.wait_for_selector("text=Page not found")
+
+
+def test_the_first_administrator_comes_in_by_the_link_in_the_terminal(page: Any, web_app: RunningApp) -> None:
+    links = re.findall(rf"{re.escape(web_app.url)}/welcome\S+", web_app.log.read_text())
+    page.goto(links[-1])
+    shoot(page, "welcome")
+    page.fill("#password", "a fine long password")
+    page.fill("#again", "a fine long password")
+    page.click("button[type=submit]")
+    page.wait_for_url("**/worklist")
+    page.wait_for_selector("text=Administration")
