@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from ultralytics.nn.modules import Conv, Detect, DWConv
-from ultralytics.nn.tasks import DetectionModel
+from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 from renalcore import taxonomy
 from renalcore.errors import ModelError
@@ -107,7 +107,8 @@ class MultiHeadDetectionModel(DetectionModel):
     def __init__(self, scale: Scale = "n", *, verbose: bool = False) -> None:
         if scale not in get_args(Scale):
             raise ModelError(f"YOLO12 comes in the scales {', '.join(get_args(Scale))}, got {scale!r}")
-        super().__init__(f"yolo12{scale}.yaml", ch=3, nc=len(taxonomy.CLASSES), verbose=verbose)
+        layers = yaml_model_load(f"yolo12{scale}.yaml")
+        super().__init__({**layers, "nc": len(taxonomy.CLASSES)}, ch=3, verbose=verbose)
         single = self.model[-1]
         head = MultiHeadDetect([tower[0].conv.in_channels for tower in single.cv2])
         head.i, head.f, head.type = single.i, single.f, f"{__name__}.MultiHeadDetect"
