@@ -196,8 +196,8 @@ def add_fields(
 ) -> list[SpecimenField]:
     """Add pictures to a specimen that is not signed.
 
-    An analysis that was complete is queued again for the new fields alone, with its corrections kept; the caller
-    hands `analyses.current` to the queue once the transaction is committed.
+    An analysis that was complete or had failed is queued again for the fields that lack a result, with its
+    corrections kept; the caller hands `analyses.current` to the queue once the transaction is committed.
 
     Raises:
         Conflict: The specimen is signed or being analysed, or has one of the pictures already.
@@ -241,7 +241,7 @@ def add_fields(
         },
     )
     newest = analyses.current(session, specimen.id)
-    if newest is not None and newest.state == "done":
+    if newest is not None and newest.state in ("done", "failed"):
         analyses.retry(session, newest.id, by)
     return added
 

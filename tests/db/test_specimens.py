@@ -120,6 +120,16 @@ def test_fields_added_after_the_analysis_queue_it_again_for_them_alone(
     assert analyses.pending_fields(session, done.analysis.id) == [added]
 
 
+def test_fields_added_after_a_failure_queue_the_analysis_again(
+    session: Session, register: Register, technologist: User
+) -> None:
+    specimen = register("A-1", pictures=["a.png"])
+    analysis = analyses.request(session, specimen, **MODEL, options={}, by=technologist)
+    analyses.fail(session, analysis.id, "a.png cannot be read.")
+    specimens.add_fields(session, specimen.id, [a_picture("b.png")], by=technologist)
+    assert (specimen.state, analysis.state) == ("waiting", "queued")
+
+
 def test_fields_cannot_be_added_while_the_analysis_runs(
     session: Session, register: Register, technologist: User
 ) -> None:
