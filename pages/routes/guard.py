@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 
 import streamlit
 from anyio import to_thread
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from db import accounts
 from db.engine import session_scope
 from db.settings import Settings
+from pages.components import single_sign_on
 from pages.components.auth import COOKIE
 from pages.components.links import HOME
 
@@ -58,6 +59,9 @@ _OPEN = re.compile(
 )
 """Addresses that answer without signing in: none of them holds a record. The websocket (`stream`) carries the cookie,
 and every page asks for it."""
+
+IDENTITY_COOKIE = "_streamlit_user"
+"""Where Streamlit keeps, signed, whom an identity provider has named; further parts and tokens begin alike."""
 
 _PAGE = re.compile(r"^/[a-z-]*/?$")
 
@@ -125,16 +129,18 @@ class Guard:
             return
         request = Request(scope)
         if not _OPEN.match(path) and not await to_thread.run_sync(is_signed_in, request.cookies.get(COOKIE)):
-            await _refusal(scope)(scope, receive, send_with_headers)
+            await _refusal(request)(scope, receive, send_with_headers)
             return
         await self._app(scope, receive, send_with_headers)
 
 
-def _refusal(scope: Scope) -> ASGIApp:
-    path = scope["path"]
-    wants_page = scope["method"] in ("GET", "HEAD") and _PAGE.match(path)
-    if wants_page or "text/html" in Headers(scope=scope).get("accept", ""):
-        query = scope["query_string"].decode("latin-1")
-        target = path + (f"?{query}" if query else "")
+def _refusal(request: Request) -> ASGIApp:
+    path = request.url.path
+    wants_page = request.method in ("GET", "HEAD") and _PAGE.match(path)
+    if wants_page or "text/html" in request.headers.get("accept", ""):
+        if IDENTITY_COOKIE in request.cookies and single_sign_on.is_configured():
+            # Back from the provider, which Streamlit sends to the root of the app.
+            return RedirectResponse("/single-sign-on", 303)
+        target = path + (f"?{request.url.query}" if request.url.query else "")
         return RedirectResponse(f"/login?next={quote(target, safe='')}", 303)
     return PlainTextResponse("Sign in to see this.", 403)

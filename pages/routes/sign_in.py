@@ -23,7 +23,7 @@ from db.settings import Settings
 from pages.components import single_sign_on
 from pages.components.auth import COOKIE
 from pages.components.style import RESEARCH_USE_ONLY
-from pages.routes.guard import came_from_here, is_signed_in, local_target
+from pages.routes.guard import IDENTITY_COOKIE, came_from_here, is_signed_in, local_target
 from renalcore.errors import RenalError
 
 _TEMPLATES = jinja2.Environment(
@@ -64,6 +64,9 @@ async def logout(request: Request) -> Response:
         await run_in_threadpool(_close_session, token)
     response = RedirectResponse("/login?signed-out", 303)
     response.delete_cookie(COOKIE, path="/", httponly=True, samesite="lax", secure=Settings.from_env().secure_cookies)
+    for name in request.cookies:
+        if name.startswith(IDENTITY_COOKIE):  # else the next page asked for would sign in again by itself
+            response.delete_cookie(name, path="/")
     response.headers["clear-site-data"] = '"cache"'
     return response
 

@@ -1,0 +1,67 @@
+"""Signing in through an identity provider, in a real Chromium, against a provider that runs here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from db import accounts
+from tests.browser.conftest import shoot
+from tests.browser.identity_provider import IdentityProvider
+from tests.running_app import RunningApp, make_app
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[IdentityProvider]:
+    """The institution's identity provider."""
+    pytest.importorskip("authlib", reason="single sign-on needs the package Authlib")
+    made = IdentityProvider()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def app(provider: IdentityProvider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
+    """An app whose secrets name that provider."""
+    folder: Path = tmp_path_factory.mktemp("oidc")
+    made = make_app(folder / "data", RENAL_WORKER="external", STREAMLIT_SECRETS_FILES=str(folder / "secrets.toml"))
+    (folder / "secrets.toml").write_text(provider.secrets_toml(made.url))
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+def test_an_account_named_by_its_verified_address_comes_in_and_signs_out_for_good(
+    page: Any, app: RunningApp, provider: IdentityProvider
+) -> None:
+    with app.database() as session:
+        accounts.invite(session, username=provider.email, full_name="Some Body", role="reviewer", by=None)
+    page.goto(f"{app.url}/worklist")
+    shoot(page, "sign-in-institution")
+    page.click("text=Sign in with your institution")
+    page.click("text=Continue to RenalCore")
+    page.wait_for_url("**/worklist")
+    page.wait_for_selector("text=Some Body")
+    with app.database() as session:
+        assert accounts.by_username(session, provider.email).external_subject == f"{provider.issuer}|subject-1"
+    page.click("text=Sign out")
+    page.wait_for_url("**/login?signed-out")
+    page.goto(f"{app.url}/worklist")
+    assert page.url.startswith(f"{app.url}/login")
+
+
+def test_someone_without_an_account_gets_none(page: Any, app: RunningApp, provider: IdentityProvider) -> None:
+    provider.subject, provider.email = "subject-2", "stranger@hospital.example"
+    page.goto(f"{app.url}/login")
+    page.click("text=Sign in with your institution")
+    page.wait_for_selector("text=No active account here belongs to your institutional sign-in")
+    assert page.locator("text=Continue to RenalCore").count() == 0
+    with app.database() as session:
+        assert accounts.by_username(session, provider.email) is None
