@@ -345,7 +345,7 @@ def _keep_duties(worker: Worker, host: str, pid: int, ended: threading.Event) ->
             with session_scope() as session:
                 workers.beat(session, worker.name, host=host, pid=pid, device=worker.device)
             if not worker.stopping.is_set():
-                for left in queue.take_over(_at_work(host)):
+                for left in queue.take_over(functools.partial(_at_work, host)):
                     _event("given up" if left.given_up else "taken over", analysis=left.analysis_id,
                            from_worker=left.from_worker)  # fmt: skip
                 for analysis_id in queue.mend():

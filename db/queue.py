@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -139,23 +139,22 @@ def hand_back(worker: str) -> list[int]:
     return [_analysis_id(status) for status in held]
 
 
-def take_over(at_work: Collection[str]) -> list[TakenOver]:
+def take_over(at_work: Callable[[], Collection[str]]) -> list[TakenOver]:
     """Put back into the queue what workers hold that are no longer at work. Fields that have a result keep it.
 
     One worker at a time does this: the second one finds nothing left. What kills one worker after the other at the
     same field is given up, with a message, after `MAX_TAKEOVERS` times.
 
     Args:
-        at_work: Names of the workers that are.
+        at_work: Tells the names of the workers that are, as of now. It is asked after what is held was read: whoever
+            holds something had reported for duty before.
     """
-    if all(status.executor_id in at_work for status in _held()):
+    if not _orphans(at_work):
         return []  # the everyday case, without a lock
     taken: list[TakenOver] = []
     with session_scope() as session:
         _lock(session)
-        for status in _held():
-            if status.executor_id in at_work:
-                continue
+        for status in _orphans(at_work):
             analysis_id = _analysis_id(status)
             done = session.scalar(select(func.count()).where(FieldResult.analysis_id == analysis_id)) or 0
             before = status.attributes or {}
@@ -212,6 +211,12 @@ def forget_clients() -> None:
 def _held(*, executor_id: str | None = None) -> list[WorkflowStatus]:
     """The workflows that some worker has begun and not ended."""
     return _client().list_workflows(status="PENDING", name=WORKFLOW, executor_id=executor_id, load_output=False)
+
+
+def _orphans(at_work: Callable[[], Collection[str]]) -> list[WorkflowStatus]:
+    held = _held()
+    names = at_work() if held else ()
+    return [status for status in held if status.executor_id not in names]
 
 
 def _statuses(workflow_ids: Iterable[str]) -> list[WorkflowStatus]:

@@ -12,6 +12,7 @@ from db.models import WorkerNode
 
 BEAT_S = 5.0  # how often a worker reports
 SILENT_AFTER_S = 20.0  # four reports missed: longer than a busy database delays one, well within a minute
+FORGOTTEN_AFTER_S = 24 * 3600.0  # a worker that did not come back within a day was replaced
 
 
 def beat(session: Session, name: str, *, host: str, pid: int, device: str | None = None) -> WorkerNode:
@@ -56,12 +57,18 @@ def alive(session: Session, within_s: float = SILENT_AFTER_S) -> list[WorkerNode
     )
 
 
-def silent(session: Session, after_s: float = SILENT_AFTER_S) -> list[WorkerNode]:
-    """The workers that should report and do not, by name."""
+def silent(
+    session: Session, after_s: float = SILENT_AFTER_S, *, forgotten_after_s: float = FORGOTTEN_AFTER_S
+) -> list[WorkerNode]:
+    """The workers that fell silent without having ended, by name; those long gone are no news."""
     return list(
         session.scalars(
             select(WorkerNode)
-            .where(WorkerNode.stopped_at.is_(None), WorkerNode.heartbeat_at < _before(session, after_s))
+            .where(
+                WorkerNode.stopped_at.is_(None),
+                WorkerNode.heartbeat_at < _before(session, after_s),
+                WorkerNode.heartbeat_at >= _before(session, forgotten_after_s),
+            )
             .order_by(WorkerNode.name)
         )
     )

@@ -433,11 +433,13 @@ def test_a_worker_is_alive_while_it_reports_silent_when_it_does_not_and_neither_
     monkeypatch.setenv("DATABASE_URL", database_url)
     upgrade(database_url)
     with session_scope() as session:
-        for name in ("anna", "bert", "cora"):
+        for name in ("anna", "bert", "cora", "dora"):
             workers.beat(session, name, host="bench", pid=1)
         workers.beat(session, "anna", host="bench", pid=1, device="CPU")
         bert = session.scalars(select(WorkerNode).where(WorkerNode.name == "bert")).one()
         bert.heartbeat_at -= timedelta(seconds=workers.SILENT_AFTER_S + 1)
+        dora = session.scalars(select(WorkerNode).where(WorkerNode.name == "dora")).one()
+        dora.heartbeat_at -= timedelta(days=2)
         workers.stopped(session, "cora")
     with session_scope(read_only=True) as session:
         assert [(node.name, node.device) for node in workers.alive(session)] == [("anna", "CPU")]
