@@ -64,6 +64,8 @@ def _change(event: AuditEvent) -> str:
 def _brief(value: Any) -> str:
     if isinstance(value, list | dict):
         return f"{len(value)} {'entry' if len(value) == 1 else 'entries'}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return style.NO_VALUE if value is None else str(value)
 
 
@@ -133,7 +135,7 @@ picked = st.dataframe(
     hide_index=True,
     on_select="rerun",
     selection_mode="single-row",
-    height=min(520, 36 * (len(events) + 1)),
+    height=min(520, 36 * (len(events) + 1) + 4),
     column_config={
         "No.": st.column_config.NumberColumn(width="small"),
         "Change": st.column_config.Column(width="large"),

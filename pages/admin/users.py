@@ -54,7 +54,9 @@ def _change(user: User) -> None:
         if st.button("Change role", key=f"change-role-{user.id}", disabled=role == user.role, type="primary"):
             _act(lambda session, held: accounts.change_role(session, held, role, by=admin), user)
     st.subheader("Password", anchor=False)
-    st.caption("A one-time link lets the person choose a new password. Their present sessions end.")
+    st.caption(
+        "The present password stops working at once, and its sessions end. A one-time link lets the person choose another."
+    )
     if st.button("Create a link for a new password", key=f"reset-{user.id}"):
         try:
             with session_scope() as session:

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import jinja2
+import streamlit
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 from starlette.requests import Request
@@ -25,6 +26,10 @@ from pages.components.auth import COOKIE
 from pages.components.style import RESEARCH_USE_ONLY
 from pages.routes.guard import IDENTITY_COOKIE, came_from_here, is_signed_in, local_target
 from renalcore.errors import RenalError
+
+_STATIC = Path(streamlit.__file__).parent / "static"
+_FONT = next((_STATIC / "static/media").glob("SourceSansVF-Upright*.woff2"), None)
+"""The font of the pages, which Streamlit brings along; the system's is used if a later release names it otherwise."""
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -175,7 +180,9 @@ def _foreign_form() -> HTMLResponse:
 
 
 def _page(template: str, status: int = 200, **values: object) -> HTMLResponse:
-    body = _TEMPLATES.get_template(template).render(research_use_only=RESEARCH_USE_ONLY, **values)
+    body = _TEMPLATES.get_template(template).render(
+        research_use_only=RESEARCH_USE_ONLY, font=f"/{_FONT.relative_to(_STATIC)}" if _FONT else None, **values
+    )
     return HTMLResponse(body, status, headers={"cache-control": "no-store"})
 
 
