@@ -55,7 +55,8 @@ def _change(user: User) -> None:
             _act(lambda session, held: accounts.change_role(session, held, role, by=admin), user)
     st.subheader("Password", anchor=False)
     st.caption(
-        "The present password stops working at once, and its sessions end. A one-time link lets the person choose another."
+        "The present password stops working at once and open sessions end. "
+        "A one-time link lets the person choose another."
     )
     if st.button("Create a link for a new password", key=f"reset-{user.id}"):
         try:
