@@ -86,6 +86,9 @@ def add_wbc(sheet: Sheet, rng: np.random.Generator, x_um: float, y_um: float, ra
     contrast = {"fresh": 0.8, "glitter": 2.2, "swollen": 0.35, "broken": 1.6}[form]
     _granules(view, rng, mask, int(rng.uniform(50, 150)), (0.12, 0.4), 0.055 * contrast)
     view.opd_um += body * view.noise(rng, radius_um * rng.uniform(0.2, 0.35)) * np.float32(0.05 * contrast)
+    if rng.random() < 0.5:  # granules and lobes gather light: bright specks in a dark body
+        specks = np.clip(view.noise(rng, 0.25 * radius_um) - 0.4, 0, 1.5)
+        view.tint(body * specks, np.array([-0.9, -1.0, -0.6]) * rng.uniform(0.1, 0.5))
     if form == "broken":
         _blebs(view, rng, x_um, y_um, radius_um)
     view.tint(body, np.array([0.05, 0.045, 0.07]) * rng.uniform(0.3, 2) * rng.uniform([1, 1, 1], [1, 1, 1.8]))
@@ -184,9 +187,9 @@ def squamous(rng: np.random.Generator, um_per_px: float) -> Sheet:
     plate = sheet.domed(mask, rng.uniform(0.8, 2.6))
     thin = rng.uniform(0.08, 0.2)
     sheet.opd_um += plate * np.float32(thin) * (1 + np.float32(0.25) * sheet.noise(rng, 5))
-    if rng.random() < 0.4:  # crumpled
-        ridges = np.exp(-((sheet.noise(rng, rng.uniform(4, 9)) / 0.25) ** 2))
-        sheet.opd_um += plate * ridges * np.float32(rng.uniform(0.3, 1.2) * thin)
+    if rng.random() < 0.3:  # crumpled
+        ridges = np.exp(-((sheet.noise(rng, rng.uniform(4, 11)) / rng.uniform(0.1, 0.25)) ** 2))
+        sheet.opd_um += plate * ridges * np.float32(rng.uniform(0.15, 0.7) * thin)
     for _ in range(rng.integers(0, 5)):
         _fold(sheet, rng, outline, mask, thin)
     _granules(sheet, rng, mask, int(rng.uniform(20, 260)), (0.15, 0.5), rng.uniform(0.02, 0.08))
@@ -199,7 +202,7 @@ def squamous(rng: np.random.Generator, um_per_px: float) -> Sheet:
 def _plate(rng: np.random.Generator, radius_um: float) -> Points:
     """A polygon with soft corners, hollow or bulging sides, and a slightly frayed edge."""
     shape = corners(rng, radius_um, int(rng.integers(4, 9)), uneven=0.3)
-    shape[:, 1] *= rng.uniform(0.65, 1)
+    shape[:, 1] *= rng.uniform(0.65, 1) if rng.random() < 0.8 else rng.uniform(0.3, 0.6)  # or rolled up
     middles = (shape + np.roll(shape, -1, axis=0)) / 2 * rng.uniform(0.92, 1.08, (len(shape), 1))
     outline = rounded(np.stack([shape, middles], axis=1).reshape(-1, 2), 2)
     return turn(outline * (1 + rng.normal(0, 0.002, (len(outline), 1))), rng.uniform(0, np.pi))

@@ -79,13 +79,13 @@ def _envelope(rng: np.random.Generator, um_per_px: float) -> Sheet:
     slope = rng.uniform(0.7, 1.25)
     height, gap = _facets(sheet, outline, np.full(4, slope) * rng.uniform(0.85, 1.15, 4), 99)
     truncated = np.minimum(height, side * slope * rng.uniform(0.35, 0.6))
-    sheet.opd_um += truncated * np.float32(rng.uniform(0.25, 0.45) / max(1.0, side / 9))
+    sheet.opd_um += truncated * np.float32(rng.uniform(0.3, 0.6) / max(1.0, side / 9))
     sheet.tint((height > 0).astype(np.float32), np.full(3, rng.uniform(0.02, 0.25)) * [1, 0.9, 1.2])
     # the light that the crystal gathers: in a cross along its creases, or in a spot on each face
     cross = np.exp(-((gap / (0.14 * side * slope)) ** 2))
     spots = np.clip(gap / (0.5 * side * slope), 0, 1) ** 2 * np.clip(height / (0.25 * side * slope), 0, 1)
-    where = cross if rng.random() < 0.75 else spots
-    sheet.tint(where * (height > 0.04 * side), np.full(3, -rng.uniform(0, 0.9)))
+    where = cross if rng.random() < 0.6 else spots
+    sheet.tint(where * (height > 0.04 * side), np.full(3, -rng.uniform(0.1, 1.1)))
     return sheet
 
 

@@ -242,7 +242,8 @@ def _scatter_debris(scene: Floats, planned: Plan, rng: np.random.Generator) -> N
     scale, light = planned.um_per_px, planned.light
     size_um = np.array([planned.width_px, planned.height_px]) * scale
     area = float(size_um.prod()) / 16_000
-    dots = rng.poisson(18 * planned.debris * area)
+    granular = 20 if rng.random() < 0.12 else 1  # some samples are full of pale grains
+    dots = rng.poisson(18 * planned.debris * area * granular)
     if dots:
         sheet = Sheet.holding(np.array([(0, 0), size_um]), scale * 1.0, margin_um=0)
         grains = sheet.dotted(

@@ -52,7 +52,7 @@ def yeast(rng: np.random.Generator, um_per_px: float) -> Sheet:
     """Yeast: smooth, refractile ovals of 4 to 8 um, colourless to greenish, most with a bud, some in chains."""
     length = rng.uniform(3.8, 8)
     cells = [(0.0, 0.0, length, rng.uniform(0, 2 * np.pi))]
-    for _ in range(int(rng.choice([0, 1, 2, 4], p=[0.3, 0.42, 0.2, 0.08]))):
+    for _ in range(int(rng.choice([0, 1, 2, 4, 8], p=[0.3, 0.4, 0.17, 0.08, 0.05]))):
         x, y, mother, angle = cells[rng.integers(len(cells))]
         own = mother * rng.uniform(0.4, 0.95)
         out = angle + rng.normal(0, 0.5) + np.pi * rng.integers(2)
@@ -62,7 +62,7 @@ def yeast(rng: np.random.Generator, um_per_px: float) -> Sheet:
     middle = (centres.min(axis=0) + centres.max(axis=0)) / 2
     sheet = Sheet.holding(centres - middle, um_per_px, margin_um=0.5 * length + 2.5)
     index = rng.uniform(0.05, 0.1)
-    slim = rng.uniform(0.6, 0.9)
+    slim = rng.uniform(0.5, 0.85)
     for x, y, own, angle in cells:
         _yeast_cell(sheet, rng, (x - middle[0], y - middle[1]), own, slim, angle, index)
     return sheet
@@ -115,7 +115,7 @@ def hyphae(rng: np.random.Generator, um_per_px: float) -> Sheet:
         ]
     body = sheet.domed(mask, 0.5 * width)
     sheet.opd_um += body * np.float32(rng.uniform(0.18, 0.32))
-    sheet.opd_um -= sheet.stroked(walls, 0.5) * mask * np.float32(rng.uniform(0, 0.12))
+    sheet.opd_um -= sheet.softened(sheet.stroked(walls, 0.4), 0.15) * mask * np.float32(rng.uniform(0, 0.09))
     for point in scattered(rng, sheet, mask, int(rng.integers(5, 25))):
         sheet.ball(point[0], point[1], rng.uniform(0.2, 0.5), 0.06)
     sheet.tint(body, np.array([0.07, 0.03, 0.08]) * rng.uniform(0, 1.5))
@@ -186,7 +186,7 @@ def schistosoma_egg(rng: np.random.Generator, um_per_px: float) -> Sheet:
     sheet.opd_um += sheet.domed(sheet.filled(turn(spine, angle)), 1.5) * np.float32(0.3)
     _, inside = _shelled_egg(sheet, rng, turn(outline, angle), rng.uniform(1.2, 2.2))
     sheet.tint(sheet.filled(turn(outline, angle)), np.array([0.05, 0.1, 0.24]) * rng.uniform(0.4, 1.8))
-    _embryo(sheet, rng, inside * rng.uniform(0.72, 0.9), np.array([0.12, 0.18, 0.3]) * rng.uniform(0.4, 1.6))
+    _embryo(sheet, rng, inside * rng.uniform(0.8, 0.94), np.array([0.12, 0.18, 0.3]) * rng.uniform(0.4, 1.6))
     return sheet
 
 

@@ -82,7 +82,7 @@ class Light:
         colour = np.array(colours[rng.choice(len(colours), p=np.array(weights) / sum(weights))])
         brightness = rng.uniform(0.85, 1.08) if rng.random() < 0.75 else rng.uniform(0.4, 0.85)
         red, green, blue = np.clip(colour * brightness * rng.normal(1, 0.025, 3), 0.12, 0.985)
-        poor = rng.random() < 0.25
+        poor = rng.random() < 0.2
         disc = (rng.uniform(0.45, 0.55), rng.uniform(0.45, 0.55), rng.uniform(0.4, 0.62)) if round_field else None
         return cls(
             colour=(float(red), float(green), float(blue)),
@@ -92,12 +92,12 @@ class Light:
             focus_um=float(-rng.uniform(0.5, 1.6) if rng.random() < 0.75 else rng.uniform(0.5, 1.5)),
             depth_um=float(rng.gamma(2, 0.12)),
             resolution_um=float(rng.uniform(0.1, 0.24) if not poor else rng.uniform(0.24, 0.45)),
-            contrast=float(np.exp(rng.normal(0, 0.3))) * (0.7 if poor else 1.0),
+            contrast=float(np.exp(rng.normal(0.15, 0.3))) * (0.7 if poor else 1.0),
             tilt=(float(rng.normal(0, 0.25)), float(rng.normal(0, 0.25))),
-            colour_fringe=float(rng.normal(0, 0.12)),
-            halo=float(rng.uniform(0, 0.5)),
+            colour_fringe=float(rng.normal(0, 0.2)),
+            halo=float(rng.uniform(0, 0.7)),
             halo_radius_um=float(rng.uniform(0.5, 1.2)),
-            sharpening=float(rng.uniform(0, 1.2)) if rng.random() < 0.6 else 0.0,
+            sharpening=float(rng.uniform(0, 1.8)) if rng.random() < 0.65 else 0.0,
             gamma=float(np.exp(rng.normal(0, 0.15))),
             range_share=float(rng.uniform(0.45, 0.8)) if poor else float(rng.uniform(0.8, 1.0)),
             noise=float(rng.gamma(2, 0.006)),
