@@ -47,7 +47,8 @@ def show(rows: Sequence[ReportedValue], *, unvalidated: Collection[str], key: st
     """
     found = [row for row in in_order(rows) if row.total]
     absent = [row for row in in_order(rows) if not row.total and row.class_name not in unvalidated]
-    blind = [row for row in in_order(rows) if not row.total and row.class_name in unvalidated]
+    seen = {row.class_name for row in found}
+    blind = [name for name in taxonomy.NAMES if name in unvalidated and name not in seen]
     if found:
         st.html(_table(found, unvalidated))
     else:
@@ -59,7 +60,7 @@ def show(rows: Sequence[ReportedValue], *, unvalidated: Collection[str], key: st
         with st.expander(f"Not assessed by the model ({len(blind)})", key=f"{key}-blind"):
             st.html(
                 '<span class="rc-quiet-text">Never validated on real pictures, so they count only where a person '
-                f"confirms or adds them: {escape(', '.join(row.class_name for row in blind))}</span>"
+                f"confirms or adds them: {escape(', '.join(blind))}</span>"
             )
 
 
@@ -68,14 +69,15 @@ def _table(rows: Sequence[ReportedValue], unvalidated: Collection[str]) -> str:
     for row in rows:
         notes = [row.note] if row.note else []
         if row.class_name in unvalidated:
-            notes.append("The model was never validated on real pictures of this class.")
-        remark = f'<div class="rc-quiet-text">{escape(" ".join(notes))}</div>' if notes else ""
+            notes.append("Never validated on real pictures.")
+        remark = f'<div class="rc-quiet-text" style="font-size:0.8rem">{escape(" ".join(notes))}</div>' if notes else ""
         grade = status.quiet_chip_html(row.grade) if row.grade else style.NO_VALUE
         lines.append(
             f'<tr data-class="{escape(row.class_name)}">'
             f"<td>{group_mark_html(row.group)} {escape(row.class_name)}{remark}</td>"
             f'<td class="rc-num">{style.number(row.total, 0)}</td>'
-            f'<td class="rc-num">{style.number(row.mean)} <span class="rc-quiet-text">/{escape(row.unit)}</span></td>'
+            f'<td class="rc-num" style="white-space:nowrap">{style.number(row.mean)} '
+            f'<span class="rc-quiet-text">/{escape(row.unit)}</span></td>'
             f"<td>{grade}</td></tr>"
         )
     return (

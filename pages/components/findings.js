@@ -92,13 +92,16 @@ class ActionQueue {
     this.waiting = [];
     this.send = null;
   }
-  attach(send, acknowledged) {
+  attach(root, send, acknowledged) {
+    this.root = root;
     this.send = send;
     const done = acknowledged?.[this.nonce] ?? 0;
     this.waiting = this.waiting.filter((action) => action.n > done);
+    root.dataset.waiting = this.waiting.length;
   }
   push(action) {
     this.waiting.push({ n: this.next++, ...action });
+    this.root.dataset.waiting = this.waiting.length;
     this.send("actions", { nonce: this.nonce, actions: this.waiting });
   }
   get idle() {

@@ -25,6 +25,8 @@ REFRESH_S = 2.0
 _CSS = """
 <style>
 [data-testid="stMainBlockContainer"] { padding-top: 1.6rem; padding-bottom: 0.5rem; }
+[data-testid="stHeader"], [data-testid="stHeader"] * { pointer-events: none; }
+[data-testid="stHeader"] button, [data-testid="stHeader"] button * { pointer-events: auto; }
 .st-key-review-head { padding-left: 1.4rem; }
 .st-key-review-side { max-height: calc(100vh - 150px); overflow-y: auto; padding-right: 0.4rem; }
 .st-key-review-side table.rc-counts { font-size: 0.88rem; }
@@ -279,8 +281,8 @@ def _history(specimen_id: int, analysis_id: int) -> None:
     lines.sort(key=lambda line: line[0], reverse=True)
     st.html(
         "".join(
-            f'<div style="padding:0.2rem 0"><span class="rc-quiet-text">{style.when(at)} · {escape(by)}</span><br>'
-            f"{escape(words)}</div>"
+            f'<div style="padding:0.2rem 0;font-size:0.9rem"><span class="rc-quiet-text">{style.when(at)} · '
+            f"{escape(by)}</span><br>{escape(words)}</div>"
             for at, by, words in lines
         )
     )

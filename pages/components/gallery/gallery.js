@@ -76,7 +76,7 @@ class Gallery {
     const first = this.data === undefined || this.data.analysis !== data.analysis;
     this.component = component;
     this.data = data;
-    this.queue.attach((name, value) => component.setTriggerValue(name, value), data.acknowledged);
+    this.queue.attach(this.root, (name, value) => component.setTriggerValue(name, value), data.acknowledged);
     if (this.queue.idle) this.foreseen.clear();
     this.fields = new Map(data.fields.map((field, i) => [field[0], { number: i + 1, name: field[1], width: field[2], height: field[3] }]));
     this.objects = [];

@@ -127,7 +127,7 @@ class Viewer {
     const first = this.data === undefined || this.data.analysis !== data.analysis;
     this.component = component;
     this.data = data;
-    this.queue.attach((name, value) => component.setTriggerValue(name, value), data.acknowledged);
+    this.queue.attach(this.root, (name, value) => component.setTriggerValue(name, value), data.acknowledged);
     if (this.queue.idle) this.foreseen.clear();
     this.objects = new Map();
     for (const [fieldId, columns] of Object.entries(data.objects)) {
@@ -207,6 +207,7 @@ class Viewer {
     this.hovered = null;
     this.picker.close();
     if (changed) {
+      this.cursor = null;
       this.draft = null;
       this.loadPicture();
       if (this.view.fit || !sameSize) this.fit();
@@ -318,7 +319,7 @@ class Viewer {
         ? "; class never validated on real pictures" : "; class never validated on real pictures, counts once confirmed";
       words = `${this.data.classes[object.cls][0]} ${scoreWords(object)}: ${STATUS_WORDS[object.status]}${was}${doubt}`;
     } else if (chosen.length > 1) words = `${chosen.length} selected of ${living} shown`;
-    else words = `${living} findings shown`;
+    else words = living === 1 ? "1 finding shown" : `${living} findings shown`;
     this.said.textContent = words;
     this.root.dataset.shown = living;
     this.root.dataset.field = this.field[0];
@@ -610,7 +611,8 @@ class Viewer {
     else if (adding) this.flip(this.selected, found[0].key);
     else {
       const current = found.findIndex((object) => this.selected.has(object.key));
-      this.selected = new Set([found[(current + 1) % found.length].key]);
+      this.cursor = found[(current + 1) % found.length];
+      this.selected = new Set([this.cursor.key]);
     }
     this.describe();
     this.draw();
@@ -700,10 +702,17 @@ class Viewer {
 
   selectNext(by) {
     if (!this.shown.length) return;
-    const ordered = [...this.shown].sort((a, b) => Math.round(a.y1 / 60) - Math.round(b.y1 / 60) || a.x1 - b.x1);
+    const later = (a, b) => Math.round(a.y1 / 60) - Math.round(b.y1 / 60) || a.x1 - b.x1;
+    const ordered = [...this.shown].sort(later);
     const at = ordered.findIndex((object) => this.selected.has(object.key));
-    const next = at < 0 ? (by > 0 ? 0 : ordered.length - 1) : (at + by + ordered.length) % ordered.length;
+    let next = (at + by + ordered.length) % ordered.length;
+    if (at < 0) {
+      // What was selected last may be gone by now: go on from where it was.
+      const passed = this.cursor ? ordered.filter((object) => later(object, this.cursor) <= 0).length : 0;
+      next = (by > 0 ? passed : passed - 1 + ordered.length) % ordered.length;
+    }
     this.selected = new Set([ordered[next].key]);
+    this.cursor = ordered[next];
     this.revealSelected();
     this.describe();
     this.draw();

@@ -1,0 +1,1 @@
+"""Tests of the pages and their components, without a browser."""
