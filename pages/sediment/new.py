@@ -20,7 +20,7 @@ from db.specimens import OBJECTIVES, UploadedField
 from pages.components import analysis, auth, links, status, style
 from pages.components.scanning import focus_chain
 from renalcore.errors import RenalError, StorageFull
-from renalcore.io.image import media_type, read_field
+from renalcore.io.image import media_type, read_field, safe_name
 
 SCALES = {
     "um_per_px": "µm per pixel is known",
@@ -28,6 +28,7 @@ SCALES = {
     "unknown": "Unknown: counts are given per picture, without a grade",
 }
 THUMB_PX = 120
+HEAD_BYTES = 4096  # enough to tell what a file is
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,10 @@ def _check(uploaded: Any) -> Checked:
 def _read(uploaded: Any) -> Checked:
     uploaded.seek(0)
     sha256 = hashlib.file_digest(uploaded, "sha256").hexdigest()
-    name = uploaded.name.replace("\\", "/").rsplit("/", 1)[-1]
+    name = safe_name(uploaded.name)
     try:
         uploaded.seek(0)
-        kind = media_type(uploaded)
+        kind = media_type(uploaded.read(HEAD_BYTES))
         uploaded.seek(0)
         field = read_field(uploaded, name=name)
     except RenalError as error:
