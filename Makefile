@@ -5,7 +5,9 @@
 # VENV=DIR keeps the virtual environment elsewhere, PYTHON=python3.12 chooses the interpreter, ADDRESS=0.0.0.0 lets
 # other machines reach the app, TESTS="tests/db -k audit" runs some tests only.
 
-PYTHON  ?= $(shell for p in python3.12 python3.11 python3.13 python3; do command -v $$p && break; done)
+# The first of these that starts (pyenv leaves names behind that do not) and is new enough.
+PYTHON  ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
+             $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV    ?= .venv
 ADDRESS ?= localhost
 PORT    ?= 8501
@@ -41,18 +43,21 @@ check: $(VENV)/.for-dev
 
 # An empty file remembers that the environment holds what the requirements ask for; newer requirements install again.
 $(VENV)/.for-app: $(SOURCES) | $(BIN)/python
+	@echo "Installing what requirements.txt names into $(VENV): minutes and 7 GB the first time."
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
 $(VENV)/.for-dev: $(SOURCES) | $(BIN)/python
+	@echo "Installing what requirements.txt and the tests need into $(VENV): minutes and 7 GB the first time."
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@ $(VENV)/.for-app
 
 $(BIN)/python:
-	@test -n "$(PYTHON)" || { echo "RenalCore needs Python 3.11 or newer, and there is no python3 here." >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "RenalCore needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)." >&2; \
+	@test -n "$(PYTHON)" || { \
+	  echo "RenalCore needs Python 3.11 or newer; here is $$(python3 --version 2>&1 || echo none)." >&2; \
 	  echo "Install a newer one, then: make PYTHON=/path/to/python3.12 app" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "RenalCore needs Python 3.11 or newer; $(PYTHON) is not." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
 	  echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
