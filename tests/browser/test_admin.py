@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from db import accounts, audit, cutoffs
+from db import accounts, audit, cutoffs, specimens
 from renalcore import models
 from tests.browser.conftest import shoot, sign_in
 from tests.running_app import RunningApp
@@ -185,3 +185,16 @@ def test_the_system_page_tells_what_runs_and_offers_the_demo_while_empty(page: A
     words = page.inner_text("body")
     for expected in ("sqlite", "Versions", "Python", "Load demo patients"):
         assert expected in words
+
+
+def test_the_demo_patients_fill_an_empty_installation_once(page: Any, web_app: RunningApp) -> None:
+    sign_in(page, web_app, web_app.person("admin"), "/admin-system")
+    page.get_by_role("button", name="Load demo patients").click()
+    page.wait_for_url("**/worklist", timeout=240_000)  # twelve fields are drawn
+    page.wait_for_selector("text=DEMO-001")
+    with web_app.database() as session:
+        assert specimens.state_counts(session)["waiting"] == 4
+    page.goto(f"{web_app.url}/admin-system")
+    page.wait_for_selector("text=Versions")
+    page.wait_for_timeout(NO_SUCH)
+    assert page.get_by_role("button", name="Load demo patients").count() == 0
