@@ -34,15 +34,22 @@ SLICE_IOU = 0.7
 
 
 class NetworkFinder:
-    """Searches pictures with a `CompactDetector` on some back end; shareable between threads."""
+    """Searches pictures with a `CompactDetector` on some back end; shareable between threads.
 
-    def __init__(self, backend: Backend) -> None:
+    Args:
+        backend: Runs the network.
+        most: Boxes kept of one picture, the best. None keeps all: a field full of bacteria has more than the 300 that
+            Ultralytics keeps, and every one counts.
+    """
+
+    def __init__(self, backend: Backend, *, most: int | None = None) -> None:
         self._backend = backend
+        self._most = most
 
     def find(self, pictures: NDArray[np.uint8], *, min_score: float) -> list[Boxes]:
         """The boxes of each picture, duplicates within a class removed."""
         return [
-            _distinct(boxes, scores, class_ids, min_score)
+            _distinct(boxes, scores, class_ids, min_score)[: self._most]
             for boxes, scores, class_ids in zip(*self._backend.run(pictures), strict=True)
         ]
 
@@ -143,14 +150,15 @@ def _network_key(weights_sha256: str) -> str:
 def _distinct(
     boxes: NDArray[np.float32], scores: NDArray[np.float32], class_ids: NDArray[np.int32], min_score: float
 ) -> Boxes:
-    """The anchors above `min_score` of one slice after suppression within each class (OpenCV's, in C++)."""
+    """The anchors above `min_score` of one slice, best first, after suppression within each class (OpenCV's)."""
     likely = np.flatnonzero(scores > min_score)
     boxes, scores, class_ids = boxes[likely], scores[likely], class_ids[likely]
     corners_and_sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).astype(np.float64)
     suppress: Any = cv2.dnn.NMSBoxesBatched  # its stub knows no arrays
     keep = np.asarray(suppress(corners_and_sides, scores, class_ids, 0.0, SLICE_IOU), np.int64)
     found = np.concatenate([boxes, scores[:, None], class_ids[:, None]], axis=1)
-    return found[keep].astype(np.float32, copy=False)
+    found = found[keep].astype(np.float32, copy=False)
+    return found[np.argsort(-found[:, 4], kind="stable")]
 
 
 def _searched(field: Field) -> tuple[int, int, int, int]:

@@ -132,6 +132,19 @@ def test_no_thread_gets_the_boxes_of_anothers_picture(
         assert detections.boxes_px[0, 2] == pytest.approx(one.pixels[0, 0, 0] / 8, abs=0.01)
 
 
+def test_every_box_of_a_slice_is_kept_unless_a_number_is_given() -> None:
+    class Many:
+        def run(self, batch: np.ndarray) -> backends.Outputs:
+            x = np.arange(400, dtype=np.float32) * 20
+            boxes = np.stack([x, x * 0, x + 10, x * 0 + 10], axis=1)
+            return boxes[None], np.linspace(0.1, 0.9, 400, dtype=np.float32)[None], np.zeros((1, 400), np.int32)
+
+    assert len(NetworkFinder(Many()).find(noise(0)[None], min_score=0.05)[0]) == 400
+    [best] = NetworkFinder(Many(), most=300).find(noise(0)[None], min_score=0.05)
+    assert len(best) == 300
+    assert best[-1, 4] > 0.29
+
+
 @pytest.fixture
 def registry(tmp_path: Path, network: MultiHeadDetectionModel) -> Path:
     folder = tmp_path / "weights" / "squares"
