@@ -12,6 +12,7 @@ from it: an analysis that is queued or running and that nobody works on is put b
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 from collections.abc import Callable, Collection, Iterable
@@ -49,6 +50,7 @@ _GIVEN_UP = (
 _BROKEN_OFF = "The analysis broke off. Press Retry; if it fails again, tell your administrator."
 
 
+_log = logging.getLogger(__name__)
 _clients: dict[str, DBOSClient] = {}
 _opening = threading.Lock()
 
@@ -121,10 +123,14 @@ def enqueue(analysis_id: int) -> str:
 def cancel(workflow_id: str | None) -> None:
     """Take a workflow out of the queue, or stop it before its next field. One that ended or is unknown is no matter.
 
-    The record says what was cancelled (`analyses.cancel`), and a worker would notice there by itself.
+    The record says what was cancelled (`analyses.cancel`): without the queue, the worker reads it there.
     """
-    if workflow_id is not None:
+    if workflow_id is None:
+        return
+    try:
         _client().cancel_workflow(workflow_id)
+    except DBAPIError as error:
+        _log.warning("workflow %s is cancelled in the record alone: %s", workflow_id, type(error).__name__)
 
 
 def hand_back(worker: str) -> list[int]:

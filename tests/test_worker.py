@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from db.engine import session_scope, upgrade
 from db.files import FileStore
 from db.models import Analysis, FieldResult, Finding, SpecimenField, User, WorkerNode
 from db.specimens import UploadedField
+from renalcore import models
 
 ROOT = Path(__file__).resolve().parent.parent
 FAKE_WORKER = ROOT / "tests" / "fake_worker.py"
@@ -54,10 +56,14 @@ class Laboratory:
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """A worker process with the fake model."""
+        return self.start_program(str(FAKE_WORKER), "--calls", str(self.calls_file), *arguments)
+
+    def start_program(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """A Python program, stopped at the end of the test."""
         number = len(self.processes)
         with (self.folder / f"worker-{number}.log").open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, FAKE_WORKER, "--calls", self.calls_file, *arguments],
+                [sys.executable, *arguments],
                 cwd=self.folder,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
                 stdout=output,
@@ -68,14 +74,21 @@ class Laboratory:
 
     def specimen(self, fields: int, *, broken: tuple[int, ...] = (), enqueue: bool = True) -> int:
         """A specimen whose pictures are `S-1 field 0.png` and so on; returns the id of its analysis."""
-        self._serial += 1
         store, uploads, rng = FileStore(os.environ["RENAL_FILES"]), [], np.random.default_rng(self._serial)
         for index in range(fields):
             stream = io.BytesIO()
             Image.fromarray(rng.integers(0, 255, (64, 64, 3), np.uint8)).save(stream, "PNG")
             content = stream.getvalue()
             sha256, size = store.put(io.BytesIO(content[:500] if index in broken else content))
-            uploads.append(UploadedField(f"S-{self._serial} field {index}.png", sha256, size, "image/png", 64, 64))
+            uploads.append(UploadedField(f"S-{self._serial + 1} field {index}.png", sha256, size, "image/png", 64, 64))
+        analysis_id = self.register(uploads, model_key="fake", weights_sha256=WEIGHTS_SHA256)
+        if enqueue:
+            queue.enqueue(analysis_id)
+        return analysis_id
+
+    def register(self, uploads: list[UploadedField], *, model_key: str, weights_sha256: str) -> int:
+        """A specimen of these pictures and an analysis of it, not yet in the queue; returns the analysis's id."""
+        self._serial += 1
         with session_scope() as session:
             specimen = specimens.register(
                 session,
@@ -89,18 +102,15 @@ class Laboratory:
                 uploads=uploads,
                 by=self.user,
             )
-            analysis_id = analyses.request(
+            return analyses.request(
                 session,
                 specimen,
-                model_key="fake",
-                weights_sha256=WEIGHTS_SHA256,
+                model_key=model_key,
+                weights_sha256=weights_sha256,
                 code_version="test",
                 options={"min_score": 0.1},
                 by=self.user,
             ).id
-        if enqueue:
-            queue.enqueue(analysis_id)
-        return analysis_id
 
     def analysis(self, analysis_id: int) -> Analysis:
         with session_scope(read_only=True) as session:
@@ -447,6 +457,34 @@ def test_a_worker_is_alive_while_it_reports_silent_when_it_does_not_and_neither_
     with session_scope() as session:
         workers.beat(session, "cora", host="bench", pid=2)
         assert [node.name for node in workers.alive(session)] == ["anna", "cora"]
+
+
+def test_the_worker_searches_a_real_field_with_the_model_that_comes_with_renalcore(
+    lab: Laboratory, shared_data: Path
+) -> None:
+    folder = shared_data / "sediment" / "urised2k"
+    picture = folder / "images" / json.loads((folder / "val" / "gt.json").read_text())["images"][0]["file_name"]
+    with Image.open(picture) as image:
+        width_px, height_px = image.size
+    with picture.open("rb") as stream:
+        sha256, size = FileStore(os.environ["RENAL_FILES"]).put(stream)
+    card = models.card("sediment-multihead-n")
+    upload = UploadedField(picture.name, sha256, size, "image/webp", width_px, height_px)
+    analysis_id = lab.register([upload], model_key=card.key, weights_sha256=card.sha256)
+    queue.enqueue(analysis_id)
+    lab.start_program(str(ROOT / "worker.py"), "--name", "anna")
+    lab.until_all_ended(analysis_id, within_s=600)  # converting the model for the first time
+    analysis = lab.analysis(analysis_id)
+    assert (analysis.state, analysis.message) == ("done", "")
+    assert analysis.device is not None
+    assert analysis.device.startswith(("CPU", "NVIDIA"))
+    with session_scope(read_only=True) as session:
+        found = session.scalars(select(Finding).where(Finding.analysis_id == analysis_id)).all()
+    assert found
+    assert {finding.class_name for finding in found} <= set(card.classes)
+    assert all(
+        0 <= finding.x1 < finding.x2 <= width_px and 0 <= finding.y1 < finding.y2 <= height_px for finding in found
+    )
 
 
 @pytest.mark.parametrize(
