@@ -148,7 +148,7 @@ def read_rgb(path: Path) -> Image:
     return np.asarray(pixels, np.uint8)
 
 
-def repeat_factors(fields: Sequence[LabelledField], *, threshold: float = 0.2) -> NDArray[np.float64]:
+def repeat_factors(fields: Sequence[LabelledField], *, threshold: float = 0.5) -> NDArray[np.float64]:
     """How often each field is drawn relative to a common one (Gupta et al., LVIS, 2019, section 4).
 
     A field counts as its rarest class: `max(1, sqrt(threshold / f))`, f being the share of fields with that class.
@@ -338,7 +338,8 @@ class SedimentDataset(Dataset[dict[str, Any]]):
         height, width = pixels.shape[:2]
         objects = np.flatnonzero(field.class_ids != IGNORE)
         if len(objects) and rng.random() < 0.7:  # most crops hold at least one object
-            box = field.boxes_px[rng.choice(objects)]
+            kind = rng.choice(np.unique(field.class_ids[objects]))  # a rare class beside a common one is seen as often
+            box = field.boxes_px[rng.choice(np.flatnonzero(field.class_ids == kind))]
             centre = (box[:2] + box[2:]) / 2
             left, top = centre - side * rng.uniform(0.15, 0.85, 2)
         else:

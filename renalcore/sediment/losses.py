@@ -8,7 +8,7 @@ is their lambda-weighted sum. YOLO12 has no separate objectness output; its clas
 from __future__ import annotations
 
 from types import MappingProxyType, SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,8 @@ from ultralytics.utils.tal import make_anchors
 
 from renalcore import taxonomy
 from renalcore.taxonomy import Group
+
+Normaliser = Literal["head", "batch"]
 
 HEAD_WEIGHTS = MappingProxyType(
     {
@@ -39,12 +41,19 @@ _FITTING_STRIDES = (2.0, 8.0)
 
 
 class MaskedBCE(nn.Module):
-    """Binary cross-entropy that counts an element where its label is known, and always where it is positive."""
+    """Binary cross-entropy that counts an element where its label is known, and always where it is positive.
+
+    Attributes:
+        known: Where labels are known; must broadcast to the shape of the logits.
+        positives: Sum of the last call's targets, by which `v8DetectionLoss` divides.
+    """
 
     known: Tensor
+    positives: Tensor
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Elementwise loss; `known` must broadcast to the shape of `logits`."""
+        """Elementwise loss."""
+        self.positives = targets.sum().clamp(min=1)
         loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         return loss * torch.maximum(self.known.to(loss.dtype), (targets > 0).to(loss.dtype))
 
@@ -76,9 +85,16 @@ class MultiHeadLoss:
     `(B, 39)` bool: the classes labelled in each image. A class that is not known there is left out of the
     classification loss, save at two kinds of place: where an anchor is positive for it, and where an anchor fits a
     labelled object, which cannot be of another class too. Boxes of class `IGNORE` mark regions where nothing is known.
+
+    Args:
+        model: The multi-head network, with its gains in `model.args`.
+        normaliser: What a head's loss is divided by. `head`: by its own positives, as in equations 5 to 7, so that a
+            head with two objects in a batch pulls the backbone as hard as one with sixty. `batch`: by those of all
+            heads together, so that each object counts alike.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, normaliser: Normaliser = "head") -> None:
+        self.normaliser = normaliser
         detect = model.model[-1]
         self.class_ids = detect.class_ids
         self.weights = [HEAD_WEIGHTS[group] for group in detect.groups]
@@ -92,9 +108,14 @@ class MultiHeadLoss:
         known = self.known(raw["feats"], batch)
         total = torch.zeros(3, device=known.device)
         with torch.autocast(known.device.type, enabled=False):  # boxes decoded in half precision are off by pixels
-            for part, head, weight in zip(self.parts, raw["heads"], self.weights, strict=True):
+            losses = []
+            for part, head in zip(self.parts, raw["heads"], strict=True):
                 full = {"boxes": head["boxes"].float(), "scores": head["scores"].float(), "feats": raw["feats"]}
-                total = total + weight * part.gained(full, batch, known)
+                losses.append(part.gained(full, batch, known))
+            positives = torch.stack([part.bce.positives for part in self.parts])
+            shares = positives / positives.sum() if self.normaliser == "batch" else torch.ones_like(positives)
+            for loss, share, weight in zip(losses, shares, self.weights, strict=True):
+                total = total + weight * share * loss
         return total * batch["img"].shape[0], dict(zip(self.loss_names, total.detach(), strict=True))
 
     def known(self, feats: list[Tensor], batch: dict[str, Any]) -> Tensor:

@@ -18,7 +18,7 @@ from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 from renalcore import taxonomy
 from renalcore.errors import ModelError
-from renalcore.sediment.losses import MultiHeadLoss
+from renalcore.sediment.losses import MultiHeadLoss, Normaliser
 
 Scale = Literal["n", "s", "m", "l", "x"]
 
@@ -118,10 +118,11 @@ class MultiHeadDetectionModel(DetectionModel):
         self.model[-1] = head
         self.names = dict(enumerate(taxonomy.NAMES))
         self.scale = scale
+        self.normaliser: Normaliser = "head"
 
     def init_criterion(self) -> MultiHeadLoss:
         """The paper's weighted sum of six head losses (its equation 1)."""
-        return MultiHeadLoss(self)
+        return MultiHeadLoss(self, normaliser=self.normaliser)
 
 
 def build(scale: Scale = "n") -> MultiHeadDetectionModel:

@@ -22,7 +22,7 @@ from renalcore import taxonomy
 from renalcore.errors import InputError
 from renalcore.models import HeldOutFigure, InputScale, ModelCard, TrainingData
 from renalcore.sediment.data import Augmentation, SedimentDataset, read_rendered, read_urised
-from renalcore.sediment.losses import IGNORE
+from renalcore.sediment.losses import IGNORE, Normaliser
 from renalcore.sediment.networks import MultiHeadDetectionModel, Scale, build, load_weights, save_weights
 
 OBJECTS_TO_VALIDATE = 20
@@ -54,6 +54,7 @@ class TrainConfig:
         rendered_share: Share of crops from rendered fields.
         licence: Licence words of the real fields, for the model's card.
         held_out: Groups to validate on instead of the manifest's split, for cross-validation.
+        normaliser: How heads share the backbone, see `MultiHeadLoss`.
         optimizer: Ultralytics' name; the paper's is SGD, AdamW learns more in a short run from scratch.
         lr0, lrf: First learning rate, and the last as a share of it.
         start: Weights to begin from (safetensors), e.g. of an earlier stage.
@@ -74,6 +75,7 @@ class TrainConfig:
     rendered_share: float = 0.3
     licence: str = "not stated"
     held_out: tuple[str, ...] = ()
+    normaliser: Normaliser = "head"
     optimizer: str = "SGD"
     lr0: float = 0.00996
     lrf: float = 0.00724
@@ -186,6 +188,7 @@ class SedimentTrainer(DetectionTrainer):
     ) -> MultiHeadDetectionModel:
         """A multi-head YOLO12, with the weights of a checkpoint or of an earlier stage."""
         model = build(self.config.scale)
+        model.normaliser = self.config.normaliser
         if weights is not None:
             model.load_state_dict(weights.float().state_dict())
         elif self.config.start is not None:

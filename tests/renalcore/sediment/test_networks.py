@@ -10,7 +10,7 @@ from ultralytics.utils.nms import non_max_suppression
 
 from renalcore import taxonomy
 from renalcore.errors import ModelError
-from renalcore.sediment.losses import HEAD_WEIGHTS, IGNORE
+from renalcore.sediment.losses import HEAD_WEIGHTS, IGNORE, MultiHeadLoss
 from renalcore.sediment.networks import MultiHeadDetectionModel, build, load_weights, save_weights
 from renalcore.taxonomy import Group
 
@@ -122,6 +122,22 @@ def test_the_total_is_the_lambda_weighted_sum_of_the_heads(network: MultiHeadDet
     ]
     expected = parts[0] + 1.5 * parts[1] + parts[2] + parts[3] + 1.5 * parts[4] + 0.5 * parts[5]
     torch.testing.assert_close(criterion(raw, data)[0], expected)
+
+
+def test_under_the_batch_normaliser_each_object_counts_alike(network: MultiHeadDetectionModel) -> None:
+    cells = [(RBC, (0.2 + 0.2 * i, 0.3, 0.2, 0.2)) for i in range(4)]
+    data = batch(*cells, (BACTERIA, (0.7, 0.7, 0.1, 0.1)), known=tuple(range(39)))
+    raw = network(data["img"])
+    criterion = MultiHeadLoss(network, normaliser="batch")
+    total = criterion(raw, data)[0]
+    known = criterion.known(raw["feats"], data)
+    parts, positives = [], []
+    for part, head in zip(criterion.parts, raw["heads"], strict=True):
+        parts.append(part.gained({**head, "feats": raw["feats"]}, data, known))
+        positives.append(part.bce.positives)
+    weights = (1, 1.5, 1, 1, 1.5, 0.5)
+    expected = sum(w * p * n for w, p, n in zip(weights, parts, positives, strict=True)) / sum(positives)
+    torch.testing.assert_close(total, expected)
 
 
 def test_weights_survive_a_round_trip_in_half_precision(network: MultiHeadDetectionModel, tmp_path: Path) -> None:
