@@ -241,7 +241,8 @@ def _body(specimen_id: int, analysis_id: int) -> None:
                 )
         with right, st.container(key="review-side"):
             _side(report, specimen_id, analysis_id, unvalidated, state)
-    if st.query_params.get("field") != str(shown_now):
+    # Only a step puts the field into the address: else the browser's Back would lead to this page for ever.
+    if st.query_params.get("field", str(fields[0].id)) != str(shown_now):
         st.query_params["field"] = str(shown_now)
 
 

@@ -17,7 +17,8 @@ export default function mount({ data, parentElement }) {
   if (parentElement.scanning) document.removeEventListener("keydown", parentElement.scanning, true);
   parentElement.scanning = onKey;
   document.addEventListener("keydown", onKey, true);
-  if (!parentElement.focused && document.activeElement === document.body) inputs()[0]?.focus();
-  parentElement.focused = true;
+  // A new form begins at its first field, also after the button of the last one was pressed.
+  if (parentElement.chain !== data.keys[0] && document.activeElement?.tagName !== "INPUT") inputs()[0]?.focus();
+  parentElement.chain = data.keys[0];
   return () => document.removeEventListener("keydown", parentElement.scanning, true);
 }

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from db import analyses, specimens
+from tests.browser.conftest import sign_in
+from tests.browser.records import analysed
+from tests.running_app import Person, RunningApp
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def technologist(web_app: RunningApp) -> Person:
+    return web_app.person("technologist", "Tess Technologist")
+
+
+def test_an_empty_worklist_says_what_to_do_next(page: Any, web_app: RunningApp, technologist: Person) -> None:
+    sign_in(page, web_app, technologist)
+    page.get_by_text("No specimens yet.").wait_for()
+    page.get_by_text("No worker is running").wait_for()
+    page.get_by_role("button", name="New specimen").click()
+    page.wait_for_url("**/new")
+
+
+def test_a_specimen_is_found_by_its_accession_number_and_opened_by_its_row(
+    page: Any, web_app: RunningApp, technologist: Person
+) -> None:
+    wanted, other = analysed(web_app, technologist), analysed(web_app, technologist)
+    sign_in(page, web_app, technologist)
+    page.locator(f"tr[data-id='{other.specimen_id}']").wait_for()
+    page.get_by_label("Search").fill(wanted.accession)
+    page.keyboard.press("Enter")
+    page.locator(f"tr[data-id='{other.specimen_id}']").wait_for(state="detached")
+    row = page.locator(f"tr[data-id='{wanted.specimen_id}']")
+    assert "needs review" in row.inner_text()
+    row.get_by_text("Anna Example").click()
+    page.wait_for_url(f"**/review?specimen={wanted.specimen_id}**")
+    page.wait_for_selector(".viewer[data-picture]")
+    page.go_back()
+    page.wait_for_selector("h1:has-text('Worklist')")
+
+
+def test_a_failed_analysis_says_why_and_is_tried_again(page: Any, web_app: RunningApp, technologist: Person) -> None:
+    bench = analysed(web_app, technologist, state="failed")
+    sign_in(page, web_app, technologist)
+    row = page.locator(f"tr[data-id='{bench.specimen_id}']")
+    row.wait_for()
+    assert "Field 2 could not be read. Upload it again." in row.inner_text()
+    row.get_by_role("button", name="Retry").click()
+    row.get_by_text("waiting").wait_for()
+    with web_app.database() as session:
+        assert specimens.get(session, bench.specimen_id).state == "waiting"
+    row.get_by_role("button", name="Cancel").click()
+    row.get_by_text("cancelled", exact=True).wait_for()
+
+
+def test_a_waiting_specimen_shows_its_progress_without_a_reload(
+    page: Any, web_app: RunningApp, technologist: Person
+) -> None:
+    bench = analysed(web_app, technologist, state="queued")
+    sign_in(page, web_app, technologist)
+    row = page.locator(f"tr[data-id='{bench.specimen_id}']")
+    row.get_by_text("waiting").wait_for()
+    with web_app.database() as session:
+        analyses.start(session, bench.analysis_id, device="cpu", worker="test")
+    row.get_by_text("running 0 of 3").wait_for()
+    with web_app.database() as session:
+        analyses.cancel(session, bench.analysis_id, analyses.get(session, bench.analysis_id).requested_by)
