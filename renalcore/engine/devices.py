@@ -44,7 +44,7 @@ def choose(asked: str = "auto", *, threads: int | None = None) -> Device:
 
     Args:
         asked: `auto`, `cuda`, `openvino` or `cpu`.
-        threads: CPU threads; by default OMP_NUM_THREADS, else the cores this process may use.
+        threads: CPU threads; by default RENAL_THREADS, else the cores this process may use.
 
     Raises:
         UnknownName: No device has that name.
@@ -79,6 +79,9 @@ def absence(kind: Kind) -> str | None:
 
 
 def usable_threads() -> int:
-    """OMP_NUM_THREADS where it is set, else the number of cores this process may use."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    """RENAL_THREADS where it is set, else the number of cores this process may use.
+
+    Not OMP_NUM_THREADS: importing Ultralytics sets that to 1 for the whole process.
+    """
+    wanted = os.environ.get("RENAL_THREADS", "")
     return int(wanted) if wanted.isdecimal() and int(wanted) > 0 else len(os.sched_getaffinity(0))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from renalcore.engine import devices
@@ -27,8 +29,16 @@ def test_an_unknown_device_is_refused_with_the_known_ones() -> None:
         devices.choose("tpu")
 
 
-def test_threads_follow_omp_num_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+def test_threads_are_those_asked_for_else_one_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RENAL_THREADS", "5")
     assert devices.choose("cpu").threads == 5
-    monkeypatch.setenv("OMP_NUM_THREADS", "many")
-    assert devices.choose("cpu").threads >= 1
+    cores = len(os.sched_getaffinity(0))
+    for unset in ("many", "0", ""):
+        monkeypatch.setenv("RENAL_THREADS", unset)
+        assert devices.choose("cpu").threads == cores
+
+
+def test_threads_do_not_shrink_when_ultralytics_sets_omp_num_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RENAL_THREADS", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert devices.choose("cpu").threads == len(os.sched_getaffinity(0))
