@@ -176,7 +176,7 @@ def _trace(history: list[SpecimenReport], values: dict[tuple[int, str], Reported
         )
         lines.append(
             f"<tr><td>{escape(one.accession)}</td>"
-            f'<td class="rc-num">{style.number(value.mean)} /{escape(value.unit)}</td>'
+            f'<td class="rc-num" style="white-space:nowrap">{style.number(value.mean)} /{escape(value.unit)}</td>'
             f"<td>{status.quiet_chip_html(value.grade) if value.grade else style.NO_VALUE}</td>"
             f"<td>{value.total} in {value.fields} fields: {per_field}</td>"
             f'<td class="rc-quiet-text">{escape(value.cut_off_version)}</td></tr>'

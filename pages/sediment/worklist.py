@@ -120,6 +120,7 @@ def _list() -> None:
         rows=[_cells(row, user.role != "admin") for row in page.rows],
         numeric=(4,),
         minor=(2, 5),
+        least=(4, 6),
         wide=3,
     )
     _pager(number, page.total)

@@ -64,6 +64,7 @@ def rows(
     link: int = 0,
     numeric: Sequence[int] = (),
     minor: Sequence[int] = (),
+    least: Sequence[int] = (),
     wide: int | None = None,
 ) -> Answer:
     """Show the table.
@@ -75,6 +76,7 @@ def rows(
         link: The column that holds the record's link.
         numeric: Columns that are right-aligned.
         minor: Columns left out where the page is narrow.
+        least: Columns left out where it is narrower still, as on a tablet beside the menu.
         wide: The column that takes the room left over, and is cut off where there is none.
     """
     result = _component(
@@ -84,6 +86,7 @@ def rows(
             "link": link,
             "numeric": list(numeric),
             "minor": list(minor),
+            "least": list(least),
             "wide": wide,
             "rows": [{"id": row.id, "href": row.href, "cells": list(row.cells)} for row in rows],
         },

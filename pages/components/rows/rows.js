@@ -27,7 +27,7 @@ export default function mount({ parentElement, data, setTriggerValue }) {
     root = element("table", { class: "rows" });
     parentElement.append(root);
   }
-  const look = (i) => [data.numeric.includes(i) && "number", data.minor.includes(i) && "minor", data.wide === i && "wide"].filter(Boolean).join(" ") || null;
+  const look = (i) => [data.numeric.includes(i) && "number", data.minor.includes(i) && "minor", data.least.includes(i) && "least", data.wide === i && "wide"].filter(Boolean).join(" ") || null;
   const open = (row) => setTriggerValue("open", row.id);
   const content = (row, cell, i) => {
     if (i === data.link) {
