@@ -174,13 +174,16 @@ def _body(specimen_id: int, analysis_id: int) -> None:
     known = {shown.id for shown in fields}
     shown_now = state.goal[1] if state.goal[1] in known else fields[0].id
 
-    def apply(key: str) -> None:
-        def thresholds(chosen: float | None) -> MinScore:
-            if card is None:
-                return min_score if chosen is None else chosen
-            return asking.counted_from(card, chosen)
+    def thresholds(chosen: float | None) -> MinScore:
+        if card is None:
+            return min_score if chosen is None else chosen
+        return asking.counted_from(card, chosen)
 
-        findings.apply(analysis_id, st.session_state[key].get("actions"), by=auth.require(), thresholds=thresholds)
+    def apply(key: str) -> None:
+        # Asked anew at each action. Who is signed out meanwhile is told so below, in place of the picture.
+        signed_in = auth.current()
+        if signed_in is not None:
+            findings.apply(analysis_id, st.session_state[key].get("actions"), by=signed_in, thresholds=thresholds)
 
     def visited() -> None:
         state.visit(int(st.session_state[viewer.key_of(analysis_id)]["field"]))

@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 
 from db import analyses, reviews, specimens
+from db.engine import now
+from db.models import LoginSession
 from tests.browser.conftest import sign_in
 from tests.browser.records import HEIGHT_PX, WIDTH_PX, Bench, analysed, seen, user_of, wait_until
 from tests.running_app import Person, RunningApp
@@ -207,4 +209,19 @@ def test_what_was_signed_meanwhile_is_not_changed_and_the_reason_is_said(
     page.keyboard.press("j")
     page.keyboard.press("Delete")
     page.get_by_text("is signed. A reviewer must reopen it").wait_for()
+    assert {status for _, status in standing(web_app, bench)} == {"model"}
+
+
+def test_a_correction_after_the_session_ended_is_not_shown_as_made(
+    page: Any, web_app: RunningApp, technologist: Person
+) -> None:
+    bench = analysed(web_app, technologist)
+    open_review(page, web_app, technologist, bench)
+    with web_app.database() as session:
+        for login in session.query(LoginSession).filter_by(user_id=user_of(web_app, technologist).id):
+            login.ended_at = now()
+    page.keyboard.press("j")
+    page.keyboard.press("Delete")
+    page.get_by_text("your session has ended").first.wait_for()
+    page.locator(".viewer").wait_for(state="detached")
     assert {status for _, status in standing(web_app, bench)} == {"model"}
