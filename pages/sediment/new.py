@@ -90,7 +90,7 @@ def _key(name: str) -> str:
     return f"new-{st.session_state.get('new-number', 0)}-{name}"
 
 
-user = auth.require("technologist", "reviewer")
+user = auth.require()
 action = style.page_header("New specimen")
 analysis.model_is_missing()
 status.worker_banner()
