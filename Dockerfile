@@ -19,8 +19,8 @@ COPY pages/ pages/
 RUN python -m pip install --quiet --no-deps --editable .
 
 FROM python:3.12-slim-bookworm
-# OpenCV draws with these two; nothing else is missing from the slim image.
-RUN apt-get update && apt-get install -y --no-install-recommends libgl1 libglib2.0-0 && rm -rf /var/lib/apt/lists/*
+# OpenCV draws with the first two; pg_dump and pg_restore for `python -m db backup` and `restore`.
+RUN apt-get update && apt-get install -y --no-install-recommends libgl1 libglib2.0-0 postgresql-client && rm -rf /var/lib/apt/lists/*
 RUN useradd --create-home --uid 10001 renal && install -d -o renal -g renal /data
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app

@@ -19,7 +19,6 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(scope="module")
 def provider() -> Iterator[IdentityProvider]:
     """The institution's identity provider."""
-    pytest.importorskip("authlib", reason="single sign-on needs the package Authlib")
     made = IdentityProvider()
     yield made
     made.stop()
