@@ -247,7 +247,7 @@ def list_models(arguments: argparse.Namespace) -> int:
     for card in models.all_cards(arguments.models):
         sys.stdout.write(
             f"{card.key}\n  {card.title}\n"
-            f"  {card.modality} {card.task}, {card.architecture} {card.scale}, {card.date}\n"
+            f"  {card.modality} {card.task}, {card.architecture}, {card.date}\n"
             f"  {len(card.classes)} classes, {len(card.validated_classes)} of them validated on real pictures\n"
         )
         sys.stdout.writelines(f"  {figure.name} {figure.value:.3f} on {figure.on}\n" for figure in card.figures)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from ultralytics.nn.modules import Conv, Detect, DWConv
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
@@ -53,6 +53,8 @@ class MultiHeadDetect(Detect):
     Args:
         ch: Channels of the feature maps P3, P4, P5.
     """
+
+    cv2 = cv3 = None  # the towers stand in the group heads; Ultralytics asks for the attribute
 
     def __init__(self, ch: list[int]) -> None:
         nn.Module.__init__(self)  # Detect's own constructor would build a seventh head
@@ -141,7 +143,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
         for name, value in model.state_dict().items()
         if not name.endswith("dfl.conv.weight")  # a constant shared by the heads
     }
-    save_file(tensors, path)
+    path.write_bytes(save(tensors))  # save_file would leave a file that only its owner can read
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
