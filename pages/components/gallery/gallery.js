@@ -134,7 +134,7 @@ class Gallery {
     this.list = this.sections.flatMap((section) => section.members);
     const known = new Set(this.list.map((object) => object.key));
     for (const key of this.selected) if (!known.has(key)) this.selected.delete(key);
-    this.order.textContent = this.settings.rising ? "Least confident first" : "Most confident first";
+    this.order.textContent = this.settings.rising ? "Sorted: least confident first" : "Sorted: most confident first";
     for (const tile of this.tiles.values()) tile.remove();
     this.tiles.clear();
     this.layout();

@@ -147,7 +147,8 @@ class Viewer {
     this.setThreshold(data.threshold);
     this.confidence.value = data.threshold ?? Math.min(...data.thresholds.filter((_, cls) => data.classes[cls][2]));
     this.confidence.disabled = data.readonly;
-    this.ownThresholds.style.visibility = data.readonly || data.threshold === null ? "hidden" : "visible";
+    const asReleased = data.thresholds.every((score, cls) => !data.classes[cls][2] || score === data.released[cls]);
+    this.ownThresholds.style.visibility = data.readonly || asReleased ? "hidden" : "visible";
     this.actions.hidden = data.readonly;
     this.buildStrip();
     if (first || data.goal.number !== this.goal) {
