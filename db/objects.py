@@ -57,6 +57,10 @@ class ReviewedObject:
         return self.status != "removed"
 
 
+ONLY_WHEN_CONFIRMED = 1.0
+"""Lowest score of a class that counts only where a person confirms or adds it: no finding reaches certainty."""
+
+
 def threshold(min_score: MinScore, class_name: str) -> float:
     """Lowest score at which the model's word counts for `class_name`."""
     if isinstance(min_score, Mapping):

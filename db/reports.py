@@ -28,7 +28,7 @@ from db.models import (
     SpecimenState,
     User,
 )
-from db.objects import MinScore, counts
+from db.objects import ONLY_WHEN_CONFIRMED, MinScore, counts, threshold
 from renalcore.errors import InputError, NotFound
 from renalcore.export.csv import ExportRow
 from renalcore.sediment import measure
@@ -170,6 +170,7 @@ def rows_for_export(
     """One tidy row a value of every analysed specimen that is asked for, in the order of registration.
 
     Signed specimens give what was signed; the others what stands now, with nothing in the columns of the signature.
+    A class that counts only where a person confirms it has a row only where somebody did.
 
     Args:
         session: An open session.
@@ -390,6 +391,8 @@ def _measured(specimen: Specimen, field: SpecimenField, numbers: dict[str, int])
 def _export_rows(one: SpecimenReport) -> Iterable[ExportRow]:
     signature = one.signature
     for value in one.rows:
+        if not value.total and threshold(one.min_score, value.class_name) >= ONLY_WHEN_CONFIRMED:
+            continue  # nobody looked for it: 0 would say that it was looked for and not found
         yield ExportRow(
             patient=one.patient_identifier,
             accession=one.accession,

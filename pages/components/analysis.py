@@ -10,14 +10,12 @@ from sqlalchemy.orm import Session
 from db import analyses, queue
 from db.engine import session_scope
 from db.models import Analysis, Specimen, User
-from db.objects import MinScore
+from db.objects import ONLY_WHEN_CONFIRMED, MinScore
 from renalcore import __version__, models
 from renalcore.errors import RenalError
 from renalcore.models import ModelCard
 
 MODEL = "sediment-multihead-n"
-NEVER = 1.0
-"""Lowest score of a class that counts only when a person confirms it: no finding reaches certainty."""
 
 
 @functools.lru_cache(maxsize=16)
@@ -35,7 +33,11 @@ def counted_from(card: ModelCard, chosen: float | None = None) -> dict[str, floa
     Classes never validated on real pictures count only where a person confirms a finding.
     """
     return {
-        name: NEVER if name in card.unvalidated_classes else card.min_score_of(name) if chosen is None else chosen
+        name: ONLY_WHEN_CONFIRMED
+        if name in card.unvalidated_classes
+        else card.min_score_of(name)
+        if chosen is None
+        else chosen
         for name in card.classes
     }
 

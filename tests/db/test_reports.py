@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from db import analyses, cutoffs, reports, reviews
 from db.models import User
+from db.objects import ONLY_WHEN_CONFIRMED
 from db.reports import SpecimenReport
 from renalcore.errors import InputError, NotFound
 from renalcore.sediment.measure import TABLE_A, ReportedValue
@@ -133,6 +134,20 @@ def test_an_export_gives_what_was_signed_and_leaves_the_signature_of_the_others_
     assert (second.accession, second.mean, second.reviewed, second.signed_by, second.signed_at, second.signature) == (
         "A-2", 2.0, False, None, None, None,
     )  # fmt: skip
+
+
+def test_a_class_nobody_looked_for_is_exported_only_where_a_person_saw_it(
+    session: Session, analysed: Analyse, technologist: User
+) -> None:
+    done = analysed(found(("RBC", 0.9), ("Cystine", 0.9)), min_score={"default": ONLY_WHEN_CONFIRMED, "RBC": 0.5})
+
+    def exported() -> list[str]:
+        return [row.class_name for row in reports.rows_for_export(session, specimen_id=done.specimen.id)]
+
+    assert exported() == ["RBC"]
+    (cystine,) = (one.key for one in reviews.objects(session, done.analysis.id) if one.class_name == "Cystine")
+    reviews.confirm(session, done.analysis.id, [cystine], by=technologist)
+    assert exported() == ["RBC", "Cystine"]
 
 
 def test_an_amended_report_replaces_the_first_in_the_export(
