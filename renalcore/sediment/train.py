@@ -19,6 +19,7 @@ from ultralytics.data import build_dataloader
 from ultralytics.models.yolo.detect import DetectionTrainer, DetectionValidator
 
 from renalcore import taxonomy
+from renalcore.engine.devices import usable_threads
 from renalcore.errors import InputError
 from renalcore.models import HeldOutFigure, InputScale, ModelCard, TrainingData
 from renalcore.sediment.data import Augmentation, SedimentDataset, read_rendered, read_urised
@@ -228,6 +229,7 @@ def train(config: TrainConfig) -> Path:
     """
     if config.resume and not config.checkpoint.is_file():
         raise InputError(f"{config.output} holds no checkpoint to resume from; start without --resume")
+    torch.set_num_threads(usable_threads())  # importing Ultralytics leaves one thread
     trainer = SedimentTrainer(config)
     trainer.train()
     key = f"sediment-multihead-{config.scale}"
