@@ -148,7 +148,7 @@ def read_rgb(path: Path) -> Image:
     return np.asarray(pixels, np.uint8)
 
 
-def repeat_factors(fields: Sequence[LabelledField], *, threshold: float = 0.5) -> NDArray[np.float64]:
+def repeat_factors(fields: Sequence[LabelledField], *, threshold: float = 1.0) -> NDArray[np.float64]:
     """How often each field is drawn relative to a common one (Gupta et al., LVIS, 2019, section 4).
 
     A field counts as its rarest class: `max(1, sqrt(threshold / f))`, f being the share of fields with that class.
