@@ -206,6 +206,7 @@ class SedimentTrainer(DetectionTrainer):
         if self.device.type == "cpu":
             self.model = self.model.to(memory_format=torch.channels_last)
             self.amp = self.config.bf16  # Ultralytics switches mixed precision off on CPUs
+            torch.set_num_threads(usable_threads())  # and leaves one core idle
 
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Ultralytics' batch, channels last."""
@@ -229,7 +230,6 @@ def train(config: TrainConfig) -> Path:
     """
     if config.resume and not config.checkpoint.is_file():
         raise InputError(f"{config.output} holds no checkpoint to resume from; start without --resume")
-    torch.set_num_threads(usable_threads())  # importing Ultralytics leaves one thread
     trainer = SedimentTrainer(config)
     trainer.train()
     key = f"sediment-multihead-{config.scale}"
