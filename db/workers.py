@@ -32,6 +32,7 @@ def beat(session: Session, name: str, *, host: str, pid: int, device: str | None
         session.add(node)
     elif (node.host, node.pid) != (host, pid) or node.stopped_at is not None:
         node.host, node.pid, node.started_at, node.stopped_at = host, pid, at, None
+        node.device = None  # a new process has yet to load its model
     node.heartbeat_at = at
     if device is not None:
         node.device = device
@@ -55,6 +56,12 @@ def alive(session: Session, within_s: float = SILENT_AFTER_S) -> list[WorkerNode
             .order_by(WorkerNode.name)
         )
     )
+
+
+def are_loading(session: Session) -> bool:
+    """Whether workers are alive of which none has a model yet: what waits now waits for that."""
+    nodes = alive(session)
+    return bool(nodes) and all(node.device is None for node in nodes)
 
 
 def silent(

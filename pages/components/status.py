@@ -35,11 +35,20 @@ STATES = MappingProxyType(
 """The states of specimens and analyses, in the order of a specimen's day."""
 
 
-def state_words(state: str, *, done: int | None = None, total: int | None = None, message: str | None = None) -> str:
-    """A state as a sentence part: `running 12 of 20`, `failed: the field is empty`."""
+def state_words(
+    state: str,
+    *,
+    done: int | None = None,
+    total: int | None = None,
+    message: str | None = None,
+    loading: bool = False,
+) -> str:
+    """A state as a sentence part: `running 12 of 20`, `failed: the field is empty`, `waiting: loading the model`."""
     words = STATES[state].words
     if state == "running" and total:
         return f"{words} {done or 0} of {total}"
+    if state == "waiting" and loading:
+        return f"{words}: loading the model"
     if state == "failed" and message:
         return f"{words}: {message}"
     return words
@@ -68,10 +77,21 @@ def flag_html(words: str) -> str:
     return f'<span class="rc-chip rc-flag">{escape(words)}</span>'
 
 
-def progress(done: int, total: int) -> None:
-    """A bar with words; it takes the same room from the first field to the last."""
-    share = min(1.0, done / total) if total else 0.0
-    st.progress(share, text=f"{done} of {total} fields" if total else "Waiting for a worker")
+def progress(done: int, total: int, *, started: bool) -> None:
+    """A bar with words; it takes the same room from the first field to the last.
+
+    Args:
+        done: Fields that have a result.
+        total: All fields.
+        started: Whether a worker has begun; until then the words say what is waited for.
+    """
+    if started:
+        words = f"{done} of {total} fields"
+    else:
+        with session_scope(read_only=True) as session:
+            loading = workers.are_loading(session)
+        words = "Loading the model: a minute or two after a restart" if loading else "Waiting for its turn"
+    st.progress(min(1.0, done / total) if started and total else 0.0, text=words)
 
 
 def worker_banner() -> None:

@@ -38,10 +38,10 @@ class Answer:
     act: tuple[str, int] | None
 
 
-def state_cell(state: str, *, done: int, total: int, message: str) -> Cell:
-    """A state in words and colour, with a bar while it runs and the reason where it failed."""
+def state_cell(state: str, *, done: int, total: int, message: str, loading: bool = False) -> Cell:
+    """A state in words and colour, with a bar while it runs and the reason where it waits for the model or failed."""
     cell: dict[str, Any] = {
-        "chip": status.state_words(state, done=done, total=total),
+        "chip": status.state_words(state, done=done, total=total, loading=loading),
         "colour": status.STATES[state].colour,
     }
     if state == "running":
