@@ -5,14 +5,24 @@ It lies here and not beside `pages/` because Streamlit would serve `pages/*.py` 
 
 from __future__ import annotations
 
-import streamlit as st
+import logging
 
-from pages.components import auth, links, single_sign_on, style
+import streamlit as st
+from streamlit.navigation.page import StreamlitPage
+
+from pages.components import auth, links, screen, single_sign_on, style
+
+MENU_PX = 236
+_log = logging.getLogger(__name__)
 
 
 def main() -> None:
     """Show the page that the address names."""
-    st.set_page_config(page_title=style.APP_NAME, layout="wide")
+    st.set_page_config(
+        page_title=style.APP_NAME,
+        layout="wide",
+        initial_sidebar_state="collapsed" if screen.is_narrow() else MENU_PX,
+    )
     style.inject_css()
     user = auth.current()
     if user is None:
@@ -40,8 +50,22 @@ def main() -> None:
         auth.account_form(user)
     body = st.container()
     style.research_footer()
+    screen.listen()
     with body:
+        _run(shown)
+
+
+def _run(shown: StreamlitPage) -> None:
+    """Show a page; a fault of the program is told in our words, and in full only in the log."""
+    try:
         shown.run()
+    except Exception:  # noqa: BLE001  # whatever it is must end in words
+        _log.exception("the page %r could not be shown", shown.title)
+        st.error(
+            "This page could not be shown because of a fault in the program. What was saved before is kept. "
+            "Load the page again; if this comes back, tell your administrator, who finds the reason in the log "
+            "of the web server."
+        )
 
 
 def _refusal(entry: links.Entry):

@@ -39,7 +39,10 @@ h1 { font-size: 1.55rem !important; font-weight: 620 !important; padding: 0 !imp
 .rc-chip.rc-quiet::before { display: none; }
 .rc-chip.rc-flag { --rc: #B45309; }
 .rc-chip.rc-flag::before { border-radius: 0; clip-path: polygon(50% 0, 100% 100%, 0 100%); }
-.rc-num { text-align: right; font-variant-numeric: tabular-nums; }
+.rc-num { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+[data-testid="stHtml"] a:not(.rc-action) { color: light-dark(#14606B, #6CC3CE); text-underline-offset: 0.15em; }
+[data-testid="stTextInput"] [data-testid="InputInstructions"] { display: none; } /* it lies over what was typed */
+.st-key-screen-listener { position: absolute; }
 .rc-quiet-text { color: color-mix(in srgb, currentColor 66%, transparent); font-size: 0.9rem; }
 .rc-footer { border-top: 1px solid color-mix(in srgb, currentColor 14%, transparent); margin-top: 1.5rem;
   padding-top: 0.6rem; font-size: 0.85rem; color: color-mix(in srgb, currentColor 66%, transparent); }
