@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from datetime import date, datetime, time, timedelta
 from typing import Any
 
@@ -24,20 +25,30 @@ def _filters(usernames: list[str], actions: list[str]) -> dict[str, Any]:
     """The chosen filters, as `audit.events` takes them; a day begins and ends in the browser's time zone."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         actor = st.selectbox("Person", [*usernames, audit.SYSTEM], index=None, placeholder="Anyone", key="audit-actor")
-        action = st.selectbox("Action", actions, index=None, placeholder="Any action", key="audit-action")
+        action = st.selectbox(
+            "Action", actions, index=None, format_func=_plain_words, placeholder="Any action", key="audit-action"
+        )
         entity = st.text_input(
             "Record", placeholder="specimen 12", key="audit-entity", help="A kind of record, or one."
         )
         days = st.date_input("From, to", value=(), format="YYYY-MM-DD", key="audit-days")
-    kind, _, number = entity.strip().partition(" ")
+    kind, number = _asked_record(entity)
     return {
         "actor": actor,
         "action": action,
-        "entity": kind or None,
-        "entity_id": number.strip() or None,
+        "entity": kind,
+        "entity_id": number,
         "since": _midnight(days[0]) if len(days) > 0 else None,
         "until": _midnight(days[-1] + timedelta(days=1)) if len(days) > 0 else None,
     }
+
+
+def _asked_record(words: str) -> tuple[str | None, str | None]:
+    """Kind and number of a record as it was typed: `cutoff table 1`, `specimen`; None for what was not."""
+    kind, _, number = words.strip().rpartition(" ")
+    if not number[:1].isdigit():
+        kind, number = words.strip(), ""
+    return kind.strip().replace(" ", "_").lower() or None, number or None
 
 
 def _midnight(day: date) -> datetime:
@@ -45,7 +56,13 @@ def _midnight(day: date) -> datetime:
 
 
 def _record(event: AuditEvent) -> str:
-    return event.entity if event.entity_id is None else f"{event.entity} {event.entity_id}"
+    kind = _plain_words(event.entity)
+    return kind if event.entity_id is None else f"{kind} {event.entity_id}"
+
+
+def _plain_words(name: str) -> str:
+    """A stored name as a person reads it: `user.sign_in_refused` is "user: sign in refused"."""
+    return name.replace(".", ": ").replace("_", " ")
 
 
 def _change(event: AuditEvent) -> str:
@@ -54,9 +71,9 @@ def _change(event: AuditEvent) -> str:
         return f"{_brief(event.old)} → {_brief(event.new)}"
     old, new = event.old or {}, event.new or {}
     return ", ".join(
-        f"{key}: {_brief(old[key])} → {_brief(new[key])}"
+        f"{_plain_words(key)}: {_brief(old[key])} → {_brief(new[key])}"
         if key in old and key in new
-        else f"{key}: {_brief(new.get(key, old.get(key)))}"
+        else f"{_plain_words(key)}: {_brief(new.get(key, old.get(key)))}"
         for key in dict.fromkeys([*old, *new])
     )
 
@@ -66,6 +83,8 @@ def _brief(value: Any) -> str:
         return f"{len(value)} {'entry' if len(value) == 1 else 'entries'}"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, str) and re.match(r"\d{4}-\d\d-\d\dT\d\d:", value):
+        return style.when(datetime.fromisoformat(value))
     return style.NO_VALUE if value is None else str(value)
 
 
@@ -127,7 +146,7 @@ picked = st.dataframe(
         "No.": [event.id for event in events],
         "When": [style.when(event.at, seconds=True) for event in events],
         "Person": [event.actor_name for event in events],
-        "Action": [event.action for event in events],
+        "Action": [_plain_words(event.action) for event in events],
         "Record": [_record(event) for event in events],
         "Change": [_change(event) for event in events],
         "Reason": [event.reason or "" for event in events],
@@ -159,7 +178,7 @@ with st.container(horizontal=True, vertical_alignment="center", horizontal_align
 
 for row in picked.selection.rows:
     event = events[row]
-    st.subheader(f"Event {event.id}: {style.plain(event.action)}", anchor=False)
+    st.subheader(f"Event {event.id}, {style.plain(_plain_words(event.action))}", anchor=False)
     before, after = st.columns(2)
     for place, title, value in ((before, "Before", event.old), (after, "After", event.new)):
         with place:
