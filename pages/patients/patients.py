@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from html import escape
+from zoneinfo import ZoneInfo
 
 import plotly.graph_objects as go
 import streamlit as st
@@ -110,11 +112,12 @@ def _plot(
     history: list[SpecimenReport], values: dict[tuple[int, str], ReportedValue], chosen: list[str], patient_id: int
 ) -> None:
     figure = go.Figure()
+    zone = style.browser_zone()
     for number, name in enumerate(chosen):
         points = [(one, values[one.specimen_id, name]) for one in history if (one.specimen_id, name) in values]
         unit = points[-1][1].unit if points else ""
         figure.add_scatter(
-            x=[one.taken_at for one, _ in points],
+            x=[one.taken_at.astimezone(zone).replace(tzinfo=None) for one, _ in points],
             y=[value.mean for _, value in points],
             customdata=[[one.accession, value.grade or "no grade", value.fields] for one, value in points],
             mode="lines+markers",
@@ -127,10 +130,18 @@ def _plot(
     figure.update_layout(
         height=340,
         margin={"l": 10, "r": 10, "t": 10, "b": 10},
-        yaxis={"title": "mean count per unit", "rangemode": "tozero"},
+        xaxis={"tickformat": "%d %b %Y", "range": _days(history, zone), "nticks": 8},
+        yaxis={"title": "Mean count", "rangemode": "tozero"},
         legend={"orientation": "h", "y": -0.2},
     )
     st.plotly_chart(figure, key=f"plot-{patient_id}", config={"displayModeBar": False})
+
+
+def _days(history: list[SpecimenReport], zone: ZoneInfo) -> list[datetime]:
+    """The span of the chart: a little more than the specimens cover, and never less than two days."""
+    first, last = (one.taken_at.astimezone(zone).replace(tzinfo=None) for one in (history[0], history[-1]))
+    margin = max(timedelta(days=1), (last - first) / 20)
+    return [first - margin, last + margin]
 
 
 def _table(history: list[SpecimenReport], values: dict[tuple[int, str], ReportedValue], chosen: list[str]) -> None:
