@@ -13,8 +13,8 @@ from renalcore.errors import RenalError
 
 _WHAT_ROLES_MAY = {
     "technologist": "uploads, reviews and corrects",
-    "reviewer": "also signs and amends",
-    "admin": "keeps users, cut-off tables and the audit trail",
+    "reviewer": "uploads, reviews, corrects, signs and amends",
+    "admin": "uploads, reviews, corrects; keeps users, cut-off tables and the audit trail; does not sign",
 }
 
 _LINK_KEY = "admin_users_link"

@@ -24,7 +24,7 @@ REFRESH_S = 2.0
 
 _CSS = """
 <style>
-[data-testid="stMainBlockContainer"] { padding-top: 1.6rem; padding-bottom: 0.5rem; }
+[data-testid="stMainBlockContainer"]:has(.st-key-review-head) { padding-top: 1.6rem; padding-bottom: 0.5rem; }
 [data-testid="stHeader"], [data-testid="stHeader"] * { pointer-events: none; }
 [data-testid="stHeader"] button, [data-testid="stHeader"] button * { pointer-events: auto; }
 .st-key-review-head { padding-left: 1.4rem; }
@@ -159,7 +159,7 @@ def _shown_fields(session: Any, specimen_id: int, current: Analysis, min_score: 
 
 def _body(specimen_id: int, analysis_id: int) -> None:
     """Everything that a correction changes; runs by itself at each correction."""
-    user = auth.require()
+    auth.require()
     state = findings.state_of(analysis_id)
     with session_scope(read_only=True) as session:
         specimen = specimens.get(session, specimen_id)
@@ -170,7 +170,7 @@ def _body(specimen_id: int, analysis_id: int) -> None:
     card = asking.card_of(current.model_key)
     unvalidated = card.unvalidated_classes if card else ()
     released = asking.released_scores(card) if card else min_score
-    read_only = specimen.state != "needs_review" or user.role == "admin"
+    read_only = specimen.state != "needs_review"
     known = {shown.id for shown in fields}
     shown_now = state.goal[1] if state.goal[1] in known else fields[0].id
 
@@ -332,7 +332,7 @@ def _progress(specimen_id: int, analysis_id: int) -> None:
     if current.state not in ("queued", "running"):
         st.rerun()
     status.worker_banner()
-    status.progress(done if current.state == "running" else 0, total if current.state == "running" else 0)
+    status.progress(done, total, started=current.state == "running")
     st.html('<p class="rc-quiet-text">Findings are shown here when all fields are done. You may leave this page.</p>')
 
 
@@ -346,9 +346,7 @@ _header(specimen, current, user)
 if current is None or specimen.state in ("failed", "cancelled"):
     words = status.state_words(specimen.state, message=current.message if current else None)
     st.error(f"The analysis {style.plain(words)}" if current else "This specimen has not been analysed.")
-    if user.role != "admin" and st.button(
-        "Retry" if current else "Analyse", type="primary", key=f"retry-{specimen.id}"
-    ):
+    if st.button("Retry" if current else "Analyse", type="primary", key=f"retry-{specimen.id}"):
         try:
             if current:
                 asking.retry(current.id, by=user)

@@ -6,7 +6,7 @@ from datetime import datetime, time, timedelta
 
 import streamlit as st
 
-from db import specimens
+from db import specimens, workers
 from db.engine import session_scope
 from db.specimens import WorklistRow
 from pages.components import analysis, auth, links, status, style
@@ -57,11 +57,11 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     )
 
 
-def _cells(row: WorklistRow, may_act: bool) -> Row:
+def _cells(row: WorklistRow, *, loading: bool) -> Row:
     actions = []
-    if may_act and row.state in AT_WORK and row.analysis_id is not None:
+    if row.state in AT_WORK and row.analysis_id is not None:
         actions.append(("cancel", "Cancel", "Stop the analysis; the pictures stay"))
-    if may_act and row.state in ("failed", "cancelled") and row.analysis_id is not None:
+    if row.state in ("failed", "cancelled") and row.analysis_id is not None:
         actions.append(("retry", "Retry", "Analyse again; fields that are done are kept"))
     return Row(
         row.specimen_id,
@@ -70,7 +70,7 @@ def _cells(row: WorklistRow, may_act: bool) -> Row:
             row.accession,
             row.patient_identifier,
             row.patient_name or "",
-            state_cell(row.state, done=row.fields_done, total=row.fields_total, message=row.message),
+            state_cell(row.state, done=row.fields_done, total=row.fields_total, message=row.message, loading=loading),
             style.number(row.fields_total, 0),
             row.objective,
             style.when(row.created_at),
@@ -84,6 +84,7 @@ def _list() -> None:
     status.worker_banner()
     with session_scope(read_only=True) as session:
         counts = specimens.state_counts(session)
+        loading = workers.are_loading(session)
     counts["all"] = sum(counts.values())
     shown = tuple(tab for tab in TABS if tab != "cancelled" or counts["cancelled"])
     tab = st.segmented_control(
@@ -117,10 +118,10 @@ def _list() -> None:
     answer = rows(
         "worklist-rows",
         head=("Accession", "Patient", "Name", "State", "Fields", "Objective", "Registered", ""),
-        rows=[_cells(row, user.role != "admin") for row in page.rows],
+        rows=[_cells(row, loading=loading) for row in page.rows],
         numeric=(4,),
-        minor=(2, 5),
-        least=(4, 6),
+        minor=(5,),
+        least=(2, 4, 6),
         wide=3,
     )
     _pager(number, page.total)

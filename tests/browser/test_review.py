@@ -198,6 +198,17 @@ def test_a_technologist_is_offered_no_signature(page: Any, web_app: RunningApp, 
     assert page.get_by_role("button", name="Sign", exact=True).count() == 0
 
 
+def test_an_administrator_corrects_and_is_offered_no_signature(page: Any, web_app: RunningApp) -> None:
+    admin = web_app.person("admin", "Ada Administrator")
+    bench = analysed(web_app, admin)
+    open_review(page, web_app, admin, bench)
+    page.mouse.click(*on_screen(page, 125, 125))
+    page.keyboard.press("Delete")
+    wait_until(page, {"WBC": 5, "RBC": 3})
+    assert standing(web_app, bench)[0] == ("WBC", "removed")
+    assert page.get_by_role("button", name="Sign", exact=True).count() == 0
+
+
 def test_what_was_signed_meanwhile_is_not_changed_and_the_reason_is_said(
     page: Any, web_app: RunningApp, technologist: Person, reviewer: Person
 ) -> None:

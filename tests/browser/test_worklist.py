@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from db import analyses, specimens
-from tests.browser.conftest import sign_in
+from db import analyses, specimens, workers
+from tests.browser.conftest import BENCH, TABLET, sign_in
 from tests.browser.records import analysed
 from tests.running_app import Person, RunningApp
 
@@ -65,7 +65,24 @@ def test_a_waiting_specimen_shows_its_progress_without_a_reload(
     row = page.locator(f"tr[data-id='{bench.specimen_id}']")
     row.get_by_text("waiting").wait_for()
     with web_app.database() as session:
+        workers.beat(session, "bench", host="test", pid=1)
+    row.get_by_text("waiting: loading the model").wait_for()
+    with web_app.database() as session:
+        workers.stopped(session, "bench")
         analyses.start(session, bench.analysis_id, device="cpu", worker="test")
     row.get_by_text("running 0 of 3").wait_for()
     with web_app.database() as session:
         analyses.cancel(session, bench.analysis_id, analyses.get(session, bench.analysis_id).requested_by)
+
+
+def test_the_menu_leaves_the_room_of_a_tablet_to_the_page(page: Any, web_app: RunningApp, technologist: Person) -> None:
+    page.set_viewport_size(TABLET)
+    sign_in(page, web_app, technologist)
+    menu = page.get_by_test_id("stSidebar")
+    menu.get_by_text("Sign out").wait_for(state="hidden")
+    page.get_by_test_id("stExpandSidebarButton").click()
+    menu.get_by_role("link", name="Patients").click()
+    page.wait_for_selector("h1:has-text('Patients')")
+    page.set_viewport_size(BENCH)
+    page.reload()
+    menu.get_by_text("Sign out").wait_for(state="visible")
