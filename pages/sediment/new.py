@@ -115,7 +115,7 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     )
     patient_name = st.text_input("Patient name (optional)", key=_key("name"), max_chars=200, width=218)
     collected = st.datetime_input("Collected (optional)", None, key=_key("collected"), format="YYYY-MM-DD", width=218)
-with st.container(horizontal=True, vertical_alignment="bottom"):
+with st.container(horizontal=True, vertical_alignment="top"):
     objective = st.segmented_control(
         "Objective",
         OBJECTIVES,
@@ -144,13 +144,14 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
             width=160,
             help="From the camera's or scanner's settings. It turns counts per picture into counts per HPF or LPF.",
         )
-    if last:
-        st.html(
-            f'<span class="rc-quiet-text">as for your last specimen, {escape(last.accession)}</span>', width="content"
-        )
+if last:
+    words = f"Objective and scale as for your last specimen, {last.accession}"
+    st.html(f'<span class="rc-quiet-text">{escape(words)}</span>')
 
 uploads = st.file_uploader(
-    "Fields", accept_multiple_files=True, key=_key("files"), help="JPEG, PNG, TIFF, BMP or WebP; many at once."
+    "Fields: drop the pictures here, many at once (JPEG, PNG, TIFF, BMP or WebP)",
+    accept_multiple_files=True,
+    key=_key("files"),
 )
 focus_chain([_key("identifier"), _key("accession"), _key("name")], after=_key("files"))
 
@@ -221,7 +222,7 @@ if accession.strip():
 adding = False
 if existing is not None:
     state = status.STATES[existing.state].words
-    words = f"Accession number {existing.accession} is already registered for patient {holder}, {state}."
+    words = f"Accession number {existing.accession} is already registered for patient {holder}; state: {state}."
     with st.container(border=True, key=_key("existing-box")):
         st.warning(style.plain(words))
         if st.button("Open that specimen", key=_key("open-existing")):
@@ -265,7 +266,7 @@ def _analyse() -> None:
                 specimen = specimens.get(session, existing.id)
                 specimens.add_fields(session, specimen.id, ready, by=user)
                 asked = analyses.current(session, specimen.id) or analysis.request(session, specimen, by=user)
-                words = f"{_fields(len(ready))} added; the analysis is waiting for a worker."
+                words = f"{_fields(len(ready))} added and sent to analysis."
             else:
                 specimen = specimens.register(
                     session,
@@ -280,7 +281,7 @@ def _analyse() -> None:
                     by=user,
                 )
                 asked = analysis.request(session, specimen, by=user)
-                words = f"{_fields(len(ready))} registered; the analysis is waiting for a worker."
+                words = f"{_fields(len(ready))} registered and sent to analysis."
         analysis.send(asked.id)
     except StorageFull as error:
         st.error(f"{style.plain(str(error))} Nothing was registered, and your entries are still here.")
