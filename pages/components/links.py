@@ -25,6 +25,7 @@ class Entry:
         section: The heading of the menu it stands under.
         roles: Who may open it.
         in_menu: Pages that need a record in their address are reached from lists and stay out of the menu.
+        menu_closed: The page opens with the menu closed, since the room belongs to its picture.
     """
 
     url_path: str
@@ -33,12 +34,13 @@ class Entry:
     section: str
     roles: tuple[str, ...] = EVERYONE
     in_menu: bool = True
+    menu_closed: bool = False
 
 
 ENTRIES: tuple[Entry, ...] = (
     Entry("worklist", "sediment/worklist.py", "Worklist", "Sediment"),
     Entry("new", "sediment/new.py", "New specimen", "Sediment"),
-    Entry("review", "sediment/review.py", "Review", "Sediment", in_menu=False),
+    Entry("review", "sediment/review.py", "Review", "Sediment", in_menu=False, menu_closed=True),
     Entry("patient", "patients/patients.py", "Patients", "Results"),
     Entry("export", "export/export.py", "Export", "Results"),
     Entry("admin-users", "admin/users.py", "Users", "Administration", ("admin",)),
@@ -47,6 +49,8 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("admin-audit", "admin/audit.py", "Audit trail", "Administration", ("admin",)),
     Entry("admin-system", "admin/system.py", "System", "Administration", ("admin",)),
 )
+
+MENU_CLOSED = frozenset(entry.url_path for entry in ENTRIES if entry.menu_closed)
 
 HOME = "worklist"
 

@@ -18,11 +18,7 @@ _log = logging.getLogger(__name__)
 
 def main() -> None:
     """Show the page that the address names."""
-    st.set_page_config(
-        page_title=style.APP_NAME,
-        layout="wide",
-        initial_sidebar_state="collapsed" if screen.is_narrow() else MENU_PX,
-    )
+    st.set_page_config(page_title=style.APP_NAME, layout="wide")
     style.inject_css()
     user = auth.current()
     if user is None:
@@ -46,6 +42,8 @@ def main() -> None:
         )
     home = st.Page(lambda: links.open_page(links.HOME), title="Home", default=True, visibility="hidden")
     shown = st.navigation({**sections, "": [home, *sections.get("", [])]}, expanded=True)
+    closed = shown.url_path in links.MENU_CLOSED or screen.is_narrow()
+    st.set_page_config(initial_sidebar_state="collapsed" if closed else MENU_PX)
     with st.sidebar:
         auth.account_form(user)
     body = st.container()

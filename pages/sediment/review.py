@@ -336,7 +336,6 @@ def _progress(specimen_id: int, analysis_id: int) -> None:
     st.html('<p class="rc-quiet-text">Findings are shown here when all fields are done. You may leave this page.</p>')
 
 
-st.set_page_config(initial_sidebar_state="collapsed")  # the room belongs to the picture
 user = auth.require()
 st.html(_CSS)
 specimen = _asked_specimen()
