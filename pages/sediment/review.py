@@ -197,9 +197,14 @@ def _body(specimen_id: int, analysis_id: int) -> None:
     with st.container(key="review-body"):
         left, right = st.columns([2.7, 1], gap="medium")
         with left, st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-            st.session_state.setdefault(f"mode-{analysis_id}", "Fields")
             mode = st.segmented_control(
-                "View", ("Fields", "Gallery"), key=f"mode-{analysis_id}", label_visibility="collapsed", required=True
+                "View",
+                ("Fields", "Gallery"),
+                # A default beside a value set by `jump` would be warned of; a value set here would be lost in a rerun.
+                default=None if f"mode-{analysis_id}" in st.session_state else "Fields",
+                key=f"mode-{analysis_id}",
+                label_visibility="collapsed",
+                required=True,
             )
             show_unvalidated = False
             if unvalidated:
