@@ -12,7 +12,6 @@ from streamlit.navigation.page import StreamlitPage
 
 from pages.components import auth, links, screen, single_sign_on, style
 
-MENU_PX = 236
 _log = logging.getLogger(__name__)
 
 
@@ -43,7 +42,7 @@ def main() -> None:
     home = st.Page(lambda: links.open_page(links.HOME), title="Home", default=True, visibility="hidden")
     shown = st.navigation({**sections, "": [home, *sections.get("", [])]}, expanded=True)
     closed = shown.url_path in links.MENU_CLOSED or screen.is_narrow()
-    st.set_page_config(initial_sidebar_state="collapsed" if closed else MENU_PX)
+    st.set_page_config(initial_sidebar_state="collapsed" if closed else "auto")
     with st.sidebar:
         auth.account_form(user)
     body = st.container()

@@ -24,6 +24,7 @@ _CSS = """
 [data-testid="stHeader"] { background: transparent; }
 h1 { font-size: 1.55rem !important; font-weight: 620 !important; padding: 0 !important; margin: 0 !important;
   line-height: 1.25 !important; letter-spacing: -0.01em; }
+[data-testid="stSidebar"][aria-expanded="true"] { width: 236px !important; min-width: 236px !important; }
 [data-testid="stSidebarHeader"]::before { content: "RenalCore"; font-size: 1.25rem; font-weight: 650;
   letter-spacing: -0.01em; padding-left: 0.45rem; }
 [data-testid="stHeading"] h2 { font-size: 1.2rem !important; font-weight: 600 !important;
@@ -42,6 +43,7 @@ h1 { font-size: 1.55rem !important; font-weight: 620 !important; padding: 0 !imp
 .rc-num { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 [data-testid="stHtml"] a:not(.rc-action) { color: light-dark(#14606B, #6CC3CE); text-underline-offset: 0.15em; }
 [data-testid="stTextInput"] [data-testid="InputInstructions"] { display: none; } /* it lies over what was typed */
+.st-key-refreshed [data-stale="true"] { opacity: 1 !important; transition: none !important; } /* no flicker */
 .st-key-screen-listener { position: absolute; }
 .rc-quiet-text { color: color-mix(in srgb, currentColor 66%, transparent); font-size: 0.9rem; }
 .rc-footer { border-top: 1px solid color-mix(in srgb, currentColor 14%, transparent); margin-top: 1.5rem;

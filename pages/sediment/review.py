@@ -363,7 +363,8 @@ if current is None or specimen.state in ("failed", "cancelled"):
         else:
             st.rerun()
 elif current.state in ("queued", "running"):
-    st.fragment(_progress, run_every=REFRESH_S)(specimen.id, current.id)
+    with st.container(key="refreshed"):
+        st.fragment(_progress, run_every=REFRESH_S)(specimen.id, current.id)
 else:
     asked_field = st.query_params.get("field", "")
     agreed = findings.state_of(current.id)

@@ -181,4 +181,5 @@ def _empty(everything: int, *, searching: bool, tab: str | None) -> None:
 with session_scope(read_only=True) as session:
     at_start = specimens.state_counts(session)
 busy = any(at_start[state] for state in AT_WORK)
-st.fragment(_list, run_every=REFRESH_BUSY_S if busy else REFRESH_IDLE_S)()
+with st.container(key="refreshed"):
+    st.fragment(_list, run_every=REFRESH_BUSY_S if busy else REFRESH_IDLE_S)()
