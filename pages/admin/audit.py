@@ -14,7 +14,7 @@ import streamlit as st
 from db import accounts, audit
 from db.engine import session_scope
 from db.models import AuditEvent
-from pages.components import auth, style
+from pages.components import auth, status, style
 from renalcore.errors import AuditBroken, Conflict
 from renalcore.export.csv import escape_formula
 
@@ -85,6 +85,8 @@ def _brief(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, str) and re.match(r"\d{4}-\d\d-\d\dT\d\d:", value):
         return style.when(datetime.fromisoformat(value))
+    if isinstance(value, str) and value in status.STATES:
+        return status.STATES[value].words
     return style.NO_VALUE if value is None else str(value)
 
 

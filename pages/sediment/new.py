@@ -61,7 +61,7 @@ def _read(uploaded: Any) -> Checked:
         uploaded.seek(0)
         field = read_field(uploaded, name=name)
     except RenalError as error:
-        return Checked(name, sha256, uploaded.size, None, "", str(error))
+        return Checked(name, sha256, uploaded.size, None, "", str(error).removeprefix(f"{name}: "))
     shown = Image.fromarray(field.pixels)
     shown.thumbnail((THUMB_PX * 2, THUMB_PX * 2))
     stream = io.BytesIO()
@@ -145,7 +145,8 @@ with st.container(horizontal=True, vertical_alignment="top"):
             help="From the camera's or scanner's settings. It turns counts per picture into counts per HPF or LPF.",
         )
 if last:
-    words = f"Objective and scale as for your last specimen, {last.accession}"
+    same = (objective, scale_kind, um_per_px) == (last.objective, last.scale_kind, last.um_per_px)
+    words = f"Objective and scale {'as' if same else 'other than'} for your last specimen, {last.accession}"
     st.html(f'<span class="rc-quiet-text">{escape(words)}</span>')
 
 uploads = st.file_uploader(
@@ -284,7 +285,10 @@ def _analyse() -> None:
                 words = f"{_fields(len(ready))} registered and sent to analysis."
         analysis.send(asked.id)
     except StorageFull as error:
-        st.error(f"{style.plain(str(error))} Nothing was registered, and your entries are still here.")
+        st.error(
+            f"{style.plain(str(error))} Nothing was registered. Your entries are still here: press Analyse again "
+            "when there is space."
+        )
         return
     except RenalError as error:
         st.error(style.plain(str(error)))
