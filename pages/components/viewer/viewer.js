@@ -525,23 +525,27 @@ class Viewer {
   // A person has vouched for it: tick; added by hand: plus.
   paintMark(context, object) {
     const { scale, x, y } = this.view;
-    const right = object.x2 * scale + x;
-    const top = object.y1 * scale + y;
+    const side = Math.min(object.x2 - object.x1, object.y2 - object.y1) * scale;
+    context.save();
+    context.translate(object.x2 * scale + x, object.y1 * scale + y);
+    const size = Math.max(0.45, Math.min(1, side / 24)); // on a bacterium a large mark would hide it
+    context.scale(size, size);
     context.setLineDash([]);
     context.beginPath();
-    context.arc(right, top, 6, 0, 7);
+    context.arc(0, 0, 6, 0, 7);
     context.fillStyle = "#ffffff";
     context.fill();
     context.lineWidth = 1.8;
     context.strokeStyle = "#1b4332";
     context.beginPath();
     if (object.status === STATUS.added) {
-      context.moveTo(right - 3.5, top); context.lineTo(right + 3.5, top);
-      context.moveTo(right, top - 3.5); context.lineTo(right, top + 3.5);
+      context.moveTo(-3.5, 0); context.lineTo(3.5, 0);
+      context.moveTo(0, -3.5); context.lineTo(0, 3.5);
     } else {
-      context.moveTo(right - 3.2, top + 0.2); context.lineTo(right - 0.8, top + 2.8); context.lineTo(right + 3.4, top - 2.6);
+      context.moveTo(-3.2, 0.2); context.lineTo(-0.8, 2.8); context.lineTo(3.4, -2.6);
     }
     context.stroke();
+    context.restore();
   }
 
   // ---- pointer --------------------------------------------------------------------------------------------------
