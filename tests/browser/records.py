@@ -52,6 +52,15 @@ def a_picture(found: tuple[Found, ...] = THREE_CELLS, *, seed: int = 0) -> bytes
     return stream.getvalue()
 
 
+def scan(page: Any, *numbers: str) -> None:
+    """Types into the New specimen page as a bar-code scanner does: each number ends with Enter."""
+    page.wait_for_function("() => document.activeElement?.closest('[class*=identifier]')")
+    for number in numbers:
+        page.keyboard.type(number)
+        page.keyboard.press("Enter")
+        page.wait_for_timeout(300)
+
+
 def user_of(app: RunningApp, person: Person) -> User:
     """The account of a person, as the database functions want it."""
     with app.database() as session:
