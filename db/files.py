@@ -61,7 +61,7 @@ class FileStore:
         except OSError as error:
             if error.errno in _NO_SPACE:
                 raise StorageFull(
-                    f"The file store is full: a file of at least {size / 1e6:.1f} MB was not saved. "
+                    f"The file store is full: a file of at least {_told(size)} was not saved. "
                     "Free some space, then upload it again; what was stored before is untouched."
                 ) from error
             raise StorageError(
@@ -168,6 +168,10 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _told(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e5 else f"{size_bytes / 1e3:.1f} kB"
 
 
 def _check(sha256: str, actual: str) -> None:
