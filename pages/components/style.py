@@ -24,7 +24,8 @@ _CSS = """
 [data-testid="stHeader"] { background: transparent; }
 h1 { font-size: 1.55rem !important; font-weight: 620 !important; padding: 0 !important; margin: 0 !important;
   line-height: 1.25 !important; letter-spacing: -0.01em; }
-[data-testid="stSidebar"][aria-expanded="true"] { width: 236px !important; min-width: 236px !important; }
+.stApp:not(:has([data-testid="stExpandSidebarButton"])) [data-testid="stSidebar"] {
+  width: 236px !important; min-width: 236px !important; }
 [data-testid="stSidebarHeader"]::before { content: "RenalCore"; font-size: 1.25rem; font-weight: 650;
   letter-spacing: -0.01em; padding-left: 0.45rem; }
 [data-testid="stHeading"] h2 { font-size: 1.2rem !important; font-weight: 600 !important;
