@@ -146,6 +146,19 @@ def _train_sediment_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scale", choices=("n", "s", "m", "l", "x"), default="n", help="size of YOLO12 (%(default)s)")
     parser.add_argument("--epochs", type=_count, default=None, metavar="N", help="length of the run")
     parser.add_argument("--hours", type=float, default=None, metavar="H", help="end after this time instead")
+    parser.add_argument("--items", type=_count, default=None, metavar="N", help="crops an epoch")
+    parser.add_argument("--start", type=Path, metavar="FILE", help="safetensors to begin from, of an earlier stage")
+    parser.add_argument(
+        "--hold-out", action="append", default=[], metavar="GROUP",
+        help="validate on this sample instead of the manifest's split; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--normaliser", choices=("head", "batch"), default="head",
+        help="heads pull the backbone alike, as in the paper, or by their objects (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--optimizer", choices=("SGD", "AdamW"), default="SGD", help="(%(default)s, the paper's)")
+    parser.add_argument("--lr0", type=float, default=None, metavar="RATE", help="first learning rate")
+    parser.add_argument("--licence", default="not stated", metavar="WORDS", help="of the real fields, for the card")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of crops and weights (%(default)s)")
 
 
@@ -157,7 +170,7 @@ def train_sediment(arguments: argparse.Namespace) -> int:
 
     from renalcore.sediment.train import TrainConfig, train
 
-    chosen = {"epochs": arguments.epochs} if arguments.epochs else {}
+    chosen = {name: getattr(arguments, name) for name in ("epochs", "items", "lr0") if getattr(arguments, name)}
     config = TrainConfig(
         data=arguments.data,
         output=arguments.output,
@@ -165,6 +178,11 @@ def train_sediment(arguments: argparse.Namespace) -> int:
         scale=arguments.scale,
         hours=arguments.hours,
         resume=arguments.resume,
+        start=arguments.start,
+        held_out=tuple(arguments.hold_out),
+        normaliser=arguments.normaliser,
+        optimizer=arguments.optimizer,
+        licence=arguments.licence,
         seed=arguments.seed,
         **chosen,
     )

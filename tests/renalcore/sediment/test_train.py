@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from renalcore import cli
 from renalcore.errors import InputError
 from renalcore.models import ModelCard
-from renalcore.sediment.networks import build, load_weights
+from renalcore.sediment.networks import build, load_weights, save_weights
 from renalcore.sediment.train import SedimentTrainer, TrainConfig, train
 
 
@@ -67,3 +68,17 @@ def test_a_run_resumes_from_its_last_checkpoint(small_run: TrainConfig) -> None:
     train(replace(small_run, epochs=2, resume=True))
     with (small_run.output / "metrics.csv").open() as lines:
         assert [row["epoch"] for row in csv.DictReader(lines)] == ["1", "2"]
+
+
+def test_the_command_line_holds_a_sample_out_and_begins_from_an_earlier_stage(urised: Path, tmp_path: Path) -> None:
+    first = tmp_path / "first.safetensors"
+    save_weights(build("n"), first)
+    run = tmp_path / "run"
+    status = cli.main(
+        ["train", "sediment", "--data", str(urised), "--output", str(run), "--epochs", "1", "--items", "4",
+         "--hold-out", "S2", "--start", str(first), "--optimizer", "AdamW", "--normaliser", "batch",
+         "--licence", "ours"]
+    )  # fmt: skip
+    card = ModelCard.from_json((run / "card.json").read_text())
+    assert status == 0
+    assert (card.training_data[0].images, card.training_data[0].licence) == (1, "ours")
