@@ -30,7 +30,7 @@ setup: $(VENV)/.for-app
 
 # An installation without an administrator prints a one-time link for the first one.
 serve:
-	$(BIN)/streamlit run app.py --server.address $(ADDRESS) --server.port $(PORT)
+	RENAL_PUBLIC_URL="$${RENAL_PUBLIC_URL:-http://localhost:$(PORT)}" $(BIN)/streamlit run app.py --server.address $(ADDRESS) --server.port $(PORT)
 
 test: $(VENV)/.for-dev
 	$(BIN)/python -m pytest $(TESTS)
