@@ -258,3 +258,33 @@ def test_a_full_disk_is_told_nothing_is_registered_and_nothing_typed_is_lost(
             assert len(specimens.fields(session, specimen.id)) == 2
     finally:
         app.stop()
+
+
+def test_a_scan_that_began_before_the_form_was_there_is_left_out_whole(
+    page: Any, web_app: RunningApp, technologist: Person
+) -> None:
+    sign_in(page, web_app, technologist)
+    page.add_init_script(
+        "window.scanner = setInterval(() => document.activeElement?.dispatchEvent("
+        "new KeyboardEvent('keydown', {key: '7', bubbles: true, cancelable: true})), 20)"
+    )
+    page.goto(f"{web_app.url}/new")
+    page.get_by_label("Patient number").wait_for()
+    page.wait_for_timeout(1500)
+    assert page.evaluate("document.activeElement === document.body")  # so what is typed goes nowhere
+    page.evaluate("clearInterval(window.scanner)")
+    scan(page, "H-83", "S-83")
+    assert page.get_by_label("Patient number").input_value() == "H-83"
+    assert page.get_by_label("Accession number").input_value() == "S-83"
+
+
+def test_a_scan_goes_to_the_first_empty_field_when_nothing_is_in_focus(
+    page: Any, web_app: RunningApp, technologist: Person
+) -> None:
+    sign_in(page, web_app, technologist, "/new")
+    scan(page, "H-84")
+    page.locator("h1").click()
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.type("S-84")
+    assert page.get_by_label("Patient number").input_value() == "H-84"
+    assert page.get_by_label("Accession number").input_value() == "S-84"

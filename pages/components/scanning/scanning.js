@@ -1,8 +1,34 @@
-// Bar-code scanners end with Enter: the focus then goes on to the next field, as Tab would.
+// Bar-code scanners type fast and end with Enter: the focus then goes on to the next field, as Tab would.
+
+const QUIET_MS = 400; // longer than any pause within one scan
+const isTyped = (event) => event.key.length === 1 && !event.ctrlKey && !event.metaKey && !event.altKey;
 
 export default function mount({ data, parentElement }) {
   const inputs = () => data.keys.map((key) => document.querySelector(`.st-key-${CSS.escape(key)} input`)).filter(Boolean);
+  const nothingFocused = () => !document.activeElement || document.activeElement === document.body;
+  parentElement.leave?.();
+
+  // A scan that began before this form was there has lost its first digits: the rest of it is left out, too. The form
+  // takes keys once nobody has typed for a moment, and keeps its first field in focus until somebody does something.
+  let isReady = parentElement.chain === data.keys[0];
+  let lastKey = performance.now();
+  const begin = setInterval(() => {
+    if (performance.now() - lastKey < QUIET_MS || !inputs().length) return;
+    isReady = true;
+    parentElement.chain = data.keys[0];
+    if (nothingFocused() || document.activeElement.tagName === "BUTTON") inputs()[0].focus();
+  }, 50);
+  if (isReady) clearInterval(begin);
+
   const onKey = (event) => {
+    if (!isReady) {
+      lastKey = performance.now();
+      event.preventDefault();
+      event.stopImmediatePropagation();
+      return;
+    }
+    clearInterval(begin);
+    if (isTyped(event) && nothingFocused()) inputs().find((input) => !input.value)?.focus();
     if (event.key !== "Enter" || event.isComposing) return;
     const chain = inputs();
     const at = chain.indexOf(event.target);
@@ -14,11 +40,13 @@ export default function mount({ data, parentElement }) {
       next?.select?.();
     }, 0);
   };
-  if (parentElement.scanning) document.removeEventListener("keydown", parentElement.scanning, true);
-  parentElement.scanning = onKey;
+  const onPointer = () => clearInterval(begin);
   document.addEventListener("keydown", onKey, true);
-  // A new form begins at its first field, also after the button of the last one was pressed.
-  if (parentElement.chain !== data.keys[0] && document.activeElement?.tagName !== "INPUT") inputs()[0]?.focus();
-  parentElement.chain = data.keys[0];
-  return () => document.removeEventListener("keydown", parentElement.scanning, true);
+  document.addEventListener("pointerdown", onPointer, true);
+  parentElement.leave = () => {
+    clearInterval(begin);
+    document.removeEventListener("keydown", onKey, true);
+    document.removeEventListener("pointerdown", onPointer, true);
+  };
+  return parentElement.leave;
 }
