@@ -151,6 +151,8 @@ def test_many_findings_are_corrected_at_once_in_the_gallery(
     page.wait_for_selector(".gallery .tile canvas[data-drawn]")
     page.locator(".gallery .chips [data-class='WBC']").click()
     tiles = page.locator(".gallery .tile")
+    page.locator(".gallery .tile[data-class='RBC']").first.wait_for(state="detached")
+    tiles.nth(5).wait_for()
     assert tiles.count() == 6
     tiles.nth(0).click()
     tiles.nth(3).click(modifiers=["Shift"])
