@@ -1,0 +1,54 @@
+"""`renalcore benchmark`: speed against the named peer, in the same run, as a ratio."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from renalcore.commands.command import SEDIMENT_MODEL, Command, Family, add_device, add_models, bar, count, write_json
+
+
+def _sediment_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--images", type=count, default=5, metavar="N", help="fields to search (%(default)s)")
+    parser.add_argument("--size", type=count, default=1800, metavar="PX", help="side of a field (%(default)s)")
+    parser.add_argument("--model", default=None, metavar="KEY", help=f"one of `models` ({SEDIMENT_MODEL})")
+    add_models(parser)
+    add_device(parser)
+    parser.add_argument("--output", type=Path, default=None, metavar="FILE", help="write the figures as JSON as well")
+
+
+def _sediment(arguments: argparse.Namespace) -> int:
+    """Compare the speed with stock SAHI on Ultralytics and print the ratio."""
+    from dataclasses import asdict
+
+    from renalcore.sediment.benchmark import compare
+
+    with bar(arguments.images, "field") as progress:
+        measured = compare(
+            images=arguments.images,
+            size_px=arguments.size,
+            model=arguments.model,
+            root=arguments.models,
+            device=arguments.device,
+            done=lambda: progress.update(1),
+        )
+    sys.stdout.write(f"{measured}\n")
+    if arguments.output is not None:
+        write_json(arguments.output, asdict(measured))
+    return 0
+
+
+FAMILY = Family(
+    "benchmark",
+    "measure speed against the named peer",
+    (
+        Command(
+            "sediment",
+            "against stock SAHI on Ultralytics",
+            "renalcore benchmark sediment --images 10 --size 1800",
+            _sediment_arguments,
+            _sediment,
+        ),
+    ),
+)

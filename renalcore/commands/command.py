@@ -1,0 +1,94 @@
+"""What a command is, and the arguments and answers that commands share.
+
+Results go to files, progress and messages to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from renalcore import models
+from renalcore.engine import devices
+
+SEDIMENT_MODEL = "sediment-multihead-n"
+
+
+class Command(NamedTuple):
+    """One command of a table: how it is called, what it takes and what runs it."""
+
+    name: str
+    help: str
+    example: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Commands of one verb, one for each modality that exists."""
+
+    name: str
+    help: str
+    commands: tuple[Command, ...]
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """The option `--device`."""
+    parser.add_argument(
+        "--device",
+        choices=devices.CHOICES,
+        default="auto",
+        help="what runs the network; auto is the fastest that is here, a named one is used or refused (%(default)s)",
+    )
+
+
+def add_models(parser: argparse.ArgumentParser) -> None:
+    """The option `--models`."""
+    parser.add_argument(
+        "--models",
+        type=Path,
+        default=models.WEIGHTS,
+        metavar="DIR",
+        help="folder of models; by default those that come with RenalCore",
+    )
+
+
+def share(text: str) -> float:
+    """An argument between 0 and 1."""
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"must lie between 0 and 1, got {text}")
+    return value
+
+
+def count(text: str) -> int:
+    """An argument that counts something: at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
+def say(message: str) -> None:
+    """A line for the person at the terminal."""
+    sys.stderr.write(f"{message}\n")
+
+
+def bar(total: int, unit: str) -> Any:
+    """A progress bar on stderr."""
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    return tqdm(total=total, unit=unit, file=sys.stderr, dynamic_ncols=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write so that a reader never sees half a file."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)

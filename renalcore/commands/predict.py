@@ -1,0 +1,121 @@
+"""`renalcore predict`: find what is in pictures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from renalcore.commands.command import (
+    SEDIMENT_MODEL,
+    Command,
+    Family,
+    add_device,
+    add_models,
+    bar,
+    say,
+    share,
+    write_json,
+)
+from renalcore.errors import InputError, RenalError
+
+if TYPE_CHECKING:
+    from renalcore.types import Detections, Field
+
+
+def _sediment_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="a microscope field, of any image format")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the JSON file to write")
+    parser.add_argument("--model", default=SEDIMENT_MODEL, metavar="KEY", help="one of `models` (%(default)s)")
+    add_models(parser)
+    add_device(parser)
+    parser.add_argument(
+        "--min-score", type=share, default=0.05, metavar="S", help="leave out what scores below this (%(default)s)"
+    )
+
+
+def _sediment(arguments: argparse.Namespace) -> int:
+    """Find the particles of some fields and write them to one JSON file."""
+    twice = sorted(name for name, count in Counter(path.name for path in arguments.images).items() if count > 1)
+    if twice:
+        raise InputError(
+            f"several inputs are called {', '.join(twice)}, and results are told apart by file name: "
+            "give them different names, or call the command once for each folder"
+        )
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+
+    from renalcore.sediment.predict import SedimentDetector
+
+    detector = SedimentDetector.load(arguments.model, device=arguments.device, root=arguments.models)
+    images: list[dict[str, Any]] = []
+    predictions: list[dict[str, Any]] = []
+    refused = 0
+    with bar(len(arguments.images), "field") as progress:
+        for path, field in _read_ahead(arguments.images):
+            if isinstance(field, Exception):
+                refused += 1
+                progress.write(str(field), file=sys.stderr)  # names the file
+            else:
+                start = time.perf_counter()
+                found = detector.predict(field, min_score=arguments.min_score)
+                seconds = round(time.perf_counter() - start, 4)
+                size = {"width": field.width_px, "height": field.height_px}
+                images.append({"file_name": path.name, **size, "seconds": seconds})
+                predictions += _rows(path.name, found)
+            progress.update(1)
+    write_json(arguments.output, {"model": detector.card.key, "images": images, "predictions": predictions})
+    if refused:
+        say(f"{refused} of {len(arguments.images)} inputs could not be used; {arguments.output} holds the others")
+    return 1 if refused else 0
+
+
+def _read_ahead(paths: Sequence[Path]) -> Iterator[tuple[Path, Field | RenalError]]:
+    """Each input with its picture or the reason there is none, the next being decoded while one is searched."""
+    from renalcore.io.image import read_field
+
+    def read(path: Path) -> Field | RenalError:
+        try:
+            return read_field(path, name=path.name)
+        except RenalError as error:
+            return error
+
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(read, paths[0])
+        for index, path in enumerate(paths):
+            field = coming.result()
+            if index + 1 < len(paths):
+                coming = pool.submit(read, paths[index + 1])
+            yield path, field
+
+
+def _rows(file_name: str, found: Detections) -> Iterator[dict[str, Any]]:
+    from renalcore import taxonomy
+
+    for name, score, (x1, y1, x2, y2) in zip(found.names, found.scores, found.boxes_px.astype(float), strict=True):
+        yield {
+            "file_name": file_name,
+            "category": name,
+            "group": taxonomy.particle(name).group.value,
+            "bbox": [round(float(value), 2) for value in (x1, y1, x2 - x1, y2 - y1)],
+            "score": round(float(score), 5),
+        }
+
+
+FAMILY = Family(
+    "predict",
+    "find what is in pictures",
+    (
+        Command(
+            "sediment",
+            "find the particles of urine-sediment fields",
+            "renalcore predict sediment fields/*.jpg --output found.json --min-score 0.25",
+            _sediment_arguments,
+            _sediment,
+        ),
+    ),
+)
