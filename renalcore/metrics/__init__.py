@@ -1,0 +1,1 @@
+"""Measures of how well models do: typed columns in, figures out; numpy and nothing heavier."""
