@@ -33,7 +33,16 @@ from db import analyses, files, queue, workers
 from db.engine import session_scope
 from db.models import Analysis, SpecimenField
 from db.settings import Settings
-from renalcore.errors import Conflict, InputError, ModelError, NotFound, RenalError, StorageError, UnknownName
+from renalcore.errors import (
+    Conflict,
+    DamagedFile,
+    InputError,
+    ModelError,
+    NotFound,
+    RenalError,
+    StorageError,
+    UnknownName,
+)
 from renalcore.io.image import read_field
 from renalcore.types import Detections, Field
 
@@ -148,11 +157,14 @@ class Worker:
                     stored = analyses.store_field(
                         session, analysis_id, field_id, detections=detections, seconds=seconds, worker=self.name
                     )
-            except (InputError, NotFound) as error:
+            except (InputError, NotFound, DamagedFile) as error:
                 _event("field unreadable", analysis=analysis_id, field=field_id, error=_fault(error))
-                if isinstance(error, NotFound):
-                    return "field failed", f"{name}: its picture is missing from the file store. Ask IT to restore it."
-                return "field failed", str(error)
+                if isinstance(error, InputError):
+                    return "field failed", str(error)
+                what = "is missing from" if isinstance(error, NotFound) else "was damaged or altered in"
+                return "field failed", (
+                    f"{name}: its picture {what} the file store. Ask IT to restore it, or withdraw the field."
+                )
             except ModelError as error:
                 _event("model failed", analysis=analysis_id, field=field_id, error=_fault(error))
                 return "all fail", str(error)

@@ -66,21 +66,31 @@ def all_of(session: Session, specimen_id: int) -> list[Analysis]:
 
 
 def progress(session: Session, analysis_id: int) -> Progress:
-    """How many fields of the analysis have a result, and how many there are."""
+    """How many fields of the analysis have a result, and how many there are; withdrawn ones are neither."""
     analysis = get(session, analysis_id)
-    done = session.scalar(select(func.count()).where(FieldResult.analysis_id == analysis_id))
-    total = session.scalar(select(func.count()).where(SpecimenField.specimen_id == analysis.specimen_id))
+    counts = SpecimenField.withdrawn_at.is_(None)
+    done = session.scalar(
+        select(func.count())
+        .select_from(FieldResult)
+        .join(SpecimenField, SpecimenField.id == FieldResult.field_id)
+        .where(FieldResult.analysis_id == analysis_id, counts)
+    )
+    total = session.scalar(select(func.count()).where(SpecimenField.specimen_id == analysis.specimen_id, counts))
     return Progress(done or 0, total or 0)
 
 
 def pending_fields(session: Session, analysis_id: int) -> list[SpecimenField]:
-    """The fields that have no result yet, in their order."""
+    """The fields that have no result yet and are not withdrawn, in their order."""
     analysis = get(session, analysis_id)
     done = select(FieldResult.field_id).where(FieldResult.analysis_id == analysis_id)
     return list(
         session.scalars(
             select(SpecimenField)
-            .where(SpecimenField.specimen_id == analysis.specimen_id, SpecimenField.id.not_in(done))
+            .where(
+                SpecimenField.specimen_id == analysis.specimen_id,
+                SpecimenField.withdrawn_at.is_(None),
+                SpecimenField.id.not_in(done),
+            )
             .order_by(SpecimenField.position)
         )
     )

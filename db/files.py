@@ -16,7 +16,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from db.settings import Settings
-from renalcore.errors import NotFound, StorageError, StorageFull
+from renalcore.errors import DamagedFile, NotFound, StorageError, StorageFull
 
 CHUNK_BYTES = 1 << 20
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -78,7 +78,7 @@ class FileStore:
 
         Raises:
             NotFound: The store has no such file.
-            StorageError: The file's content is not what was stored.
+            DamagedFile: The file's content is not what was stored.
         """
         path = self._path(sha256)
         try:
@@ -94,7 +94,7 @@ class FileStore:
 
         Raises:
             NotFound: The store has no such file.
-            StorageError: The file's content is not what was stored.
+            DamagedFile: The file's content is not what was stored.
         """
         try:
             content: bytes = self._fs.cat_file(self._path(sha256))
@@ -176,7 +176,7 @@ def _told(size_bytes: int) -> str:
 
 def _check(sha256: str, actual: str) -> None:
     if actual != sha256:
-        raise StorageError(
+        raise DamagedFile(
             f"The stored file {sha256[:12]} was damaged or altered on its disk. Restore it from a backup."
         )
 

@@ -212,6 +212,7 @@ class SpecimenField(Base):
     height_px: Mapped[int]
     flags: Mapped[list[dict[str, Any]]] = mapped_column(default=list)
     round_field: Mapped[list[float] | None]  # cx, cy, radius in px
+    withdrawn_at: Mapped[datetime | None]  # it counts no longer; who withdrew it and why is in the audit trail
 
     specimen: Mapped[Specimen] = relationship(back_populates="fields")
     file: Mapped[StoredFile] = relationship()

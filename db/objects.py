@@ -15,7 +15,7 @@ from typing import Literal
 from sqlalchemy import ColumnElement, and_, case, exists, func, or_, select
 from sqlalchemy.orm import Session
 
-from db.models import Correction, Finding
+from db.models import Analysis, Correction, Finding, SpecimenField
 from renalcore import taxonomy
 from renalcore.errors import InputError
 
@@ -127,19 +127,21 @@ def standing(history: Iterable[Correction]) -> list[Correction]:
 
 
 def corrections_by_key(session: Session, analysis_id: int) -> dict[str, list[Correction]]:
-    """Every correction of an analysis, oldest first, under the key of its object."""
+    """Every correction of an analysis, oldest first, under the key of its object; none in withdrawn fields."""
+    withdrawn = _withdrawn_fields(session, [analysis_id])
     histories: dict[str, list[Correction]] = defaultdict(list)
     for correction in session.scalars(
         select(Correction).where(Correction.analysis_id == analysis_id).order_by(Correction.id)
     ):
-        histories[key_of(correction)].append(correction)
+        if correction.field_id not in withdrawn:
+            histories[key_of(correction)].append(correction)
     return dict(histories)
 
 
 def objects(session: Session, analysis_id: int, *, field_id: int | None = None) -> list[ReviewedObject]:
     """Every object of an analysis as it stands now, removed ones included, in the order in which they were found.
 
-    One whose drawing was undone is not there at all.
+    One whose drawing was undone is not there at all, nor are those in withdrawn fields.
 
     Args:
         session: An open session.
@@ -152,13 +154,16 @@ def objects(session: Session, analysis_id: int, *, field_id: int | None = None) 
         findings = findings.where(Finding.field_id == field_id)
         corrections = corrections.where(Correction.field_id == field_id)
     found = [_found(row) for row in session.execute(findings)]
-    return _folded(found, session.scalars(corrections))
+    withdrawn = _withdrawn_fields(session, [analysis_id])
+    return [item for item in _folded(found, session.scalars(corrections)) if item.field_id not in withdrawn]
 
 
 def counts(
     session: Session, min_scores: Mapping[int, MinScore]
 ) -> tuple[dict[tuple[int, int, str], int], dict[int, int]]:
     """Objects that count, in however many analyses, in a constant number of statements a few hundred analyses.
+
+    Nothing counts in a field that was withdrawn.
 
     Args:
         session: An open session.
@@ -173,6 +178,7 @@ def counts(
     ids = sorted(min_scores)
     for start in range(0, len(ids), _BATCH):
         batch = ids[start : start + _BATCH]
+        withdrawn = _withdrawn_fields(session, batch)
         untouched = (
             select(Finding.analysis_id, Finding.field_id, Finding.class_name, func.count())
             .where(
@@ -182,6 +188,8 @@ def counts(
             .group_by(Finding.analysis_id, Finding.field_id, Finding.class_name)
         )
         for analysis_id, field_id, class_name, number in session.execute(untouched):
+            if field_id in withdrawn:
+                continue
             totals[analysis_id, field_id, class_name] += number
             unreviewed[analysis_id] += number
 
@@ -198,7 +206,7 @@ def counts(
             histories[correction.analysis_id].append(correction)
         for analysis_id, corrections in histories.items():
             for item in _folded(touched[analysis_id], corrections):
-                if item.counts(min_scores[analysis_id]):
+                if item.field_id not in withdrawn and item.counts(min_scores[analysis_id]):
                     totals[analysis_id, item.field_id, item.class_name] += 1
                     unreviewed[analysis_id] += item.status == "model"
     return dict(totals), dict(unreviewed)
@@ -207,6 +215,17 @@ def counts(
 _FINDING_COLUMNS = (
     Finding.id, Finding.field_id, Finding.class_name, Finding.score, Finding.x1, Finding.y1, Finding.x2, Finding.y2,
 )  # fmt: skip
+
+
+def _withdrawn_fields(session: Session, analysis_ids: Sequence[int]) -> set[int]:
+    """The withdrawn fields among those that these analyses searched."""
+    return set(
+        session.scalars(
+            select(SpecimenField.id)
+            .join(Analysis, Analysis.specimen_id == SpecimenField.specimen_id)
+            .where(Analysis.id.in_(analysis_ids), SpecimenField.withdrawn_at.is_not(None))
+        )
+    )
 
 
 def _scored(analysis_ids: Sequence[int], min_scores: Mapping[int, MinScore]) -> ColumnElement[bool]:

@@ -97,8 +97,8 @@ class SpecimenReport:
         code_version: Version of the software that ran it.
         min_score: Lowest score at which the model's word counts.
         cut_off_version: The cut-off table that grades it.
-        fields: The fields that have a result.
-        fields_total: All the specimen's fields.
+        fields: The fields that have a result and are not withdrawn.
+        fields_total: All the specimen's fields that are not withdrawn.
         unreviewed: Objects counted on the model's word alone.
         rows: The values.
         signature: The signature these values carry; None where they are not signed as they stand.
@@ -277,13 +277,20 @@ def _as_they_stand(
         )
     }
     totals = Counter(
-        session.scalars(select(SpecimenField.specimen_id).where(SpecimenField.specimen_id.in_(list(records))))
+        session.scalars(
+            select(SpecimenField.specimen_id).where(
+                SpecimenField.specimen_id.in_(list(records)), SpecimenField.withdrawn_at.is_(None)
+            )
+        )
     )
     searched: dict[int, list[SpecimenField]] = defaultdict(list)
     for field in session.scalars(
         select(SpecimenField)
         .join(FieldResult, FieldResult.field_id == SpecimenField.id)
-        .where(FieldResult.analysis_id.in_([analysis.id for analysis in analyses.values()]))
+        .where(
+            FieldResult.analysis_id.in_([analysis.id for analysis in analyses.values()]),
+            SpecimenField.withdrawn_at.is_(None),
+        )
         .order_by(SpecimenField.position)
     ):
         searched[field.specimen_id].append(field)

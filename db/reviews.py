@@ -142,7 +142,7 @@ def add(session: Session, analysis_id: int, field_id: int, class_name: str, box:
     Raises:
         Conflict: The specimen is signed or being analysed.
         InputError: The box has no area inside the field.
-        NotFound: The field is none of this specimen.
+        NotFound: The field is none of this specimen, or was withdrawn.
         UnknownName: Nobody knows the class.
     """
     taxonomy.class_id(class_name)
@@ -150,6 +150,8 @@ def add(session: Session, analysis_id: int, field_id: int, class_name: str, box:
     field = session.get(SpecimenField, field_id)
     if field is None or field.specimen_id != specimen.id:
         raise NotFound(f"Field {field_id} does not belong to specimen {specimen.accession}.")
+    if field.withdrawn_at is not None:
+        raise NotFound(f"{field.name} was withdrawn from specimen {specimen.accession}. Reload the page.")
     inside = checked_box(box, width_px=field.width_px, height_px=field.height_px)
     correction = _row(analysis, field_id, "add", by=by, at=now(), class_name=class_name, box=inside)
     session.add(correction)

@@ -206,8 +206,7 @@ def add_fields(
     specimen = analyses.hold_specimen(session, specimen_id)
     if not uploads:
         raise InputError(f"No picture to add to specimen {specimen.accession}.")
-    if specimen.state == "signed":
-        raise Conflict(f"Specimen {specimen.accession} is signed. A reviewer must reopen it with a reason first.")
+    _refuse_if_signed(specimen)
     if specimen.state == "running":
         raise Conflict(
             f"Specimen {specimen.accession} is being analysed. Wait for it, or cancel it, then add pictures."
@@ -215,16 +214,18 @@ def add_fields(
     _check_different(uploads)
     present = dict(
         session.execute(
-            select(StoredFile.sha256, SpecimenField.name)
+            select(StoredFile.sha256, SpecimenField)
             .join(SpecimenField, SpecimenField.file_id == StoredFile.id)
             .where(SpecimenField.specimen_id == specimen.id)
         ).all()
     )
     for upload in uploads:
-        if upload.sha256 in present:
+        same = present.get(upload.sha256)
+        if same is not None:
+            remedy = "Leave it out." if same.withdrawn_at is None else "It was withdrawn: bring it back instead."
             raise Conflict(
-                f"{upload.name} is the same picture as {present[upload.sha256]}, which specimen {specimen.accession} "
-                "has already. Leave it out."
+                f"{upload.name} is the same picture as {same.name}, which specimen {specimen.accession} "
+                f"has already. {remedy}"
             )
     added = _add(session, specimen, uploads, first_position=len(present))
     audit.record(
@@ -244,6 +245,66 @@ def add_fields(
     if newest is not None and newest.state in ("done", "failed"):
         analyses.retry(session, newest.id, by)
     return added
+
+
+def withdraw_field(session: Session, field_id: int, *, by: User, reason: str) -> SpecimenField:
+    """Take a field out of its specimen: what was found in it no longer counts, and nothing is deleted.
+
+    An analysis that failed at this field alone is complete without it: the caller offers to retry it.
+
+    Args:
+        session: An open session.
+        field_id: The field.
+        by: Who withdraws it.
+        reason: Why, in that person's words.
+
+    Raises:
+        Conflict: The specimen is signed, has no other field, or the field was withdrawn before.
+        InputError: No reason is given.
+        NotFound: There is no such field.
+    """
+    field, specimen = _hold_field(session, field_id)
+    if not reason.strip():
+        raise InputError(f"Say why {field.name} is withdrawn.")
+    _refuse_if_signed(specimen)
+    if field.withdrawn_at is not None:
+        raise Conflict(f"{field.name} was withdrawn already. Reload the page.")
+    if len(fields(session, specimen.id)) == 1:
+        raise Conflict(
+            f"{field.name} is the only field of specimen {specimen.accession}. "
+            "Add another picture before you withdraw it."
+        )
+    field.withdrawn_at = now()
+    _record_withdrawal(session, "specimen.withdraw_field", specimen, field, by=by, reason=reason.strip())
+    return field
+
+
+def bring_back_field(session: Session, field_id: int, *, by: User) -> SpecimenField:
+    """Let a withdrawn field count again, with what was found in it and corrected before.
+
+    Where a complete analysis has no result for it, that analysis is queued again for this field; the caller then hands
+    `analyses.current` to the queue once the transaction is committed.
+
+    Raises:
+        Conflict: The specimen is signed or being analysed, or the field counts already.
+        NotFound: There is no such field.
+    """
+    field, specimen = _hold_field(session, field_id)
+    _refuse_if_signed(specimen)
+    if specimen.state == "running":
+        raise Conflict(
+            f"Specimen {specimen.accession} is being analysed. Wait for it, or cancel it, then bring {field.name} back."
+        )
+    if field.withdrawn_at is None:
+        raise Conflict(f"{field.name} is not withdrawn. Reload the page.")
+    field.withdrawn_at = None
+    _record_withdrawal(session, "specimen.bring_back_field", specimen, field, by=by)
+    newest = analyses.current(session, specimen.id)
+    if newest is not None and newest.state == "done":
+        done, total = analyses.progress(session, newest.id)
+        if done < total:
+            analyses.retry(session, newest.id, by)
+    return field
 
 
 def rename_patient(session: Session, patient_id: int, name: str | None, *, by: User, reason: str) -> Patient:
@@ -307,12 +368,13 @@ def find_patient(session: Session, identifier: str) -> Patient | None:
 
 
 def fields(session: Session, specimen_id: int) -> list[SpecimenField]:
-    """The fields of a specimen, in their order."""
-    return list(
-        session.scalars(
-            select(SpecimenField).where(SpecimenField.specimen_id == specimen_id).order_by(SpecimenField.position)
-        )
-    )
+    """The fields of a specimen that count, in their order."""
+    return [field for field in _all_fields(session, specimen_id) if field.withdrawn_at is None]
+
+
+def withdrawn_fields(session: Session, specimen_id: int) -> list[SpecimenField]:
+    """The fields that were withdrawn from a specimen and not brought back, in their order."""
+    return [field for field in _all_fields(session, specimen_id) if field.withdrawn_at is not None]
 
 
 def last_by(session: Session, user: User) -> Specimen | None:
@@ -332,7 +394,7 @@ def seen_before(session: Session, sha256: str) -> list[str]:
             select(Specimen.accession)
             .join(SpecimenField, SpecimenField.specimen_id == Specimen.id)
             .join(StoredFile, StoredFile.id == SpecimenField.file_id)
-            .where(StoredFile.sha256 == sha256)
+            .where(StoredFile.sha256 == sha256, SpecimenField.withdrawn_at.is_(None))
             .order_by(Specimen.id)
         )
     )
@@ -403,7 +465,7 @@ def worklist(
     totals = dict(
         session.execute(
             select(SpecimenField.specimen_id, func.count())
-            .where(SpecimenField.specimen_id.in_(ids))
+            .where(SpecimenField.specimen_id.in_(ids), SpecimenField.withdrawn_at.is_(None))
             .group_by(SpecimenField.specimen_id)
         ).all()
     )
@@ -411,7 +473,11 @@ def worklist(
     done = dict(
         session.execute(
             select(FieldResult.analysis_id, func.count())
-            .where(FieldResult.analysis_id.in_([analysis.id for analysis in newest.values()]))
+            .join(SpecimenField, SpecimenField.id == FieldResult.field_id)
+            .where(
+                FieldResult.analysis_id.in_([analysis.id for analysis in newest.values()]),
+                SpecimenField.withdrawn_at.is_(None),
+            )
             .group_by(FieldResult.analysis_id)
         ).all()
     )
@@ -435,6 +501,53 @@ def worklist(
             )
         )
     return Page(tuple(lines), total)
+
+
+def _all_fields(session: Session, specimen_id: int) -> list[SpecimenField]:
+    return list(
+        session.scalars(
+            select(SpecimenField).where(SpecimenField.specimen_id == specimen_id).order_by(SpecimenField.position)
+        )
+    )
+
+
+def _hold_field(session: Session, field_id: int) -> tuple[SpecimenField, Specimen]:
+    """A field and its specimen, read afresh and locked until the transaction ends."""
+    field = session.get(SpecimenField, field_id)
+    if field is None:
+        raise NotFound(f"There is no field {field_id}.")
+    specimen = analyses.hold_specimen(session, field.specimen_id)
+    session.refresh(field)
+    return field, specimen
+
+
+def _refuse_if_signed(specimen: Specimen) -> None:
+    if specimen.state == "signed":
+        raise Conflict(f"Specimen {specimen.accession} is signed. A reviewer must reopen it with a reason first.")
+
+
+def _record_withdrawal(
+    session: Session, action: str, specimen: Specimen, field: SpecimenField, *, by: User, reason: str | None = None
+) -> None:
+    session.flush()
+    standing = len(fields(session, specimen.id))
+    was = standing + (1 if field.withdrawn_at is not None else -1)
+    audit.record(
+        session,
+        actor=by,
+        action=action,
+        entity="specimen",
+        entity_id=specimen.id,
+        old={"fields": was},
+        new={
+            "accession": specimen.accession,
+            "fields": standing,
+            "field_id": field.id,
+            "name": field.name,
+            "sha256": field.file.sha256,
+        },
+        reason=reason,
+    )
 
 
 def _joined(statement: Select[Any], wanted: str) -> Select[Any]:

@@ -11,6 +11,7 @@
         ├── NotFound
         ├── Conflict              a duplicate, or a state that forbids the action
         ├── StorageFull
+        ├── DamagedFile           a stored file is not what was stored
         └── AuditBroken           the audit chain does not verify
 
 A message names the file or record, says what happened and what to do about it. It never holds a
@@ -60,6 +61,10 @@ class Conflict(StorageError):
 
 class StorageFull(StorageError):
     """No space is left where files are stored."""
+
+
+class DamagedFile(StorageError):
+    """A stored file is not what was stored: its disk or somebody changed it."""
 
 
 class AuditBroken(StorageError):

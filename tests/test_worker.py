@@ -321,8 +321,30 @@ def test_a_picture_missing_from_the_file_store_is_named(lab: Laboratory) -> None
     lab.until_all_ended(analysis_id)
     message = lab.analysis(analysis_id).message
     assert message is not None
-    assert "its picture is missing from the file store. Ask IT to restore it." in message
+    assert "its picture is missing from the file store. Ask IT to restore it, or withdraw the field." in message
     assert lab.done(analysis_id) == 1
+
+
+def test_a_damaged_field_stops_no_other_and_once_withdrawn_the_analysis_completes(lab: Laboratory) -> None:
+    analysis_id = lab.specimen(3)
+    stored = next(path for path in sorted((lab.folder / "files").rglob("*")) if path.is_file())
+    stored.write_bytes(stored.read_bytes()[:-1] + b"!")
+    lab.start()
+    lab.until_all_ended(analysis_id)
+    message = lab.analysis(analysis_id).message
+    assert message is not None
+    assert (
+        "its picture was damaged or altered in the file store. Ask IT to restore it, or withdraw the field." in message
+    )
+    assert lab.done(analysis_id) == 2
+    with session_scope() as session:
+        (damaged,) = analyses.pending_fields(session, analysis_id)
+        specimens.withdraw_field(session, damaged.id, by=lab.user, reason="its file is damaged")
+        analyses.retry(session, analysis_id, lab.user)
+    queue.enqueue(analysis_id)
+    lab.until_all_ended(analysis_id)
+    assert lab.analysis(analysis_id).state == "done"
+    assert set(lab.calls().values()) == {1}, "the two good fields kept what they had"
 
 
 def test_a_model_that_cannot_be_loaded_fails_the_analysis_with_the_reason(lab: Laboratory) -> None:
