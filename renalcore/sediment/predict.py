@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from renalcore.engine.backends import Backend
 from renalcore.engine.devices import Device
 from renalcore.errors import ModelError
 from renalcore.models import ModelCard
-from renalcore.sediment.slicing import STANDARD, Boxes, Finder, Slicing, search
+from renalcore.sediment.slicing import STANDARD, Boxes, Finder, Slicing, best_labels, search
 from renalcore.types import Detections, Field
 
 if TYPE_CHECKING:
@@ -93,7 +94,13 @@ class SedimentDetector:
         finder = NetworkFinder(network_backend(network, chosen, card.sha256))
         return cls(card, finder, chosen, slicing=slicing)
 
-    def predict(self, field: Field, *, min_score: float = LOWEST_SCORE) -> Detections:
+    def best_labels(self, found: Detections) -> NDArray[np.bool_]:
+        """Which of the boxes of `predict(..., alternatives=True)` it gives without alternatives, `(N,)`."""
+        iou = self._slicing.one_label_iou
+        boxes = np.column_stack((found.boxes_px, found.scores, found.class_ids)).astype(np.float32)
+        return np.ones(len(boxes), np.bool_) if iou is None else best_labels(boxes, iou)
+
+    def predict(self, field: Field, *, min_score: float = LOWEST_SCORE, alternatives: bool = False) -> Detections:
         """The particles of `field`, best first.
 
         Of a round field on black only the bounding square of the disc is searched, and what has its centre off the
@@ -102,6 +109,8 @@ class SedimentDetector:
         Args:
             field: The picture to search.
             min_score: Particles scoring below this are left out.
+            alternatives: Give the other labels of a particle too, as a ranking for average precision needs them; by
+                default only its best-scored label counts. `best_labels` tells which are which.
 
         Raises:
             ValueError: `min_score` leaves 0..1, or the picture is not `(H, W, 3)` uint8.
@@ -111,12 +120,13 @@ class SedimentDetector:
         if field.pixels.ndim != 3 or field.pixels.shape[2] != 3 or field.pixels.dtype != np.uint8:
             raise ValueError(f"a field is (H, W, 3) uint8, got {field.pixels.shape} {field.pixels.dtype}")
         left, top, right, bottom = _searched(field)
+        slicing = replace(self._slicing, one_label_iou=None) if alternatives else self._slicing
         boxes = search(
             field.pixels[top:bottom, left:right],
             self._finder,
             self.card.classes,
             min_score=min_score,
-            slicing=self._slicing,
+            slicing=slicing,
         )
         boxes = boxes + np.array([left, top, left, top, 0, 0], np.float32)
         if field.round_field_px is not None:

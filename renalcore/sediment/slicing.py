@@ -202,8 +202,15 @@ def search(
     if len(boxes):
         boxes = boxes[batched_nms(boxes, match_metric="IOU", match_threshold=slicing.iou)]
     if slicing.one_label_iou is not None:
-        boxes = boxes[nms(boxes, match_metric="IOU", match_threshold=slicing.one_label_iou)]
+        boxes = boxes[best_labels(boxes, slicing.one_label_iou)]
     return boxes[np.argsort(-boxes[:, 4], kind="stable")]
+
+
+def best_labels(boxes: Boxes, iou: float) -> NDArray[np.bool_]:
+    """Which boxes carry the best-scored label of their particle: where others overlap by `iou`, the best alone."""
+    best = np.zeros(len(boxes), np.bool_)
+    best[nms(boxes, match_metric="IOU", match_threshold=iou)] = True
+    return best
 
 
 def _up(length: int) -> int:

@@ -51,6 +51,17 @@ def test_particles_below_the_asked_for_score_are_left_out() -> None:
     assert detector().predict(field(pixels), min_score=0.85).names == ["RBC"]
 
 
+def test_the_other_labels_of_a_particle_are_given_on_request_and_told_apart() -> None:
+    pixels = glass(300, 300)
+    draw(pixels, RBC, 10, 10, 50, 50)
+    draw(pixels, WBC, 12, 12, 48, 48)  # the same particle: 36 x 36 of 40 x 40 px are an overlap of 0.81
+    finder = detector()
+    assert finder.predict(field(pixels)).names == ["RBC"]
+    found = finder.predict(field(pixels), alternatives=True)
+    assert found.names == ["RBC", "WBC"]
+    assert finder.best_labels(found).tolist() == [True, False]
+
+
 def test_an_empty_field_has_no_particles() -> None:
     assert len(detector().predict(field(glass(900, 900)))) == 0
 
