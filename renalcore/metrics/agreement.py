@@ -98,7 +98,7 @@ def disagreement(grades: int, weights: Weights) -> Floats:
     return apart if weights == "linear" else apart**2
 
 
-def kappa(table: npt.ArrayLike, weights: Weights | npt.ArrayLike) -> Estimate:
+def kappa(table: npt.ArrayLike, weights: Weights | Floats) -> Estimate:
     """Weighted kappa of a confusion table, without an interval.
 
     Args:
@@ -113,7 +113,7 @@ def kappa(table: npt.ArrayLike, weights: Weights | npt.ArrayLike) -> Estimate:
         ValueError: The table is not square or holds a negative number, or the weights have another shape.
     """
     counts = _checked(table)
-    given = disagreement(len(counts), weights) if isinstance(weights, str) else np.asarray(weights, np.float64)
+    given = disagreement(len(counts), weights) if isinstance(weights, str) else weights
     if given.shape != counts.shape:
         raise ValueError(f"weights for {len(counts)} grades must be {counts.shape}, got {given.shape}")
     value = _number(_kappas(counts, given))
@@ -136,8 +136,8 @@ def kappa_over_patients(
         resamples: How often the patients are drawn anew.
 
     Returns:
-        The interval is None with the reason where there are fewer than two patients, where agreement is perfect
-        (every resample is, so resampling says nothing), or where too many resamples have no kappa.
+        The interval is None with the reason where there are fewer than two patients, where all resamples give the same
+        figure (perfect agreement: resampling cannot show how few cases say so), or where too many have no kappa.
     """
     stack = _checked_stack(tables)
     given = disagreement(stack.shape[-1], weights)
@@ -171,10 +171,6 @@ def over_patients(
         return Estimate(None, reason="no case was graded by both")
     if patients < 2:
         return Estimate(value, reason="an interval needs at least two patients")
-    if value == 1.0:
-        return Estimate(
-            value, reason="no interval: agreement is perfect, and resampling cannot show how few cases say so"
-        )
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(patients, np.full(patients, 1 / patients), size=resamples).astype(np.float64)
     flat = per_patient.reshape(patients, -1)
@@ -190,6 +186,8 @@ def over_patients(
             value, reason=f"no interval: {resamples - len(defined)} of {resamples} resamples have no figure"
         )
     low, high = np.quantile(defined, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    if low == high:
+        return Estimate(value, reason="no interval: all resamples give this figure, as where agreement is perfect")
     return Estimate(value, float(low), float(high))
 
 
@@ -215,7 +213,8 @@ def _number(value: Floats | np.float64) -> float | None:
 
 def _share(part: Floats, whole: Floats) -> Floats:
     """`part / whole`, nan where the whole is 0."""
-    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=np.asarray(whole) > 0)
+    shares: Floats = np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=np.asarray(whole) > 0)
+    return shares
 
 
 def _within(tables: Floats, steps: int) -> Floats:

@@ -24,7 +24,7 @@ COHEN_1968 = np.array([[88, 14, 18], [10, 40, 10], [2, 6, 12]])
 def test_the_worked_example_of_cohen_1968_gives_his_weighted_kappa() -> None:
     # Weighted disagreement seen: 0.07 + 3*0.09 + 0.05 + 6*0.05 + 3*0.01 + 6*0.03 = 0.90; by chance 1.38.
     # 1 - 0.90 / 1.38 = 0.348
-    found = kappa(COHEN_1968, [[0, 1, 3], [1, 0, 6], [3, 6, 0]]).value
+    found = kappa(COHEN_1968, np.array([[0.0, 1, 3], [1, 0, 6], [3, 6, 0]])).value
     assert found == pytest.approx(1 - 0.90 / 1.38)
     assert round(found or 0, 3) == 0.348
 
@@ -105,7 +105,7 @@ def test_specimens_of_one_patient_are_drawn_together() -> None:
 def test_an_interval_that_resampling_cannot_give_is_withheld_with_the_reason() -> None:
     perfect = kappa_over_patients([confusion([grade], [grade], grades=5) for grade in (0, 1, 2, 3)], "linear")
     assert (perfect.value, perfect.low, perfect.high) == (1.0, None, None)
-    assert "agreement is perfect" in (perfect.reason or "")
+    assert "all resamples give this figure" in (perfect.reason or "")
     alone = accuracy_over_patients([confusion([0, 1], [0, 2], grades=5)])
     assert (alone.value, alone.low) == (0.5, None)
     assert "at least two patients" in (alone.reason or "")
