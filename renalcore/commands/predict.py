@@ -25,7 +25,7 @@ from renalcore.commands.command import (
 from renalcore.errors import InputError, RenalError
 
 if TYPE_CHECKING:
-    from renalcore.types import Detections, Field
+    from renalcore.types import Field
 
 
 def _sediment_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +50,7 @@ def _sediment(arguments: argparse.Namespace) -> int:
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
 
     from renalcore.sediment.predict import SedimentDetector
+    from renalcore.sediment.predictions import box_rows, image_row
 
     detector = SedimentDetector.load(arguments.model, device=arguments.device, root=arguments.models)
     images: list[dict[str, Any]] = []
@@ -63,10 +64,8 @@ def _sediment(arguments: argparse.Namespace) -> int:
             else:
                 start = time.perf_counter()
                 found = detector.predict(field, min_score=arguments.min_score)
-                seconds = round(time.perf_counter() - start, 4)
-                size = {"width": field.width_px, "height": field.height_px}
-                images.append({"file_name": path.name, **size, "seconds": seconds})
-                predictions += _rows(path.name, found)
+                images.append(image_row(path.name, field, time.perf_counter() - start))
+                predictions += box_rows(path.name, found)
             progress.update(1)
     write_json(arguments.output, {"model": detector.card.key, "images": images, "predictions": predictions})
     if refused:
@@ -91,19 +90,6 @@ def _read_ahead(paths: Sequence[Path]) -> Iterator[tuple[Path, Field | RenalErro
             if index + 1 < len(paths):
                 coming = pool.submit(read, paths[index + 1])
             yield path, field
-
-
-def _rows(file_name: str, found: Detections) -> Iterator[dict[str, Any]]:
-    from renalcore import taxonomy
-
-    for name, score, (x1, y1, x2, y2) in zip(found.names, found.scores, found.boxes_px.astype(float), strict=True):
-        yield {
-            "file_name": file_name,
-            "category": name,
-            "group": taxonomy.particle(name).group.value,
-            "bbox": [round(float(value), 2) for value in (x1, y1, x2 - x1, y2 - y1)],
-            "score": round(float(score), 5),
-        }
 
 
 FAMILY = Family(

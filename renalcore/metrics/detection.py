@@ -177,7 +177,8 @@ def overlaps(boxes_px: Floats, others_px: Floats, crowd: Bools | None = None) ->
     union = area + (others_px[:, 2:] - others_px[:, :2]).prod(1)[None] - shared
     if crowd is not None:
         union = np.where(crowd[None], area, union)
-    return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
+    found: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
+    return found
 
 
 def match(

@@ -1,0 +1,138 @@
+"""`renalcore evaluate`: how well a model does on labelled pictures."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from renalcore import models
+from renalcore.commands.command import SEDIMENT_MODEL, Command, Family, add_device, add_models, bar, say, write_json
+from renalcore.commands.reading import add_reading, reading
+from renalcore.errors import InputError
+
+if TYPE_CHECKING:
+    from renalcore.models import ModelCard
+    from renalcore.sediment.readers import LabelledField
+
+
+def _sediment_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="real fields with labels")
+    parser.add_argument("--model", default=SEDIMENT_MODEL, metavar="KEY", help="one of `models` (%(default)s)")
+    add_models(parser)
+    add_device(parser)
+    add_reading(parser)
+    parser.add_argument(
+        "--split", choices=("train", "val", "test"), default="val", help="side of the data (%(default)s)"
+    )
+    parser.add_argument(
+        "--hold-out", action="append", default=[], metavar="GROUP",
+        help="evaluate on this sample instead of a split; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--predictions", type=Path, metavar="FILE", help="judge these predictions instead of running the model"
+    )
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the tables")
+    parser.add_argument(
+        "--write-card", action="store_true",
+        help="choose the score thresholds here and put them and the figures on the model's card",
+    )  # fmt: skip
+
+
+def _sediment(arguments: argparse.Namespace) -> int:
+    """Judge a detector by labels: Table 7 of the paper, confusion, calibration."""
+    if not arguments.data.is_dir():
+        raise InputError(f"{arguments.data} is not a folder; --data names a folder of fields with labels")
+    if arguments.write_card and arguments.split == "train" and not arguments.hold_out:
+        raise InputError("a card tells figures on fields that were not trained on: leave --split train out")
+    card = models.card(arguments.model, arguments.models)
+
+    from renalcore.sediment import evaluate
+    from renalcore.sediment.readers import read_fields
+
+    data = read_fields(arguments.data, reading(arguments))
+    fields = data.sides(arguments.hold_out)[1] if arguments.hold_out else data.split(arguments.split)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    found = _found(arguments, card, fields)
+    thresholds = None if arguments.write_card else {name: card.min_score_of(name) for name in card.classes}
+    evaluation = evaluate.evaluate(fields, found, classes=card.classes, min_score=thresholds)
+    command = _command(arguments)
+    side = f"groups {', '.join(arguments.hold_out)}" if arguments.hold_out else f"split {arguments.split}"
+    on = f"{len(fields)} fields of {arguments.data.resolve().name} ({side})"
+    about = {
+        "model": card.key,
+        "weights_sha256": found.get("weights_sha256", "unknown"),
+        "data": on,
+        "command": command,
+    }
+    evaluate.write(evaluation, arguments.output, about=about)
+    for row in evaluation.rows:
+        sys.stdout.write(
+            f"{row.name:<30} {row.objects:>6} objects  P {row.best.precision:.3f}  R {row.best.recall:.3f}  "
+            f"AP50 {row.ap50:.3f}  AP50-95 {row.ap50_95:.3f}\n"
+        )
+    if arguments.write_card:
+        from renalcore.sediment import card as cards
+
+        weights = models.weights_path(card, arguments.models)
+        cards.write(cards.measured(card, weights, evaluation, on=f"held out: {on}", command=command), weights.parent)
+        say(f"card: {weights.parent / 'card.json'}")
+    say(f"tables: {arguments.output}")
+    return 0
+
+
+def _found(arguments: argparse.Namespace, card: ModelCard, fields: list[LabelledField]) -> dict[str, Any]:
+    """Predictions of a file, or of the model, which are then written beside the tables."""
+    if arguments.predictions is not None:
+        from renalcore.sediment import predictions
+
+        found = predictions.read(arguments.predictions)
+        if arguments.write_card and found.get("weights_sha256") != card.sha256:
+            raise InputError(
+                f"{arguments.predictions} was not made by `evaluate` with the weights of {card.key}, so its figures "
+                "cannot stand on their card: leave --predictions out"
+            )
+        return found
+
+    from renalcore.sediment.evaluate import detect
+    from renalcore.sediment.predict import SedimentDetector
+
+    detector = SedimentDetector.load(arguments.model, device=arguments.device, root=arguments.models)
+    with bar(len(fields), "field") as progress:
+        found = detect(detector, fields, done=lambda: progress.update(1))
+    write_json(arguments.output / "predictions.json", found)
+    return found
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """The command that gives the figures again once the model is installed."""
+    words = ["--data", str(arguments.data), "--model", arguments.model]
+    for option in ("mapping", "format", "groups"):
+        if getattr(arguments, option) is not None:
+            words += [f"--{option}", str(getattr(arguments, option))]
+    if arguments.partial:
+        words.append("--partial")
+    if arguments.hold_out:
+        words += [word for group in arguments.hold_out for word in ("--hold-out", group)]
+    else:
+        words += ["--split", arguments.split]
+    if arguments.val_share != 0.2:
+        words += ["--val-share", str(arguments.val_share)]
+    return shlex.join(["python", "-m", "renalcore", "evaluate", "sediment", *words, "--output", "evaluation"])
+
+
+FAMILY = Family(
+    "evaluate",
+    "measure a model on labelled pictures",
+    (
+        Command(
+            "sediment",
+            "average precision, confusion and calibration on labelled fields",
+            "renalcore evaluate sediment --data fields/ --output evaluation/",
+            _sediment_arguments,
+            _sediment,
+        ),
+    ),
+)

@@ -1,0 +1,169 @@
+"""The cards of sediment models: what training knows of the weights, and what an evaluation measures of them.
+
+No figure is typed by hand: training writes a card that promises nothing, and `evaluate sediment --write-card` adds
+what it measured on held-out fields.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from renalcore import taxonomy
+from renalcore.models import HeldOutFigure, InputScale, ModelCard, TrainingData
+
+if TYPE_CHECKING:
+    from renalcore.sediment.evaluate import Evaluation
+
+OBJECTS_TO_VALIDATE = 20
+"""Held-out real objects below which a class counts as unvalidated: an AP over fewer says little."""
+
+SCORE_UNVALIDATED = 0.5
+"""Reporting threshold of a class for which no best one could be measured."""
+
+WEAK_AP50 = 0.5
+"""A validated class below this is named among the limits, with what it is mistaken for."""
+
+INTENDED_USE = (
+    "Research on urine-sediment microscopy: proposing particles in bright-field pictures of unstained sediment to a "
+    "technologist who reviews every field. Not for use in diagnostic procedures."
+)
+
+BRIGHT_FIELD_ONLY = "Trained on bright-field pictures without stain; phase contrast and stained sediment are untested."
+
+_WRITTEN_BY_EVALUATION = re.compile("^Held-out fields: |never validated on real pictures")
+"""Tells the limits that an evaluation wrote, to be written anew, from those that training wrote, to be kept."""
+
+
+def unmeasured(
+    key: str,
+    weights: Path,
+    *,
+    title: str,
+    architecture: str,
+    scale: str,
+    training_data: Sequence[TrainingData],
+    classes: Sequence[str] = taxonomy.NAMES,
+    limits: Sequence[str] = (BRIGHT_FIELD_ONLY,),
+) -> ModelCard:
+    """The card of newly trained weights, of which nothing has been measured.
+
+    Args:
+        key: Name of the model.
+        weights: The safetensors file.
+        title: Its name for people.
+        architecture: The network.
+        scale: Size of the network, e.g. `n`.
+        training_data: What it was trained on.
+        classes: What it finds, in the order of its outputs.
+        limits: What training knows that it does not do.
+    """
+    return ModelCard(
+        key=key,
+        title=title,
+        modality="sediment",
+        task="detection",
+        classes=tuple(classes),
+        validated_classes=(),
+        input=InputScale(slice_px=640, overlap=0.25),
+        min_score=dict.fromkeys(classes, SCORE_UNVALIDATED),
+        **_file(weights),
+        architecture=architecture,
+        scale=scale,
+        training_data=tuple(training_data),
+        figures=(),
+        intended_use=INTENDED_USE,
+        limits=(_never_validated(len(classes), len(classes)), *limits),
+        date=datetime.now(UTC).date(),
+    )
+
+
+def measured(card: ModelCard, weights: Path, evaluation: Evaluation, *, on: str, command: str) -> ModelCard:
+    """`card` with what `evaluation` measured in place of what stood there; what training knows stays.
+
+    Args:
+        card: The card so far.
+        weights: The weights that were evaluated.
+        evaluation: The figures, all measured on real fields that were not trained on.
+        on: The data in words, e.g. `206 held-out fields of urised2k`.
+        command: The command that gives the figures again.
+    """
+    kept = [limit for limit in card.limits if not _WRITTEN_BY_EVALUATION.search(limit)]
+    return replace(
+        card,
+        **_file(weights),
+        validated_classes=evaluation.validated,
+        min_score={name: evaluation.min_score[name] for name in card.classes},
+        figures=tuple(_figures(evaluation, on, command)),
+        limits=(*_measured_limits(card, evaluation), *kept),
+    )
+
+
+def write(card: ModelCard, folder: Path) -> None:
+    """Write `folder/card.json`, never half of it."""
+    partial = folder / ".card.json.partial"
+    partial.write_text(card.to_json(), encoding="utf-8")
+    partial.replace(folder / "card.json")
+
+
+def _file(weights: Path) -> dict[str, Any]:
+    content = weights.read_bytes()
+    return {"weights": weights.name, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+
+
+def _figures(evaluation: Evaluation, on: str, command: str) -> list[HeldOutFigure]:
+    rows = [row for row in evaluation.rows if row.name in evaluation.validated]
+    objects = sum(row.objects for row in rows)
+    columns = [
+        ("AP50", [row.ap50 for row in rows]),
+        ("AP50-95", [row.ap50_95 for row in rows]),
+        ("Precision", [row.reported.precision for row in rows]),
+        ("Recall", [row.reported.recall for row in rows]),
+    ]
+    figures = []
+    for measure, values in columns:
+        for row, value in zip(rows, values, strict=True):
+            figures.append(
+                HeldOutFigure(f"{measure} {row.name}", round(value, 4), f"{on}; {row.objects} objects", command)
+            )
+        if len(rows) > 1:
+            name = f"{measure}, mean of these {len(rows)} classes"
+            mean = round(sum(values) / len(values), 4)
+            figures.append(HeldOutFigure(name, mean, f"{on}; {objects} objects", command))
+    for mistaken in evaluation.red_and_white:
+        if mistaken.missed:
+            name = f"Share of the missed {mistaken.true} called {mistaken.called}"
+            figures.append(HeldOutFigure(name, round(mistaken.share, 4), f"{on}; {mistaken.missed} missed", command))
+    if rows:
+        name = "Expected calibration error of the scores"
+        boxes = int(evaluation.calibration.boxes.sum())
+        figures.append(
+            HeldOutFigure(name, round(evaluation.calibration.expected_error, 4), f"{on}; {boxes} boxes", command)
+        )
+    return figures
+
+
+def _measured_limits(card: ModelCard, evaluation: Evaluation) -> list[str]:
+    limits = [_never_validated(len(card.classes) - len(evaluation.validated), len(card.classes))]
+    for row in evaluation.rows:
+        if row.name not in evaluation.validated and row.objects:
+            limits.append(f"Held-out fields: {row.name} has {row.objects} objects there, too few for a figure.")
+        elif row.name in evaluation.validated and row.ap50 < WEAK_AP50:
+            limits.append(
+                f"Held-out fields: {row.name} is found poorly, AP50 {row.ap50:.2f}; {evaluation.mistakes(row.name)}."
+            )
+    if evaluation.validated:
+        limits.append(
+            "Held-out fields: the score thresholds were chosen on the same fields as the precision and recall they "
+            "give, and the fields come from the laboratory of the training data: expect less elsewhere."
+        )
+    return limits
+
+
+def _never_validated(count: int, of: int) -> str:
+    return f"{count} of the {of} classes were never validated on real pictures."

@@ -1,0 +1,379 @@
+"""Evaluation of a sediment detector on labelled fields: the paper's Table 7, confusion and calibration.
+
+Alizadeh et al. (2025), equations 8 to 10 and Table 7. Average precision follows COCO's reference evaluator
+(`renalcore.metrics.detection`); precision and recall are at IoU 0.5.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from renalcore import taxonomy
+from renalcore.errors import InputError
+from renalcore.io.image import read_field
+from renalcore.metrics import detection
+from renalcore.metrics.detection import ANY, Bools, Ints, Objects, OperatingPoint, Predictions, Reliability
+from renalcore.sediment import predictions
+from renalcore.sediment.card import OBJECTS_TO_VALIDATE, SCORE_UNVALIDATED
+from renalcore.sediment.names import IGNORE
+from renalcore.sediment.predict import LOWEST_SCORE
+
+if TYPE_CHECKING:
+    from renalcore.sediment.predict import SedimentDetector
+    from renalcore.sediment.readers import LabelledField
+
+RED_AND_WHITE = (("WBC", "RBC", 0.38), ("RBC", "WBC", 0.43))
+"""True class, what it is called, and the share of the missed ones that the paper reports for it."""
+
+BACKGROUND = "background"
+
+
+@dataclass(frozen=True, slots=True)
+class ClassFigures:
+    """One row of Table 7.
+
+    Attributes:
+        name: The class.
+        images: Fields in which somebody looked for it.
+        images_with_class: Those of them that hold it.
+        objects: Number of its objects in them.
+        ap50: Average precision at IoU 0.5; nan without objects.
+        ap50_95: Mean average precision over IoU 0.5 to 0.95; nan without objects.
+        best: Precision and recall at the score that gives the best F1; `SCORE_UNVALIDATED` where nothing is hit.
+        reported: The same at the score from which the class is reported.
+        calibration_error: Expected calibration error of its scores; nan without boxes.
+    """
+
+    name: str
+    images: int
+    images_with_class: int
+    objects: int
+    ap50: float
+    ap50_95: float
+    best: OperatingPoint
+    reported: OperatingPoint
+    calibration_error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Averages:
+    """The four columns of Table 7 averaged over classes, precision and recall being those at the best F1."""
+
+    precision: float
+    recall: float
+    ap50: float
+    ap50_95: float
+
+
+@dataclass(frozen=True, slots=True)
+class Mistaken:
+    """How many of the missed objects of one class were called another, as the paper counts ("Results", failure cases).
+
+    An object is missed when the box that overlaps it most, at IoU 0.5 or more, has another class, or there is none.
+    """
+
+    true: str
+    called: str
+    objects: int
+    missed: int
+    mistaken: int
+    paper: float
+
+    @property
+    def share(self) -> float:
+        """Of the missed ones, the share called `called`; nan when none is missed."""
+        return self.mistaken / self.missed if self.missed else math.nan
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """Everything measured of one model on one set of fields.
+
+    Attributes:
+        rows: A row for each class that somebody looked for, in the taxonomy's order.
+        unweighted, weighted: Averages over the classes with objects, each class or each object alike.
+        validated: Classes with at least `OBJECTS_TO_VALIDATE` objects.
+        unweighted_validated, weighted_validated: Averages over those.
+        min_score: Scores from which each class is reported; `confusion` is measured with them.
+        names: Names of the rows and columns of `confusion`, without the background.
+        confusion: True class (row) by predicted class (column), background last.
+        calibration: Of all scores.
+        calibration_by_class: By class.
+        red_and_white: RBC and WBC taken for each other.
+    """
+
+    rows: tuple[ClassFigures, ...]
+    unweighted: Averages
+    weighted: Averages
+    validated: tuple[str, ...]
+    unweighted_validated: Averages
+    weighted_validated: Averages
+    min_score: Mapping[str, float]
+    names: tuple[str, ...]
+    confusion: Ints
+    calibration: Reliability
+    calibration_by_class: Mapping[str, Reliability]
+    red_and_white: tuple[Mistaken, ...]
+
+    def mistakes(self, name: str) -> str:
+        """In words, what becomes of the objects of `name` that are missed."""
+        own = self.names.index(name)
+        row = self.confusion[own].tolist()
+        missed = sum(row) - row[own]
+        others = {other: count for other, count in zip(self.names, row, strict=False) if other != name}
+        words = f"of {sum(row)} objects {missed} are missed, {row[-1]} of them not boxed at all"
+        called = max(others, key=others.__getitem__, default="")
+        return f"{words} and {others[called]} called {called}" if others.get(called) else words
+
+
+def detect(
+    detector: SedimentDetector, fields: Sequence[LabelledField], *, done: Callable[[], object] = lambda: None
+) -> dict[str, Any]:
+    """Search `fields`; the result has the form of `predict sediment`, and names the weights as well.
+
+    Args:
+        detector: The model.
+        fields: What to search.
+        done: Called after each field.
+
+    Raises:
+        InputError: A picture cannot be read, or two have one name.
+    """
+    _check_names(fields)
+    images: list[dict[str, Any]] = []
+    boxes: list[dict[str, Any]] = []
+    for labelled in fields:
+        field = read_field(labelled.path, name=labelled.path.name)
+        start = time.perf_counter()
+        found = detector.predict(field)
+        images.append(predictions.image_row(labelled.path.name, field, time.perf_counter() - start))
+        boxes += predictions.box_rows(labelled.path.name, found)
+        done()
+    card = detector.card
+    return {"model": card.key, "weights_sha256": card.sha256, "images": images, "predictions": boxes}
+
+
+def evaluate(
+    fields: Sequence[LabelledField],
+    found: Mapping[str, Any],
+    *,
+    classes: Sequence[str] = taxonomy.NAMES,
+    min_score: Mapping[str, float] | None = None,
+) -> Evaluation:
+    """Judge predictions by labels.
+
+    Args:
+        fields: The labels; a class that is not known in a field is not judged there.
+        found: Predictions in the form of `predict sediment`; of other images than `fields` they are left out.
+        classes: Classes the model knows; others are not judged.
+        min_score: Score from which each class is reported. By default it is chosen here: the best F1 where a class has
+            `OBJECTS_TO_VALIDATE` objects, else `SCORE_UNVALIDATED`.
+
+    Raises:
+        InputError: A field was not searched, two have one name, or there is none.
+    """
+    _check_names(fields)
+    searched = {image["file_name"] for image in found["images"]}
+    if absent := [field.path.name for field in fields if field.path.name not in searched]:
+        raise InputError(
+            f"the predictions lack {len(absent)} of the {len(fields)} labelled fields, e.g. {absent[0]}: "
+            "predict all of them, or leave --predictions out"
+        )
+    known = np.stack([field.known for field in fields]) & np.isin(taxonomy.NAMES, classes)
+    objects, boxes = _objects(fields), _boxes(fields, found)
+    matches = detection.match(objects, boxes, known)
+    judged = np.flatnonzero(known.any(0))
+    offered = detection.HUNDREDTHS[detection.HUNDREDTHS >= LOWEST_SCORE]
+    best = {i: detection.best_operating_point(matches[i], min_scores=offered) for i in judged}
+    validated = [i for i in judged if matches[i].objects >= OBJECTS_TO_VALIDATE]
+    if min_score is None:
+        min_score = dict.fromkeys(classes, SCORE_UNVALIDATED) | {
+            taxonomy.NAMES[i]: point.min_score for i in validated if (point := best[i])
+        }
+    rows = []
+    for i in judged:
+        precision = detection.average_precision(matches[i])
+        there = known[:, i] & np.array([(field.class_ids == i).any() for field in fields])
+        rows.append(
+            ClassFigures(
+                taxonomy.NAMES[i],
+                int(known[:, i].sum()),
+                int(there.sum()),
+                matches[i].objects,
+                float(precision[0]),
+                float(precision.mean()),
+                best[i] or detection.operating_point(matches[i], SCORE_UNVALIDATED),
+                detection.operating_point(matches[i], min_score[taxonomy.NAMES[i]]),
+                detection.reliability(*matches[i].judged()).expected_error,
+            )
+        )
+    limits = np.array([min_score.get(name, np.inf) for name in taxonomy.NAMES])
+    confusion = detection.confusion(objects, boxes.where(boxes.scores >= limits[boxes.class_ids]), known)
+    names, confusion = _seen(confusion, known)
+    unweighted, weighted = _averages(rows)
+    chosen = tuple(taxonomy.NAMES[i] for i in validated)
+    unweighted_validated, weighted_validated = _averages([row for row in rows if row.name in chosen])
+    scores, hit = (np.concatenate(parts) for parts in zip(*(matches[i].judged() for i in judged), strict=True))
+    return Evaluation(
+        tuple(rows),
+        unweighted,
+        weighted,
+        chosen,
+        unweighted_validated,
+        weighted_validated,
+        min_score,
+        names,
+        confusion,
+        detection.reliability(scores, hit),
+        {taxonomy.NAMES[i]: detection.reliability(*matches[i].judged()) for i in judged},
+        tuple(_mistaken(names, confusion, *pair) for pair in RED_AND_WHITE if {*pair[:2]} <= {*names}),
+    )
+
+
+def write(evaluation: Evaluation, folder: Path, *, about: Mapping[str, str]) -> None:
+    """Write `table7.csv`, `confusion.csv`, `calibration.csv` and `evaluation.json` into `folder`.
+
+    Args:
+        evaluation: What to write.
+        folder: Where; it must exist.
+        about: What was measured on what, e.g. model, data and command; the head of `evaluation.json`.
+    """
+    _write_csv(folder / "table7.csv", _table7(evaluation))
+    names = [*evaluation.names, BACKGROUND]
+    table = [["true \\ predicted", *names]]
+    table += [[name, *row] for name, row in zip(names, evaluation.confusion.tolist(), strict=True)]
+    _write_csv(folder / "confusion.csv", table)
+    table = [["class", "score_from", "score_to", "boxes", "mean_score", "true_share"]]
+    for name, curve in {"all": evaluation.calibration, **evaluation.calibration_by_class}.items():
+        columns = (curve.edges[:-1], curve.edges[1:], curve.boxes, curve.mean_score, curve.true_share)
+        table += [[name, *row] for row in zip(*(column.tolist() for column in columns), strict=True)]
+    _write_csv(folder / "calibration.csv", table)
+    text = json.dumps(_plain({**about, **_content(evaluation)}), indent=1, ensure_ascii=False)
+    (folder / "evaluation.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _check_names(fields: Sequence[LabelledField]) -> None:
+    if not fields:
+        raise InputError("there are no labelled fields to evaluate on; check the data folder and the split")
+    count = Counter(field.path.name for field in fields)
+    if twice := sorted(name for name, times in count.items() if times > 1):
+        raise InputError(f"several fields are called {twice[0]}, and results are told apart by file name: rename them")
+
+
+def _objects(fields: Sequence[LabelledField]) -> Objects:
+    class_ids = np.concatenate([field.class_ids for field in fields])
+    region = class_ids == IGNORE
+    return Objects(
+        np.repeat(np.arange(len(fields)), [len(field.class_ids) for field in fields]),
+        np.concatenate([field.boxes_px for field in fields]).astype(np.float64),
+        np.where(region, ANY, class_ids),
+        region,
+    )
+
+
+def _boxes(fields: Sequence[LabelledField], found: Mapping[str, Any]) -> Predictions:
+    index = {field.path.name: row for row, field in enumerate(fields)}
+    rows = [row for row in found["predictions"] if row["file_name"] in index]
+    boxes = np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return Predictions(
+        np.array([index[row["file_name"]] for row in rows], np.int64),
+        boxes,
+        np.array([taxonomy.class_id(row["category"]) for row in rows], np.int64),
+        np.array([row["score"] for row in rows], np.float64),
+    )
+
+
+def _averages(rows: Sequence[ClassFigures]) -> tuple[Averages, Averages]:
+    counts = np.array([row.objects for row in rows], np.int64)
+    columns = [(row.best.precision, row.best.recall, row.ap50, row.ap50_95) for row in rows]
+    values = np.array(columns, np.float64).reshape(-1, 4)
+    means = [detection.class_averages(column, counts) for column in values.T]
+    return Averages(*(mean for mean, _ in means)), Averages(*(mean for _, mean in means))
+
+
+def _seen(confusion: Ints, known: Bools) -> tuple[tuple[str, ...], Ints]:
+    """The confusion matrix without classes that were neither looked for nor found."""
+    shown = known.any(0) | (confusion.sum(0) + confusion.sum(1) > 0)[:-1]
+    keep = np.append(np.flatnonzero(shown), len(shown))
+    return tuple(taxonomy.NAMES[i] for i in keep[:-1]), confusion[np.ix_(keep, keep)]
+
+
+def _mistaken(names: Sequence[str], confusion: Ints, true: str, called: str, paper: float) -> Mistaken:
+    row = confusion[names.index(true)]
+    missed = int(row.sum() - row[names.index(true)])
+    return Mistaken(true, called, int(row.sum()), missed, int(row[names.index(called)]), paper)
+
+
+def _table7(evaluation: Evaluation) -> list[list[Any]]:
+    table: list[list[Any]] = [
+        ["class", "images", "images_with_class", "objects", "precision", "recall", "mAP50", "mAP50-95", "min_score",
+         "precision_as_reported", "recall_as_reported", "min_score_as_reported", "calibration_error"]
+    ]  # fmt: skip
+    for row in evaluation.rows:
+        table.append(
+            [row.name, row.images, row.images_with_class, row.objects, row.best.precision, row.best.recall, row.ap50,
+             row.ap50_95, row.best.min_score, row.reported.precision, row.reported.recall, row.reported.min_score,
+             row.calibration_error]
+        )  # fmt: skip
+    validated = f"of classes with {OBJECTS_TO_VALIDATE} objects"
+    for name, mean in (
+        ("Unweighted average", evaluation.unweighted),
+        ("Weighted average", evaluation.weighted),
+        (f"Unweighted average {validated}", evaluation.unweighted_validated),
+        (f"Weighted average {validated}", evaluation.weighted_validated),
+    ):
+        table.append([name, "", "", "", mean.precision, mean.recall, mean.ap50, mean.ap50_95])
+    return table
+
+
+def _content(evaluation: Evaluation) -> dict[str, Any]:
+    def curve(found: Reliability) -> dict[str, Any]:
+        return {
+            "expected_error": found.expected_error,
+            "edges": found.edges.tolist(),
+            "boxes": found.boxes.tolist(),
+            "mean_score": found.mean_score.tolist(),
+            "true_share": found.true_share.tolist(),
+        }
+
+    names = ("unweighted", "weighted", "unweighted_validated", "weighted_validated")
+    return {
+        "classes": [asdict(row) for row in evaluation.rows],
+        "averages": {name: asdict(getattr(evaluation, name)) for name in names},
+        "validated": evaluation.validated,
+        "min_score": dict(evaluation.min_score),
+        "confusion": {"names": [*evaluation.names, BACKGROUND], "counts": evaluation.confusion.tolist()},
+        "red_and_white": [{**asdict(pair), "share": pair.share} for pair in evaluation.red_and_white],
+        "calibration": {
+            "all": curve(evaluation.calibration),
+            **{name: curve(found) for name, found in evaluation.calibration_by_class.items()},
+        },
+    }
+
+
+def _plain(value: Any) -> Any:
+    """`value` with six digits, and null where a figure does not exist."""
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else None
+    return value
+
+
+def _write_csv(path: Path, table: Sequence[Sequence[Any]]) -> None:
+    """Figures with six digits, empty where a figure does not exist."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([["" if cell is None else cell for cell in _plain(row)] for row in table])
