@@ -20,6 +20,7 @@ from db.models import (
     FieldResult,
     Objective,
     Patient,
+    Role,
     ScaleKind,
     Specimen,
     SpecimenField,
@@ -32,6 +33,10 @@ from renalcore.types import QualityFlag
 
 SCALE_KINDS: tuple[ScaleKind, ...] = get_args(ScaleKind)
 """How the area of a field is known: from its scale, because it shows one whole field of view, or not at all."""
+
+
+MAY_REASSIGN: tuple[Role, ...] = ("technologist", "admin")
+"""Who may give a specimen to another patient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +310,56 @@ def bring_back_field(session: Session, field_id: int, *, by: User) -> SpecimenFi
         if done < total:
             analyses.retry(session, newest.id, by)
     return field
+
+
+def reassign(
+    session: Session, specimen_id: int, *, identifier: str, patient_name: str | None, by: User, reason: str
+) -> Specimen:
+    """Give a specimen that was registered under a wrong number to its patient, who may be new.
+
+    Args:
+        session: An open session.
+        specimen_id: The specimen.
+        identifier: The right patient's hospital number.
+        patient_name: That patient's name, or None; checked against the name that is known.
+        by: A technologist or an administrator.
+        reason: Why, in that person's words.
+
+    Raises:
+        Conflict: `by` is neither, the specimen is signed or is this patient's already, or the hospital number belongs
+            to a patient of another name.
+        InputError: The number or the reason is missing.
+        NotFound: There is no such specimen.
+    """
+    if by.role not in MAY_REASSIGN or not by.is_active:
+        raise Conflict("Only a technologist or an administrator may change the patient of a specimen. Ask one of them.")
+    identifier = identifier.strip()
+    if not identifier:
+        raise InputError("The patient's hospital number is missing. Type or scan it.")
+    if not reason.strip():
+        raise InputError("Say why the specimen belongs to another patient.")
+    specimen = analyses.hold_specimen(session, specimen_id)
+    _refuse_if_signed(specimen)
+    before = get_patient(session, specimen.patient_id)
+    if before.identifier == identifier:
+        raise Conflict(f"Specimen {specimen.accession} is registered under {identifier} already.")
+    patient, patient_events = _patient(session, identifier, patient_name)
+    specimen.patient_id = patient.id
+    session.flush()
+    session.expire(specimen, ["patient"])
+    for event in patient_events:
+        audit.record(session, actor=by, entity="patient", entity_id=patient.id, **event)
+    audit.record(
+        session,
+        actor=by,
+        action="specimen.reassign",
+        entity="specimen",
+        entity_id=specimen.id,
+        old={"patient": before.identifier},
+        new={"accession": specimen.accession, "patient": patient.identifier},
+        reason=reason.strip(),
+    )
+    return specimen
 
 
 def rename_patient(session: Session, patient_id: int, name: str | None, *, by: User, reason: str) -> Patient:
