@@ -12,7 +12,7 @@ from db.engine import session_scope
 from db.models import Analysis, Specimen
 from db.objects import MinScore
 from pages.components import analysis as asking
-from pages.components import auth, counts, download, findings, gallery, links, status, style, viewer
+from pages.components import auth, counts, download, findings, gallery, links, specimen_menu, status, style, viewer
 from pages.components.findings import ShownField
 from renalcore.errors import NotFound, RenalError
 
@@ -54,6 +54,11 @@ def _asked_specimen() -> Specimen:
         st.stop()
 
 
+def _field_in_address() -> int | None:
+    asked = st.query_params.get("field", "")
+    return int(asked) if asked.isdigit() else None
+
+
 def _header(specimen: Specimen, current: Analysis | None, user: auth.CurrentUser) -> None:
     with session_scope(read_only=True) as session:
         patient = specimens.get_patient(session, specimen.patient_id)
@@ -81,6 +86,7 @@ def _header(specimen: Specimen, current: Analysis | None, user: auth.CurrentUser
                     specimen_id=specimen.id,
                 )
             complete = current is not None and current.state == "done"
+            specimen_menu.menu(specimen, _field_in_address(), user)
             may_sign = user.role == "reviewer" and specimen.state == "needs_review" and complete
             if may_sign and st.button("Sign", type="primary", key=f"sign-{specimen.id}"):
                 _sign(specimen.id, user)
@@ -279,11 +285,10 @@ def _side(
 def _history(specimen_id: int, analysis_id: int) -> None:
     with session_scope(read_only=True) as session:
         signatures = reviews.history(session, specimen_id)
-        corrections = audit.events(session, entity="analysis", entity_id=analysis_id, limit=100)
+        events = audit.events(session, entity="analysis", entity_id=analysis_id, limit=100)
+        events += audit.events(session, entity="specimen", entity_id=specimen_id, limit=100)
     lines = [(entry.at, entry.by, _signature_words(entry.kind, entry.meaning, entry.reason)) for entry in signatures]
-    lines += [
-        (event.at, event.actor_name, words) for event in corrections if (words := _correction_words(event)) is not None
-    ]
+    lines += [(event.at, event.actor_name, words) for event in events if (words := _change_in_words(event)) is not None]
     if not lines:
         st.html('<span class="rc-quiet-text">No corrections and no signature yet.</span>')
         return
@@ -312,9 +317,15 @@ _VERBS = {
 }
 
 
-def _correction_words(event: Any) -> str | None:
-    """A correction as a technologist would say it, or None for events of other kinds."""
+def _change_in_words(event: Any) -> str | None:
+    """A correction or another change as a technologist would say it, or None for events of other kinds."""
     new = event.new or {}
+    if event.action == "specimen.withdraw_field":
+        return f"{new['name']} withdrawn: {event.reason}"
+    if event.action == "specimen.reassign":
+        return f"Moved from patient {event.old['patient']} to {new['patient']}: {event.reason}"
+    if event.action == "specimen.bring_back_field":
+        return f"{new['name']} brought back"
     if event.action == "object.add":
         return f"{new['class']} added by hand"
     if event.action == "analysis.set_threshold":
@@ -350,7 +361,13 @@ _header(specimen, current, user)
 if current is None or specimen.state in ("failed", "cancelled"):
     words = status.state_words(specimen.state, message=current.message if current else None)
     st.error(f"The analysis {style.plain(words)}" if current else "This specimen has not been analysed.")
-    if st.button("Retry" if current else "Analyse", type="primary", key=f"retry-{specimen.id}"):
+    with st.container(horizontal=True):
+        again = st.button("Retry" if current else "Analyse", type="primary", key=f"retry-{specimen.id}")
+        if current and st.button(specimen_menu.WITHDRAW, key=f"withdraw-{specimen.id}"):
+            with session_scope(read_only=True) as session:
+                lacking = analyses.pending_fields(session, current.id)
+            specimen_menu.withdraw(specimen.id, lacking[0].id if lacking else None)
+    if again:
         try:
             if current:
                 asking.retry(current.id, by=user)
@@ -366,8 +383,8 @@ elif current.state in ("queued", "running"):
     with st.container(key="refreshed"):
         st.fragment(_progress, run_every=REFRESH_S)(specimen.id, current.id)
 else:
-    asked_field = st.query_params.get("field", "")
+    asked_field = _field_in_address()
     agreed = findings.state_of(current.id)
-    if asked_field.isdigit() and agreed.goal[1] != int(asked_field):
-        agreed.go(int(asked_field))
+    if asked_field is not None and agreed.goal[1] != asked_field:
+        agreed.go(asked_field)
     st.fragment(_body)(specimen.id, current.id)

@@ -62,7 +62,7 @@ def viewer(
         on_field: Called when another field is shown, its id in `.field`.
     """
     state = findings.state_of(analysis_id)
-    number, goal_field, goal_key = state.goal
+    number, _, goal_key = state.goal
     _component(
         key=key_of(analysis_id),
         data={
@@ -75,7 +75,7 @@ def viewer(
                 show_unvalidated=show_unvalidated,
                 read_only=read_only,
             ),
-            "goal": {"number": number, "field": goal_field or current, "key": goal_key},
+            "goal": {"number": number, "field": current, "key": goal_key},
             "objects": findings.pack(objects, neighbours(fields, current)),
         },
         on_actions_change=on_actions,

@@ -143,17 +143,20 @@ class Viewer {
       this.buildGroups();
       this.goal = undefined;
     }
-    if (!first) this.field = data.fields.find(([id]) => id === this.field[0]) ?? data.fields[0];
+    const shown = first ? undefined : data.fields.find(([id]) => id === this.field[0]);
+    if (shown) this.field = shown; // else it was withdrawn, and `show` below goes to another
     this.setThreshold(data.threshold);
     this.confidence.value = data.threshold ?? Math.min(...data.thresholds.filter((_, cls) => data.classes[cls][2]));
     this.confidence.disabled = data.readonly;
     const asReleased = data.thresholds.every((score, cls) => !data.classes[cls][2] || score === data.released[cls]);
     this.ownThresholds.style.visibility = data.readonly || asReleased ? "hidden" : "visible";
     this.actions.hidden = data.readonly;
-    this.buildStrip();
-    if (first || data.goal.number !== this.goal) {
+    const relisted = this.buildStrip();
+    if (!shown || data.goal.number !== this.goal) {
       this.goal = data.goal.number;
       this.show(data.goal.field, data.goal.key);
+    } else if (relisted) {
+      this.show(this.field[0]);
     } else {
       const known = new Set((this.objects.get(this.field[0]) ?? []).map((object) => object.key));
       if (this.objects.has(this.field[0])) for (const key of this.selected) if (!known.has(key)) this.selected.delete(key);
@@ -175,9 +178,11 @@ class Viewer {
       }, glyph(group, colour), name, element("span", { class: "number quiet" }))));
   }
 
+  // Tells whether other fields are listed than before.
   buildStrip() {
     const ids = this.data.fields.map((field) => field[0]).join();
-    if (ids !== this.stripIds) {
+    const relisted = ids !== this.stripIds;
+    if (relisted) {
       this.stripIds = ids;
       this.strip.replaceChildren(...this.data.fields.map(([id, name], i) =>
         element("button", { type: "button", class: "thumb", role: "option", "data-field": id, title: name, onclick: () => this.show(id, null, true) },
@@ -190,6 +195,7 @@ class Viewer {
       thumb.classList.toggle("flagged", field[5].length > 0);
       thumb.title = [field[1], `${field[4]} findings`, ...field[5]].join("\n");
     });
+    return relisted;
   }
 
   get index() { return this.data.fields.indexOf(this.field); }

@@ -1,0 +1,146 @@
+"""What is seldom done to a specimen: a field withdrawn or brought back, the specimen given to another patient."""
+
+from __future__ import annotations
+
+from html import escape
+
+import streamlit as st
+
+from db import analyses, audit, specimens
+from db.engine import session_scope
+from db.models import Specimen, SpecimenField
+from pages.components import analysis, auth, findings, style
+from renalcore.errors import RenalError
+
+WITHDRAW = "Withdraw a field..."
+CHANGE_PATIENT = "Change patient..."
+
+
+def menu(specimen: Specimen, shown_field_id: int | None, user: auth.CurrentUser) -> None:
+    """The quiet menu beside a specimen's name; nothing once it is signed.
+
+    Args:
+        specimen: The specimen.
+        shown_field_id: The field on the page, offered first; None where the page shows none.
+        user: Who looks at it.
+    """
+    if specimen.state == "signed":
+        return
+    offered = (WITHDRAW, CHANGE_PATIENT) if user.role in specimens.MAY_REASSIGN else (WITHDRAW,)
+    chosen = st.menu_button("Actions", offered, key=f"actions-{specimen.id}")
+    if chosen == WITHDRAW:
+        withdraw(specimen.id, shown_field_id)
+    if chosen == CHANGE_PATIENT:
+        _change_patient(specimen)
+
+
+@st.dialog("Withdraw a field")
+def withdraw(specimen_id: int, shown_field_id: int | None) -> None:
+    """Take a field out of the count, or bring one back.
+
+    Args:
+        specimen_id: The specimen.
+        shown_field_id: The field offered first.
+    """
+    with session_scope(read_only=True) as session:
+        fields = specimens.fields(session, specimen_id)
+        withdrawn = specimens.withdrawn_fields(session, specimen_id)
+        reasons = {
+            event.new["field_id"]: event.reason
+            for event in reversed(
+                audit.events(session, action="specimen.withdraw_field", entity="specimen", entity_id=specimen_id)
+            )
+        }
+    st.markdown(
+        "What was found in it counts no longer. Nothing is deleted: until the report is signed, the field can be "
+        "brought back here."
+    )
+    ids = [field.id for field in fields]
+    names = {field.id: f"{position} of {len(fields)}: {field.name}" for position, field in enumerate(fields, start=1)}
+    field_id = st.selectbox(
+        "Field",
+        ids,
+        index=ids.index(shown_field_id) if shown_field_id in ids else 0,
+        format_func=names.__getitem__,
+        key=f"withdraw-field-{specimen_id}",
+    )
+    st.html(f'<img src="/fields/{field_id}/thumb?w=320" alt="" style="max-height:170px;max-width:100%">')
+    reason = st.text_input(
+        "Reason", key=f"withdraw-reason-{specimen_id}", placeholder="Damaged file, another patient's field, ..."
+    )
+    if st.button("Withdraw", type="primary", key=f"withdraw-now-{field_id}"):
+        _withdraw_now(specimen_id, fields, field_id, reason)
+    if withdrawn:
+        st.markdown("**Withdrawn so far**")
+    for field in withdrawn:
+        with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+            st.html(
+                f'{escape(field.name)}<br><span class="rc-quiet-text">{style.when(field.withdrawn_at)} · '
+                f"{escape(reasons.get(field.id) or '')}</span>",
+                width="stretch",
+            )
+            if st.button("Bring back", key=f"bring-back-{field.id}"):
+                _bring_back_now(specimen_id, field.id)
+
+
+@st.dialog("Change the patient")
+def _change_patient(specimen: Specimen) -> None:
+    with session_scope(read_only=True) as session:
+        before = specimens.get_patient(session, specimen.patient_id)
+    name = f", {style.plain(before.name)}" if before.name else ""
+    st.markdown(
+        f"Specimen **{style.plain(specimen.accession)}** is registered under **{style.plain(before.identifier)}**"
+        f"{name}. It moves with its fields and findings; both numbers are kept in the audit trail."
+    )
+    identifier = st.text_input("Right patient's number", key=f"change-number-{specimen.id}")
+    with session_scope(read_only=True) as session:
+        known = specimens.find_patient(session, identifier) if identifier.strip() else None
+    given = None
+    if known is not None:
+        st.markdown(f"Known: **{style.plain(known.name or 'no name given')}**")
+    elif identifier.strip():
+        given = st.text_input("Name of this new patient (optional)", key=f"change-name-{specimen.id}")
+    reason = st.text_input("Reason", key=f"change-reason-{specimen.id}", placeholder="Number mistyped, label mixed up")
+    if st.button("Change patient", type="primary", key=f"change-now-{specimen.id}"):
+        by = auth.require(*specimens.MAY_REASSIGN)
+        try:
+            with session_scope() as session:
+                specimens.reassign(
+                    session, specimen.id, identifier=identifier, patient_name=given, by=by, reason=reason
+                )
+        except RenalError as error:
+            st.error(style.plain(str(error)))
+            return
+        st.rerun()
+
+
+def _withdraw_now(specimen_id: int, fields: list[SpecimenField], field_id: int, reason: str) -> None:
+    by = auth.require()
+    try:
+        with session_scope() as session:
+            specimens.withdraw_field(session, field_id, by=by, reason=reason)
+            current = analyses.current(session, specimen_id)
+    except RenalError as error:
+        st.error(style.plain(str(error)))
+        return
+    ids = [field.id for field in fields]
+    if current is not None and st.query_params.get("field", str(ids[0])) == str(field_id):
+        at = ids.index(field_id)
+        beside = ids[at + 1] if at + 1 < len(ids) else ids[at - 1]
+        findings.state_of(current.id).go(beside)
+        st.query_params["field"] = str(beside)
+    st.rerun()
+
+
+def _bring_back_now(specimen_id: int, field_id: int) -> None:
+    by = auth.require()
+    try:
+        with session_scope() as session:
+            specimens.bring_back_field(session, field_id, by=by)
+            current = analyses.current(session, specimen_id)
+        if current is not None and current.state == "queued":
+            analysis.send(current.id)
+    except RenalError as error:
+        st.error(style.plain(str(error)))
+        return
+    st.rerun()

@@ -1,0 +1,93 @@
+"""What is seldom done to a specimen on its review page: withdraw a field, bring it back, change the patient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from db import analyses, specimens
+from tests.browser.conftest import shoot, sign_in
+from tests.browser.records import analysed, wait_until
+from tests.running_app import Person, RunningApp
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def technologist(web_app: RunningApp) -> Person:
+    return web_app.person("technologist", "Tess Technologist")
+
+
+def choose(page: Any, action: str) -> Any:
+    """Opens the menu beside the specimen's name and chooses; returns the dialog that opens."""
+    page.get_by_role("button", name="Actions").click()
+    page.get_by_role("menuitem", name=action).or_(page.get_by_role("option", name=action)).click()
+    dialog = page.get_by_role("dialog")
+    dialog.wait_for()
+    return dialog
+
+
+def test_a_field_is_withdrawn_and_brought_back_and_the_counts_follow(
+    page: Any, web_app: RunningApp, technologist: Person
+) -> None:
+    bench = analysed(web_app, technologist)
+    sign_in(page, web_app, technologist, f"/review?specimen={bench.specimen_id}&field={bench.field_ids[1]}")
+    page.wait_for_selector(f".viewer[data-picture='{bench.field_ids[1]}']")
+    wait_until(page, {"WBC": 6, "RBC": 3})
+    dialog = choose(page, "Withdraw a field")
+    dialog.locator(f"img[src*='/fields/{bench.field_ids[1]}/']").wait_for()
+    dialog.get_by_label("Reason").fill("of another patient")
+    shoot(page, "withdraw")
+    dialog.get_by_role("button", name="Withdraw", exact=True).click()
+    wait_until(page, {"WBC": 4, "RBC": 2})
+    page.wait_for_selector(f".viewer[data-picture='{bench.field_ids[2]}']")
+    page.get_by_text("2 of 2", exact=True).wait_for()
+    page.get_by_text("History").click()
+    page.get_by_text("field 2.png withdrawn: of another patient").wait_for()
+    shoot(page, "withdrawn")
+
+    dialog = choose(page, "Withdraw a field")
+    dialog.get_by_text("of another patient").wait_for()
+    shoot(page, "bring-back")
+    dialog.get_by_role("button", name="Bring back").click()
+    wait_until(page, {"WBC": 6, "RBC": 3})
+    page.get_by_text("3 of 3", exact=True).wait_for()
+
+
+def test_a_failed_analysis_goes_on_without_the_field_it_failed_at(
+    page: Any, web_app: RunningApp, technologist: Person
+) -> None:
+    bench = analysed(web_app, technologist, (), (), state="failed")
+    sign_in(page, web_app, technologist, f"/review?specimen={bench.specimen_id}")
+    page.get_by_text("Field 2 could not be read").wait_for()
+    shoot(page, "failed")
+    page.get_by_role("button", name="Withdraw a field").click()
+    dialog = page.get_by_role("dialog")
+    dialog.locator(f"img[src*='/fields/{bench.field_ids[1]}/']").wait_for()
+    dialog.get_by_label("Reason").fill("damaged file")
+    dialog.get_by_role("button", name="Withdraw", exact=True).click()
+    dialog.wait_for(state="hidden")
+    page.get_by_role("button", name="Retry").click()
+    page.get_by_text("Findings are shown here when all fields are done").wait_for()
+    with web_app.database() as session:
+        assert analyses.progress(session, bench.analysis_id) == (1, 1)
+        assert analyses.get(session, bench.analysis_id).state == "queued"
+
+
+def test_a_specimen_is_given_to_the_right_patient(page: Any, web_app: RunningApp, technologist: Person) -> None:
+    bench, other = analysed(web_app, technologist), analysed(web_app, technologist)
+    sign_in(page, web_app, technologist, f"/review?specimen={bench.specimen_id}")
+    page.wait_for_selector(f".viewer[data-picture='{bench.field_ids[0]}']")
+    dialog = choose(page, "Change patient")
+    dialog.get_by_label("Right patient's number").fill(other.patient)
+    page.keyboard.press("Enter")
+    dialog.get_by_text("Known:").wait_for()
+    dialog.get_by_label("Reason").fill("number mistyped")
+    shoot(page, "change-patient")
+    dialog.get_by_role("button", name="Change patient").click()
+    page.get_by_role("link", name=other.patient).wait_for()
+    with web_app.database() as session:
+        assert specimens.get(session, bench.specimen_id).patient.identifier == other.patient
+    page.get_by_text("History").click()
+    page.get_by_text(f"Moved from patient {bench.patient} to {other.patient}: number mistyped").wait_for()
