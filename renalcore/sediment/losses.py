@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ultralytics.utils.loss import v8DetectionLoss
 from ultralytics.utils.tal import make_anchors
 
-from renalcore import taxonomy
+from renalcore.sediment.names import IGNORE
 from renalcore.taxonomy import Group
 
 Normaliser = Literal["head", "batch"]
@@ -32,9 +32,6 @@ HEAD_WEIGHTS = MappingProxyType(
     }
 )
 """Lambda of equation 1 (Table 3)."""
-
-IGNORE = len(taxonomy.CLASSES)
-"""Class id of a region to ignore: no class is known inside it."""
 
 _FITTING_STRIDES = (2.0, 8.0)
 """An anchor stands for objects of 2 to 8 strides across; a bacterium upon a squamous cell is not the cell's anchor."""

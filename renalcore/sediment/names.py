@@ -1,0 +1,179 @@
+"""What other data sets call the 39 classes, and how a name of theirs becomes one of ours.
+
+A name is compared by its words: case, accents, plurals, the order of the words and what stands between them (blanks,
+underscores, hyphens, brackets, capitals inside a word) make no difference, and the word "crystal" may be there or not.
+What is left open by that is told by `SYNONYMS`. A name that fits several classes ("cast", "crystal", "fungus") is no
+synonym of any: only the owner of the data knows, and says so in a mapping file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from renalcore import taxonomy
+from renalcore.errors import InputError
+from renalcore.io.table import read_table
+
+IGNORE: Final = len(taxonomy.CLASSES)
+"""Class id of a region where nothing is known."""
+
+SYNONYMS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "Muddy brown cast": ("muddy brown granular cast", "muddy cast"),
+        "Granular cast": ("granular", "coarse granular cast", "fine granular cast"),
+        "Hyaline cast": ("hyaline",),
+        "Waxy cast": ("waxy",),
+        "Mixed cell cast": ("mixed cast", "mixed cellular cast"),
+        "RBC cast": ("red blood cell cast", "red cell cast", "erythrocyte cast"),
+        "RBC": (
+            "red blood cell", "red cell", "erythrocyte", "eryth", "ery", "broken erythrocyte",
+            "dysmorphic RBC", "isomorphic RBC", "crenated RBC", "dysmorphic erythrocyte", "isomorphic erythrocyte",
+        ),
+        "WBC": (
+            "white blood cell", "white cell", "leukocyte", "leucocyte", "leuko", "leuk", "pus cell",
+            "broken leukocyte", "broken leucocyte",
+        ),
+        "Epithelial cell (squamous)": (
+            "squamous", "squamous cell", "squamous epithelial", "squamous epithelium", "epithelial", "epithelial cell",
+            "epithelium", "epithelia", "epith", "epi",
+        ),
+        "Epithelial cell (transitional)": (
+            "transitional", "transitional cell", "transitional epithelial", "transitional epithelium",
+            "urothelial cell",
+        ),
+        "Suspected atypical cell": ("atypical", "atypical cell", "suspicious cell"),
+        "Epithelial cell (renal)": (
+            "renal epithelial", "renal epithelium", "renal tubular epithelial cell", "renal tubular epithelial",
+            "renal tubular cell", "tubular epithelial cell", "tubular cell", "RTE", "RTEC",
+        ),
+        "WBC clump": (
+            "WBC cluster", "white blood cell clump", "white blood cell cluster", "leukocyte clump",
+            "leukocyte cluster", "leucocyte clump", "leucocyte cluster",
+        ),
+        "Lipid cast": ("fatty cast", "fat cast"),
+        "RBC clump": (
+            "RBC cluster", "red blood cell clump", "red blood cell cluster", "erythrocyte clump", "erythrocyte cluster",
+        ),
+        "Calcium oxalate": (
+            "CaOx", "Ca oxalate", "oxalate", "calcium oxalate monohydrate", "calcium oxalate dihydrate",
+            "calcium oxalate mono", "calcium oxalate di", "CaOx monohydrate", "CaOx dihydrate", "CaOx mono", "CaOx di",
+            "CaOxm", "CaOxd", "whewellite", "weddellite",
+        ),
+        "Amorphous": ("amorph", "amorphous urate", "amorphous phosphate", "amorphous salt", "amorphous sediment"),
+        "Triple phosphate": ("struvite", "magnesium ammonium phosphate"),
+        "Uric acid": ("uric",),
+        "Ammonium biurat": ("ammonium biurate", "ammonium urate", "biurate"),
+        "Hippuric acid": ("hippuric",),
+        "Calcium phosphate": ("Ca phosphate", "CaPhos", "brushite"),
+        "Cystine": ("cystin",),
+        "Leucine": ("leucin",),
+        "Tyrosine crystal": ("tyrosine", "tyrosin"),
+        "Calcium carbonate": ("Ca carbonate", "CaCO3"),
+        "Cholesterol": ("cholesterin",),
+        "Bilirubin": (),
+        "Bacteria": ("bacterium", "bact", "bacilli", "bacillus", "cocci", "coccus", "rod bacteria"),
+        "Yeast": ("yeast cell", "budding yeast", "mycete", "candida", "blastospore"),
+        "Enterobius vermicularis egg": (
+            "Enterobius vermicularis", "Enterobius vermicularis ova", "Enterobius egg", "E vermicularis egg",
+            "pinworm egg", "pinworm", "oxyuris egg",
+        ),
+        "Fungal hyphae": ("hyphae", "hypha", "fungal hypha", "pseudohyphae", "pseudohypha", "mycelium"),
+        "Schistosoma haematobium eggs": (
+            "Schistosoma haematobium", "Schistosoma hematobium egg", "Schistosoma egg", "Schistosoma",
+            "S haematobium egg", "Schistosoma haematobium ova",
+        ),
+        "Trichomonas vaginalis": ("trichomonas", "T vaginalis", "trichomonad"),
+        "Sperm": ("spermatozoa", "spermatozoon", "spermatozoid", "sperm cell"),
+        "Mucus": ("mucus thread", "mucus strand", "mucous", "mucous thread", "mucous strand", "mucin"),
+        "Fat droplets": ("fat", "fat drop", "fat globule", "lipid droplet", "lipid"),
+        "Oval fat bodies": ("OFB",),
+        "Artifact": (
+            "artefact", "air bubble", "bubble", "fiber", "fibre", "starch", "starch granule", "pollen", "dust",
+        ),
+    }
+)  # fmt: skip
+"""Other names of each class, in common use by laboratories and published data sets."""
+
+_HEADERS: Final = ("name", "name in data", "name in the data", "data", "label", "from", "source")
+
+REGIONS: Final = ("ignore", "ignored", "dont care", "don't care", "other", "unknown", "unidentified", "unclassified")
+"""Names of boxes that say that something is there, not what: read as regions where nothing is known."""
+
+
+def _words(name: str) -> tuple[str, ...]:
+    plain = unicodedata.normalize("NFKD", name)
+    plain = "".join(character for character in plain if not unicodedata.combining(character)).replace("'", "")
+    plain = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", plain)  # WhiteBloodCell
+    return tuple(_singular(word) for word in re.findall(r"[^\W_]+", plain.lower()))
+
+
+def _singular(word: str) -> str:
+    if word.endswith("ies") and len(word) > 4:
+        return f"{word[:-3]}y"
+    return word[:-1] if word.endswith("s") and len(word) > 3 else word
+
+
+def _forms(name: str) -> tuple[str, ...]:
+    """What a name is compared by: its words run together, then sorted; then both without the word "crystal"."""
+    words = _words(name)
+    bare = tuple(word for word in words if word != "crystal") or words
+    return ("".join(words), " ".join(sorted(words)), "".join(bare), " ".join(sorted(bare)))
+
+
+def _known_forms() -> dict[str, int]:
+    forms = {form: IGNORE for name in REGIONS for form in _forms(name)}
+    for class_id, name in enumerate(taxonomy.NAMES):
+        forms |= dict.fromkeys((form for other in (name, *SYNONYMS[name]) for form in _forms(other)), class_id)
+    return forms
+
+
+_CLASS_OF_FORM: Final = MappingProxyType(_known_forms())
+
+
+def class_called(name: str) -> int | None:
+    """Class id of a name used by other data, `IGNORE` for a region where nothing is known, None if nobody knows it."""
+    return next((_CLASS_OF_FORM[form] for form in _forms(name) if form in _CLASS_OF_FORM), None)
+
+
+def nearest(name: str, *, count: int = 3) -> tuple[str, ...]:
+    """The classes whose names look most like `name`, for a message; empty if none does."""
+    lowered = {known.lower(): known for known in taxonomy.NAMES}
+    alike = difflib.get_close_matches(name.lower(), lowered, count, 0.5)
+    sharing = [known for known in taxonomy.NAMES if set(_words(name)) & set(_words(known))]
+    return tuple(dict.fromkeys([*(lowered[match] for match in alike), *sharing]))[:count]
+
+
+def read_mapping(path: Path) -> dict[str, int]:
+    """A user's own mapping: a CSV file of two columns, the name in the data and one of the 39 names or `ignore`.
+
+    A header line (`name,class`) may be there or not; lines that begin with `#` are left out.
+
+    Returns:
+        Class ids, or `IGNORE`, by the name in the data.
+
+    Raises:
+        InputError: It is no CSV, a class is unknown, or a name is mapped twice to different classes.
+        OSError: It cannot be opened.
+    """
+    mapping: dict[str, int] = {}
+    table = read_table(path.read_bytes(), name=str(path))
+    for number, (name, target, *_) in ((1, table.header), *table.rows):
+        if name.startswith("#"):
+            continue
+        class_id = class_called(target)
+        if class_id is None:
+            if number == 1 and name.lower() in _HEADERS:
+                continue
+            hint = f"; do you mean {' or '.join(nearest(target))}?" if nearest(target) else ""
+            raise InputError(f"{path}, line {number}: {target!r} is neither one of the 39 classes nor `ignore`{hint}")
+        if mapping.setdefault(name, class_id) != class_id:
+            raise InputError(
+                f"{path}, line {number}: {name!r} was mapped to another class before; keep one of the lines"
+            )
+    return mapping

@@ -1,0 +1,488 @@
+"""Labelled sediment fields on disk: YOLO text, Pascal VOC, COCO, with a manifest or without, in any usual layout.
+
+`survey` reads a folder, whatever its form, and lists what is wrong with it; `read_fields` refuses what cannot be
+trained on. Names become those of `renalcore.taxonomy` (`renalcore.sediment.names`); a class that nobody looked for in a
+field is unknown there, not absent.
+
+**Forms.** *YOLO*: a `.txt` file a picture (`class x y w h`, or a polygon), found in `labels/` for a picture in
+`images/`, in the same sub-folder, or beside it; names from `data.yaml` (Ultralytics, Roboflow), `classes.txt` or
+`obj.names` (darknet, labelImg, CVAT). *Pascal VOC*: an `.xml` file a picture; `difficult` objects become regions where
+nothing is known; coordinates are taken as they stand, the way labelImg, CVAT and Roboflow write them. *COCO*: `.json`
+files with `images`, `annotations` and `categories`; `iscrowd` regions are regions where nothing is known.
+
+**Tables beside them.** `manifest.csv` (`image`, and any of `group`, `split`, `known`, `label_scope`) lists the pictures
+of the set; `known` holds the classes looked for, separated by semicolons. `groups.csv` (`image`, `group`) names the
+patient or sample of a picture, and goes before the manifest.
+
+**Splits** are those of the manifest, of `data.yaml`, of lists (`train.txt`, `ImageSets/Main/train.txt`) or of folders
+called train, valid or test; without any, whole groups go to validation by a hash of their name, so that a set which
+grows keeps its split. A set with a test split and no validation split gives groups of its training side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from renalcore import taxonomy
+from renalcore.errors import InputError
+from renalcore.io.table import read_table
+from renalcore.sediment.findings import Finding, Findings, Kind, counted, shown_path
+from renalcore.sediment.formats import FORMATS, Format, Record, Source, format_of, same_size
+from renalcore.sediment.names import IGNORE, class_called, nearest, read_mapping
+from renalcore.sediment.pictures import Split, absolute, find_pictures, key, split_called
+
+URISED_SCOPES: Final = MappingProxyType(
+    {
+        "all_cells": ("RBC", "WBC", "Yeast", "Calcium oxalate", "Epithelial cell (squamous)"),
+        "wbc_only": ("WBC",),
+        "rbc_only_incomplete": (),  # even some RBC are unboxed: only the boxes themselves are known
+        "epi_only_lowpower": ("Epithelial cell (squamous)",),
+    }
+)
+"""Classes that were looked for in a field, by a manifest's `label_scope`."""
+
+_TOLERANCE_PX: Final = 1.0
+"""How far a box may reach over the edge without a word: label files round."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelledField:
+    """One field and its boxes.
+
+    Attributes:
+        path: The picture.
+        boxes_px: `(N, 4)` float32, `[x1, y1, x2, y2]`.
+        class_ids: `(N,)` int64 ids of the 39 classes, or `IGNORE` for a region where nothing is known.
+        known: `(39,)` bool, the classes that somebody looked for.
+        group: Patient or sample; fields of one group never lie on both sides of a split.
+        real: False for rendered fields.
+    """
+
+    path: Path
+    boxes_px: NDArray[np.float32]
+    class_ids: NDArray[np.int64]
+    known: NDArray[np.bool_]
+    group: str
+    real: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SourceClass:
+    """A class as the data name it: what it is read as (None: nobody knows) and how many boxes it has."""
+
+    name: str
+    class_id: int | None
+    boxes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """What a data set cannot say of itself.
+
+    Attributes:
+        format: Its form, where the folder holds labels in several.
+        mapping: CSV file `name in the data,class or ignore`, see `renalcore.sediment.names.read_mapping`.
+        group_pattern: Regular expression searched in a picture's name without its suffix; the first bracket, or the
+            whole match, is the group.
+        val_share: Share of the groups that validate where the data have no splits; the paper's is 0.2.
+        partial: Not everything of the class list was boxed everywhere: only the boxes themselves are known.
+
+    Raises:
+        InputError: `group_pattern` is no regular expression, or `val_share` is not between 0 and 1.
+    """
+
+    format: Format | None = None
+    mapping: Path | None = None
+    group_pattern: str | None = None
+    val_share: float = 0.2
+    partial: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.val_share < 1:
+            raise InputError(f"the share of validation groups must lie between 0 and 1, got {self.val_share}")
+        try:
+            re.compile(self.group_pattern or "")
+        except re.error as error:
+            raise InputError(f"the group pattern {self.group_pattern!r} is no regular expression: {error}") from None
+
+
+AS_IS: Final = ReadOptions()
+"""Nothing to add: the data speak for themselves."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelledFields:
+    """A data set that was read.
+
+    Attributes:
+        folder: Where it lies.
+        format: The form of its labels.
+        fields: Its labelled fields.
+        splits: The side of each field.
+        own_splits: True where the data themselves say who trains; False where a hash of the group decided.
+        grouped_by: `groups.csv`, `manifest.csv`, `pattern`, or `picture` where each picture is its own group.
+        classes: The class list of the data.
+        unlabelled: Pictures that nobody labelled.
+        findings: What is wrong with it, as far as reading shows.
+    """
+
+    folder: Path
+    format: Format
+    fields: tuple[LabelledField, ...]
+    splits: tuple[Split, ...]
+    own_splits: bool
+    grouped_by: str
+    classes: tuple[SourceClass, ...]
+    unlabelled: tuple[Path, ...]
+    findings: tuple[Finding, ...]
+
+    def split(self, name: Split) -> list[LabelledField]:
+        """The fields of one side."""
+        return [each for each, side in zip(self.fields, self.splits, strict=True) if side == name]
+
+    def sides(self, held_out: Collection[str] = ()) -> tuple[list[LabelledField], list[LabelledField]]:
+        """Fields to train on and to validate with; those of a test split are in neither.
+
+        Args:
+            held_out: Groups that make up the validation side instead of the data's own, for cross-validation.
+
+        Raises:
+            InputError: There is no such group.
+        """
+        if not held_out:
+            return self.split("train"), self.split("val")
+        strangers = set(held_out) - {each.group for each in self.fields}
+        if strangers:
+            raise InputError(f"{self.folder} has no group {', '.join(sorted(strangers))}; groups: {self.grouped_by}")
+        rest = [each for each, side in zip(self.fields, self.splits, strict=True) if side != "test"]
+        return (
+            [each for each in rest if each.group not in held_out],
+            [each for each in self.fields if each.group in held_out],
+        )
+
+
+def read_fields(folder: Path, options: ReadOptions = AS_IS, *, real: bool = True) -> LabelledFields:
+    """The labelled fields of a folder, see the module.
+
+    Args:
+        folder: Where they lie.
+        options: What the data cannot say of themselves.
+        real: False for rendered fields.
+
+    Raises:
+        InputError: There are no labels, or training on them would be wrong; the first few reasons are named.
+    """
+    found = survey(folder, options, real=real)
+    if found.format is Format.UNLABELLED:
+        raise InputError(
+            f"{folder} holds {counted(len(found.unlabelled), 'picture')} and no labels (YOLO .txt, Pascal VOC .xml or "
+            "COCO .json); give the folder that holds both"
+        )
+    wrong = [finding for finding in found.findings if finding.is_error]
+    if wrong:
+        rest = f"\nand {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        listed = "\n".join(str(finding) for finding in wrong[:5])
+        raise InputError(
+            f"{folder} cannot be used as it is:\n{listed}{rest}\n"
+            f"`renalcore check sediment --data {folder}` lists everything"
+        )
+    return found
+
+
+def survey(folder: Path, options: ReadOptions = AS_IS, *, real: bool = True) -> LabelledFields:
+    """As `read_fields`, but what is wrong is listed in `findings`, and unusable boxes and pictures are left out.
+
+    Raises:
+        InputError: The folder has no pictures, or its labels, tables or class list cannot be understood at all.
+    """
+    folder = absolute(folder)  # not resolved: a link's own name counts
+    pictures = find_pictures(folder)
+    findings = Findings(folder)
+    chosen = options.format or format_of(folder)
+    if chosen is Format.UNLABELLED:
+        return LabelledFields(folder, chosen, (), (), False, "picture", (), pictures, ())
+    source = FORMATS[chosen](folder, pictures, findings, real)
+    if not source.records and not source.unlabelled:
+        raise InputError(f"{folder} holds no pictures; give the folder that holds pictures and labels")
+    table = _Table.read(folder)
+    records = _listed(source.records, table, findings)
+    classes = _classes(source, records, options, folder, findings)
+    ids = {each.name: each.class_id for each in classes}
+    groups, grouped_by = _groups(records, table, options, findings)
+    splits, own_splits = _sides([record.split for record in records], groups, options.val_share, findings)
+    listed = np.zeros(len(taxonomy.CLASSES), bool)
+    if not options.partial:
+        listed[[index for index in ids.values() if index is not None and index != IGNORE]] = True
+    fields = []
+    for record, group in zip(records, groups, strict=True):
+        known = listed if record.known is None else record.known
+        boxes, class_ids = _usable(record, ids, findings)
+        fields.append(LabelledField(record.path, boxes, class_ids, known, group, real))
+    if source.unlabelled:
+        findings.add(
+            Kind.UNLABELLED, source.unlabelled[0],
+            f"{counted(len(source.unlabelled), 'picture')} without labels (this is the first) left out",
+            "an empty label file says that a field was searched and holds nothing",
+        )  # fmt: skip
+    return LabelledFields(
+        folder, chosen, tuple(fields), splits, own_splits, grouped_by, classes, source.unlabelled, findings.done()
+    )
+
+
+# Tables beside the labels, names, groups and splits: the same for every form.
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """`manifest.csv` and `groups.csv`, by picture."""
+
+    manifest: dict[str, dict[str, str]] | None
+    groups: dict[str, str] | None
+    folder: Path
+
+    @classmethod
+    def read(cls, folder: Path) -> _Table:
+        manifest = folder / "manifest.csv"
+        rows = _records(manifest, "image") if manifest.is_file() else None
+        groups = folder / "groups.csv"
+        pairs = _records(groups, "image", "group") if groups.is_file() else None
+        return cls(
+            None if rows is None else {key(row["image"].replace("\\", "/")): row for row in rows},
+            None if pairs is None else {key(row["image"].replace("\\", "/")): row["group"] for row in pairs},
+            folder,
+        )
+
+    def entry_of(self, path: Path, entries: Mapping[str, Any]) -> str | None:
+        """The entry that names a picture: by path, by name, or by name without suffix."""
+        shown = key(shown_path(path, self.folder))
+        return next((name for name in (shown, key(path.name), key(path.stem)) if name in entries), None)
+
+
+def _records(path: Path, *required: str) -> list[dict[str, str]]:
+    """The lines of a CSV file by the names of its columns, which are in lower case."""
+    table = read_table(path.read_bytes(), name=str(path))
+    header = [name.lower() for name in table.header]
+    if not set(required) <= set(header):
+        raise InputError(f"{path} needs the columns {', '.join(required)}; its first line names {', '.join(header)}")
+    return [dict(zip(header, cells, strict=True)) for _, cells in table.rows]
+
+
+def _listed(records: list[Record], table: _Table, findings: Findings) -> list[Record]:
+    """The pictures that the manifest lists, with what it says of them; all of them where there is none."""
+    if table.manifest is None:
+        return records
+    manifest = table.folder / "manifest.csv"
+    found, seen = [], set()
+    for record in records:
+        entry = table.entry_of(record.path, table.manifest)
+        if entry is None:
+            findings.add(Kind.UNLABELLED, record.path, "is not listed in manifest.csv and left out", "list it there")
+            continue
+        seen.add(entry)
+        row = table.manifest[entry]
+        record.known = _known(row, manifest)
+        if row.get("split"):
+            record.split = split_called(row["split"])
+            if record.split is None:
+                raise InputError(
+                    f"{manifest}: unknown split {row['split']!r} for {row['image']}; use train, val or test"
+                )
+        said = tuple(int(row[side]) if row.get(side, "").isdigit() else 0 for side in ("width", "height"))
+        if same_size(said, record.size_px, manifest, findings, row["image"]):
+            found.append(record)
+    for entry, row in table.manifest.items():
+        if entry not in seen:
+            _known(row, manifest)
+            findings.add(
+                Kind.MISSING_PICTURE, manifest, f"lists {row['image']}, which has no picture or labels", _ADD_LISTED
+            )
+    return found
+
+
+_ADD_LISTED: Final = "add them, or remove the line"
+
+
+def _known(row: dict[str, str], manifest: Path) -> NDArray[np.bool_] | None:
+    """The classes that a manifest says were looked for in a picture; None where it says nothing."""
+    known = np.zeros(len(taxonomy.CLASSES), bool)
+    if row.get("label_scope"):
+        if row["label_scope"] not in URISED_SCOPES:
+            raise InputError(f"{manifest}: unknown label_scope {row['label_scope']!r} for {row['image']}")
+        known[[taxonomy.class_id(name) for name in URISED_SCOPES[row["label_scope"]]]] = True
+        return known
+    if "known" not in row or row["known"].strip() == "*":
+        return None
+    for name in filter(None, map(str.strip, row["known"].split(";"))):
+        class_id = class_called(name)
+        if class_id is None:
+            raise InputError(f"{manifest}: unknown class {name!r} in `known` of {row['image']}")
+        if class_id != IGNORE:
+            known[class_id] = True
+    return known
+
+
+def _classes(
+    source: Source, records: list[Record], options: ReadOptions, folder: Path, findings: Findings
+) -> tuple[SourceClass, ...]:
+    """The class list of the data with what each name is read as."""
+    mapping = read_mapping(options.mapping) if options.mapping else {}
+    boxes = Counter(name for record in records for name in record.names)
+    names = tuple(dict.fromkeys((*(source.names or ()), *sorted(boxes))))
+    folded = {key(name): class_id for name, class_id in mapping.items()}
+    first = {name: record.file for record in reversed(records) for name in record.names}
+    classes = []
+    for name in names:
+        own = source.defaults.get(name, class_called(name))
+        class_id = folded.get(key(name), own)
+        classes.append(SourceClass(name, class_id, boxes[name]))
+        if class_id is None:
+            alike = f"; nearest: {', '.join(nearest(name))}" if nearest(name) else ""
+            findings.add(
+                Kind.UNKNOWN_NAME if boxes[name] else Kind.UNUSED_NAME, first.get(name, folder / "."),
+                f"{name!r} ({counted(boxes[name], 'box')}) is none of the 39 classes{alike}",
+                f"add the line `{name},CLASS` or `{name},ignore` to a file for --mapping",
+            )  # fmt: skip
+    strangers = set(folded) - {key(name) for name in names}
+    if strangers and options.mapping:
+        unused = ", ".join(name for name in mapping if key(name) in strangers)
+        findings.add(Kind.UNUSED_MAPPING, options.mapping, f"maps {unused}, not in the data", "check the spelling")
+    return tuple(classes)
+
+
+def _groups(records: list[Record], table: _Table, options: ReadOptions, findings: Findings) -> tuple[list[str], str]:
+    """The group of each picture, and where groups come from."""
+    stems = Counter(key(_source_name(record.path)) for record in records)
+    parents: dict[str, set[Path]] = defaultdict(set)
+    for record in records:
+        parents[key(_source_name(record.path))].add(record.path.parent)
+
+    def own(record: Record) -> str:
+        name = _source_name(record.path)
+        if stems[key(name)] == 1 or len(parents[key(name)]) == 1 or ".rf." in record.path.name:
+            return name
+        return shown_path(record.path.with_suffix(""), table.folder)
+
+    pairs = table.groups
+    rows = table.manifest or {}
+    if pairs is None and not options.group_pattern and any(row.get("group") for row in rows.values()):
+        pairs = {entry: row.get("group", "") for entry, row in rows.items()}
+        grouped_by = "manifest.csv"
+    else:
+        grouped_by = "groups.csv" if pairs is not None else "pattern" if options.group_pattern else "picture"
+    groups, alone = [], []
+    for record in records:
+        group = ""
+        if pairs is not None:
+            entry = table.entry_of(record.path, pairs)
+            group = pairs[entry] if entry else ""
+        elif options.group_pattern:
+            match = re.search(options.group_pattern, unicodedata.normalize("NFC", record.path.stem))
+            group = (match.group(1) if match.re.groups else match.group()) or "" if match else ""
+        if not group and grouped_by != "picture":
+            alone.append(record.path)
+        groups.append(group or own(record))
+    if alone:
+        findings.add(
+            Kind.UNGROUPED, alone[0],
+            f"{counted(len(alone), 'picture')} (this is the first) without a group by {grouped_by}; each is its own",
+            "name the patient or sample of every picture in groups.csv (image,group)",
+        )  # fmt: skip
+    elif grouped_by == "picture" and records:
+        findings.add(
+            Kind.UNGROUPED, table.folder / ".",
+            "no groups are given: each picture counts as a patient of its own, and figures are too good where several "
+            "are of one",
+            "name the patient or sample of every picture in groups.csv (image,group), or give --groups PATTERN",
+        )  # fmt: skip
+    return groups, grouped_by
+
+
+def _source_name(path: Path) -> str:
+    """The name of a picture; that of its original where Roboflow made several of one (`NAME_jpg.rf.0123abcd.jpg`)."""
+    return unicodedata.normalize("NFC", path.stem.split(".rf.")[0])
+
+
+def _sides(
+    said: list[Split | None], groups: list[str], val_share: float, findings: Findings
+) -> tuple[tuple[Split, ...], bool]:
+    """The side of each picture, and whether the data said so."""
+    free = [index for index, side in enumerate(said) if side in (None, "train")]
+    if "val" in said or not free or (None not in said and "train" not in said):
+        return tuple(side or "train" for side in said), True
+    sides: list[Split] = [side or "train" for side in said]
+    order = sorted({groups[index] for index in free}, key=_position)
+    chosen = {group for group in order if _position(group) < val_share} or set(order[:1])
+    if len(order) < 2:
+        findings.add(
+            Kind.NO_VALIDATION, "(groups)", f"all pictures belong to one group, {order[0]}; nothing can validate",
+            "add pictures of other patients, or name the groups in groups.csv (image,group)",
+        )  # fmt: skip
+        chosen = set()
+    elif len(chosen) == len(order):
+        chosen = set(order[:-1])
+    for index in free:
+        if groups[index] in chosen:
+            sides[index] = "val"
+    return tuple(sides), False
+
+
+def _position(group: str) -> float:
+    """Where a group lies between 0 and 1: the same on every machine, whatever else is in the data."""
+    return int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
+
+
+def _usable(
+    record: Record, ids: Mapping[str, int | None], findings: Findings
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Boxes inside the picture with the classes that are known, each once; what was changed is told."""
+    class_ids = [ids[name] for name in record.names]
+    rows = [
+        (box, IGNORE if ignored else class_id)
+        for box, ignored, class_id in zip(record.boxes_px, record.ignored, class_ids, strict=True)
+        if ignored or class_id is not None
+    ]
+    if not rows:
+        return np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+    boxes = np.array([box for box, _ in rows], np.float64)
+    classes = np.array([class_id for _, class_id in rows], np.int64)
+    edge = np.array(record.size_px * 2, np.float64)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    inside = np.clip(boxes, 0, edge)
+    over = np.abs(inside - boxes).max(1)
+    empty = (sides < 1).any(1)
+    large: NDArray[np.bool_] = ~empty & (sides > edge[:2] + 2 * _TOLERANCE_PX).any(1)
+    outside: NDArray[np.bool_] = ~empty & ~large & ((boxes[:, 2:] <= 0) | (boxes[:, :2] >= edge[:2])).any(1)
+    good: NDArray[np.bool_] = ~(empty | large | outside)
+    clipped: NDArray[np.bool_] = good & (over > _TOLERANCE_PX)
+    _, first = np.unique(np.column_stack((boxes.round(1), classes)), axis=0, return_index=True)
+    twice = good & ~np.isin(np.arange(len(boxes)), first)
+    tell = partial(_tell, record, findings)
+    tell(Kind.BOX_WITHOUT_AREA, empty, "less than 1 px wide or high, left out", "remove or redraw")
+    tell(Kind.BOX_TOO_LARGE, large, f"larger than the picture of {record.size_px[0]} x {record.size_px[1]} px", _UNITS)
+    tell(Kind.BOX_OUTSIDE, outside, "wholly outside the picture", _UNITS)
+    most = over[clipped].max(initial=0)
+    tell(Kind.BOX_CLIPPED, clipped, f"up to {most:.1f} px outside the picture, clipped", "redraw if that is much")
+    tell(Kind.BOX_TWICE, twice, "given twice, counted once", "remove one of the two")
+    kept = good & ~twice
+    return inside[kept].astype(np.float32), classes[kept]
+
+
+_UNITS: Final = "check the labels' units and the picture's size: YOLO takes shares of the picture, VOC and COCO px"
+
+
+def _tell(record: Record, findings: Findings, kind: Kind, which: NDArray[np.bool_], message: str, remedy: str) -> None:
+    if which.any():
+        of = "" if record.file.stem == record.path.stem else f" of {record.path.name}"
+        findings.add(kind, record.file, f"{counted(int(which.sum()), 'box')}{of} {message}", remedy)
