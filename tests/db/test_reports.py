@@ -190,6 +190,22 @@ def test_a_range_of_dates_takes_as_many_statements_for_many_specimens_as_for_two
     assert len(plenty) == len(few) <= 12
 
 
+def test_the_specimens_with_a_report_are_known_without_their_values(
+    session: Session, analysed: Analyse, register: Register, reviewer: User
+) -> None:
+    signed = analysed(found(("RBC", 0.9)), accession="A-1")
+    analysed(found(("RBC", 0.9)), accession="A-2", identifier="H-2")
+    register("A-3")  # not analysed
+    reviews.sign(session, signed.specimen.id, by=reviewer, meaning="Reviewed")
+    every = reports.reported_specimens(session)
+    assert [(one.accession, one.patient_identifier) for one in every] == [("A-1", "H-1"), ("A-2", "H-2")]
+    assert [one.accession for one in reports.reported_specimens(session, signed_only=True)] == ["A-1"]
+    assert reports.reported_specimens(session, until=MONDAY - timedelta(days=9999)) == []
+    assert reports.rows_of_specimens(session, [every[1].specimen_id]) == reports.rows_for_export(
+        session, specimen_id=every[1].specimen_id
+    )
+
+
 def test_specimens_that_are_not_analysed_are_not_exported(session: Session, register: Register) -> None:
     specimen = register("A-1")
     assert reports.rows_for_export(session, specimen_id=specimen.id) == []
