@@ -11,7 +11,8 @@ ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 # The requirements alone first: a change of our own code does not download torch again.
 COPY requirements.txt ./
 RUN python -m pip install --quiet --requirement requirements.txt
-COPY pyproject.toml README.md LICENSE app.py worker.py ./
+# Makefile, Dockerfile and compose.yaml are part of the source that the app hands out.
+COPY pyproject.toml app.py worker.py README.md LICENSE Makefile Dockerfile compose.yaml ./
 COPY .streamlit/ .streamlit/
 COPY renalcore/ renalcore/
 COPY db/ db/

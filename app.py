@@ -1,7 +1,7 @@
 """RenalCore's web app: `streamlit run app.py`.
 
 Streamlit serves the pages (`pages/components/shell.py` is run for each); beside them stand the few addresses that are
-plain HTTP: sign-in, pictures of fields, health.
+plain HTTP: sign-in, pictures of fields, health, the source.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from starlette.routing import Route
 from db import accounts
 from db.engine import session_scope, upgrade
 from db.settings import Settings
-from pages.routes import fields, sign_in
+from pages.routes import fields, sign_in, source
 from pages.routes.embedded_worker import EmbeddedWorker
 from pages.routes.guard import Guard
 from pages.routes.health import health
@@ -71,6 +71,7 @@ app = st.App(
         Route("/single-sign-on/finish", sign_in.finish_single_sign_on, methods=["GET"]),
         Route("/favicon.png", icon, methods=["GET"]),
         Route("/health", health, methods=["GET"]),
+        Route("/source.tar.gz", source.source, methods=["GET"]),
         Route("/fields/{field_id:int}/image", fields.image, methods=["GET"]),
         Route("/fields/{field_id:int}/thumb", fields.thumb, methods=["GET"]),
     ],

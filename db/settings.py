@@ -14,6 +14,9 @@ from renalcore.errors import InputError
 WorkerPlace = Literal["embedded", "external"]
 DeviceName = Literal["auto", "cpu", "openvino", "cuda"]
 
+OWN_SOURCE = "/source.tar.gz"
+"""Where the app itself hands out the source that runs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -29,6 +32,7 @@ class Settings:
         idle_minutes: Minutes without any request after which one signs in again (`RENAL_IDLE_MINUTES`).
         device: Where models run (`RENAL_DEVICE`).
         max_upload_mb: Largest file accepted, in megabytes of 10^6 bytes (`RENAL_MAX_UPLOAD_MB`).
+        source_url: Where users find the source of this version (`RENAL_SOURCE_URL`); by default the app hands it out.
     """
 
     data_folder: Path
@@ -40,6 +44,7 @@ class Settings:
     idle_minutes: float = 60.0
     device: DeviceName = "auto"
     max_upload_mb: float = 100.0
+    source_url: str = OWN_SOURCE
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -60,8 +65,11 @@ class Settings:
         if device not in get_args(DeviceName):
             raise InputError(f"RENAL_DEVICE must be one of {', '.join(get_args(DeviceName))}, got {device!r}.")
         public_url = (env.get("RENAL_PUBLIC_URL") or "http://localhost:8501").rstrip("/")
-        if urlsplit(public_url).scheme not in ("http", "https") or not urlsplit(public_url).netloc:
-            raise InputError(f"RENAL_PUBLIC_URL must be an address such as https://lab.example, got {public_url!r}.")
+        source_url = env.get("RENAL_SOURCE_URL") or OWN_SOURCE
+        for name, url in (("RENAL_PUBLIC_URL", public_url), ("RENAL_SOURCE_URL", source_url)):
+            parts = urlsplit(url)
+            if url != OWN_SOURCE and (parts.scheme not in ("http", "https") or not parts.netloc):
+                raise InputError(f"{name} must be an address such as https://lab.example, got {url!r}.")
         return cls(
             data_folder=folder,
             database_url=env.get("DATABASE_URL") or f"sqlite:///{folder / 'renalcore.db'}",
@@ -72,6 +80,7 @@ class Settings:
             idle_minutes=_positive(env, "RENAL_IDLE_MINUTES", 60.0),
             device=device,  # type: ignore[arg-type]  # checked above
             max_upload_mb=_positive(env, "RENAL_MAX_UPLOAD_MB", 100.0),
+            source_url=source_url,
         )
 
     @property

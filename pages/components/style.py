@@ -10,6 +10,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from db.settings import Settings
+
 APP_NAME = "RenalCore"
 RESEARCH_USE_ONLY = "For research use only. Not for use in diagnostic procedures."
 
@@ -92,8 +94,12 @@ def page_header(title: str, subtitle: str | None = None) -> DeltaGenerator:
 
 
 def research_footer() -> None:
-    """The words every page ends with."""
-    st.html(f'<div class="rc-footer">{RESEARCH_USE_ONLY}</div>')
+    """The words every page ends with, and the way to the source."""
+    source = escape(Settings.from_env().source_url)
+    st.html(
+        f'<div class="rc-footer">{RESEARCH_USE_ONLY} <span style="white-space:nowrap">'
+        f'<a href="{source}" target="_self">Source code</a> (AGPL-3.0)</span></div>'
+    )
 
 
 def empty_state(what: str, next_step: str) -> None:

@@ -54,7 +54,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
 )
 
 _OPEN = re.compile(
-    r"^/(login|logout|welcome|health|single-sign-on(/finish)?|oauth2callback|auth/(login|logout)|favicon\.png|manifest\.json"
+    r"^/(login|logout|welcome|health|single-sign-on(/finish)?|oauth2callback|auth/(login|logout)|favicon\.png|manifest\.json|source\.tar\.gz"
     r"|static/.*|component/.*|_stcore/(health|host-config|stream|bidi-components/.*))$"
 )
 """Addresses that answer without signing in: none of them holds a record. The websocket (`stream`) carries the cookie,

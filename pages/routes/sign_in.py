@@ -181,7 +181,10 @@ def _foreign_form() -> HTMLResponse:
 
 def _page(template: str, status: int = 200, **values: object) -> HTMLResponse:
     body = _TEMPLATES.get_template(template).render(
-        research_use_only=RESEARCH_USE_ONLY, font=f"/{_FONT.relative_to(_STATIC)}" if _FONT else None, **values
+        research_use_only=RESEARCH_USE_ONLY,
+        source_url=Settings.from_env().source_url,
+        font=f"/{_FONT.relative_to(_STATIC)}" if _FONT else None,
+        **values,
     )
     return HTMLResponse(body, status, headers={"cache-control": "no-store"})
 

@@ -36,12 +36,18 @@ def test_cookies_are_secure_where_the_address_is() -> None:
     assert (secure.secure_cookies, secure.public_url) == (True, "https://lab.example")
 
 
+def test_the_app_hands_out_its_source_unless_another_address_is_named() -> None:
+    assert Settings.from_env({}).source_url == "/source.tar.gz"
+    assert Settings.from_env({"RENAL_SOURCE_URL": "https://lab.example/src"}).source_url == "https://lab.example/src"
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("RENAL_WORKER", "elsewhere"),
         ("RENAL_DEVICE", "tpu"),
         ("RENAL_PUBLIC_URL", "lab.example"),
+        ("RENAL_SOURCE_URL", "javascript:alert(1)"),
         ("RENAL_SESSION_HOURS", "0"),
         ("RENAL_IDLE_MINUTES", "soon"),
         ("RENAL_MAX_UPLOAD_MB", "nan"),
