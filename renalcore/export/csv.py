@@ -75,11 +75,15 @@ COLUMNS: tuple[str, ...] = tuple({"class_name": "class"}.get(column.name, column
 
 def to_csv(rows: Iterable[ExportRow]) -> bytes:
     """The rows as a CSV file: a header and a line each, complete even when there are no rows."""
+    return table_to_csv(COLUMNS, ([getattr(row, column.name) for column in fields(ExportRow)] for row in rows))
+
+
+def table_to_csv(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> bytes:
+    """Any table in the form of every export here: see the top of this module."""
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, lineterminator="\r\n")
-    writer.writerow(COLUMNS)
-    for row in rows:
-        writer.writerow([_cell(getattr(row, column.name)) for column in fields(ExportRow)])
+    writer.writerow(columns)
+    writer.writerows([_cell(value) for value in row] for row in rows)
     return stream.getvalue().encode("utf-8-sig")
 
 
