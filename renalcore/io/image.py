@@ -498,6 +498,7 @@ def _fit_circle(points: NDArray[np.float64]) -> tuple[float, float, float] | Non
 
 
 def _reason(error: BaseException) -> str:
-    """The decoder's own words in brackets, where they are words and hold nothing that could be a path."""
-    words = (str(error).strip().splitlines() or [""])[0][:80]
-    return f" ({words})" if " " in words and not set(words) & set("/\\<") else ""
+    """That the file is cut off, where the decoder says so. Its other words help nobody at a bench: the log has them."""
+    words = str(error).lower()
+    cut_off = isinstance(error, EOFError) or "truncated" in words or "requires a buffer of at least" in words
+    return " (the file ends too early)" if cut_off else ""

@@ -288,6 +288,17 @@ def test_what_is_no_whole_picture_is_refused_with_the_remedy_and_the_base_name_o
     assert "Meyer" not in str(refusal.value)
 
 
+def test_a_refusal_is_in_a_technologists_words_and_not_in_the_decoders() -> None:
+    cut, damaged = encoded(FIELD, "BMP")[:-1000], encoded(FIELD, "WEBP")[:200]
+    remedy = "Copy it from the microscope again, or save it as PNG."
+    for content, reason in ((cut, " (the file ends too early)"), (damaged, "")):
+        with pytest.raises(UnreadableFile) as refusal:
+            read_field(content, name="f.bmp")
+        assert str(refusal.value) == (
+            f"f.bmp: the picture is damaged, cut off or of a variant that cannot be read{reason}. {remedy}"
+        )
+
+
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "BMP", "WEBP", "TIFF"])
 def test_a_picture_over_the_pixel_limit_is_refused_from_its_header(file_format: str) -> None:
     with pytest.raises(TooLarge) as refusal:
