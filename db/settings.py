@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Literal, get_args
 from urllib.parse import urlsplit
 
+from fsspec.core import strip_protocol
+from sqlalchemy.engine import make_url
+
 from renalcore.errors import InputError
 
 WorkerPlace = Literal["embedded", "external"]
@@ -82,6 +85,20 @@ class Settings:
             max_upload_mb=_positive(env, "RENAL_MAX_UPLOAD_MB", 100.0),
             source_url=source_url,
         )
+
+    def absolute(self) -> dict[str, str]:
+        """The variables that may hold paths, with none left that depends on the folder a process was started in."""
+        url = make_url(self.database_url)
+        if url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:":
+            url = url.set(database=str(Path(url.database).resolve()))
+        files_url = self.files_url
+        if urlsplit(files_url).scheme in ("", "file", "local"):
+            files_url = f"file://{strip_protocol(files_url)}"  # which makes it absolute
+        return {
+            "RENAL_DATA": str(self.data_folder),
+            "DATABASE_URL": url.render_as_string(hide_password=False),
+            "RENAL_FILES": files_url,
+        }
 
     @property
     def secure_cookies(self) -> bool:

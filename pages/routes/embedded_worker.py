@@ -11,6 +11,8 @@ import threading
 import time
 from pathlib import Path
 
+from db.settings import Settings
+
 _LOG = logging.getLogger(__name__)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -82,6 +84,7 @@ class EmbeddedWorker:
             self._child = subprocess.Popen(
                 [sys.executable, str(REPOSITORY / "worker.py"), "--parent", str(os.getpid())],
                 cwd=REPOSITORY,
+                env={**os.environ, **Settings.from_env().absolute()},  # a relative path means another folder there
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -36,6 +36,26 @@ def test_cookies_are_secure_where_the_address_is() -> None:
     assert (secure.secure_cookies, secure.public_url) == (True, "https://lab.example")
 
 
+@pytest.mark.parametrize("files", ["here/pictures", "file://here/pictures"])
+def test_another_process_may_be_started_in_another_folder(
+    files: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = {"RENAL_DATA": "here", "DATABASE_URL": "sqlite:///here/renal core.db", "RENAL_FILES": files}
+    given = Settings.from_env(here).absolute()
+    assert given == {
+        "RENAL_DATA": f"{tmp_path}/here",
+        "DATABASE_URL": f"sqlite:///{tmp_path}/here/renal core.db",
+        "RENAL_FILES": f"file://{tmp_path}/here/pictures",
+    }
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert Settings.from_env(given).absolute() == given
+    far = {"DATABASE_URL": "postgresql+psycopg://renal:secret@db/renal", "RENAL_FILES": "s3://bucket/renal"}
+    assert far.items() <= Settings.from_env(far).absolute().items()
+
+
 def test_the_app_hands_out_its_source_unless_another_address_is_named() -> None:
     assert Settings.from_env({}).source_url == "/source.tar.gz"
     assert Settings.from_env({"RENAL_SOURCE_URL": "https://lab.example/src"}).source_url == "https://lab.example/src"
