@@ -63,9 +63,9 @@ def _sediment(arguments: argparse.Namespace) -> int:
                 progress.write(str(field), file=sys.stderr)  # names the file
             else:
                 start = time.perf_counter()
-                found = detector.predict(field, min_score=arguments.min_score)
+                found = detector.predict(field, min_score=arguments.min_score, alternatives=True)
                 images.append(image_row(path.name, field, time.perf_counter() - start))
-                predictions += box_rows(path.name, found)
+                predictions += box_rows(path.name, found, detector.best_labels(found))
             progress.update(1)
     write_json(arguments.output, {"model": detector.card.key, "images": images, "predictions": predictions})
     if refused:

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from renalcore import taxonomy
 from renalcore.errors import InputError
 from renalcore.types import Detections, Field
@@ -18,15 +21,21 @@ def image_row(file_name: str, field: Field, seconds: float) -> dict[str, Any]:
     return {"file_name": file_name, **size, "seconds": round(seconds, 4)}
 
 
-def box_rows(file_name: str, found: Detections) -> Iterator[dict[str, Any]]:
-    """What is told of each box; `bbox` is `[x, y, width, height]` in px."""
-    for name, score, (x1, y1, x2, y2) in zip(found.names, found.scores, found.boxes_px.astype(float), strict=True):
+def box_rows(file_name: str, found: Detections, best: NDArray[np.bool_]) -> Iterator[dict[str, Any]]:
+    """What is told of each box.
+
+    `bbox` is `[x, y, width, height]` in px. A row with `"alternative": true` is a further label of a particle that
+    another box labels better (not `best`): a ranking for average precision wants those rows, a count leaves them out.
+    """
+    columns = (found.names, found.scores, found.boxes_px.astype(float), best.tolist())
+    for name, score, (x1, y1, x2, y2), is_best in zip(*columns, strict=True):
         yield {
             "file_name": file_name,
             "category": name,
             "group": taxonomy.particle(name).group.value,
             "bbox": [round(float(value), 2) for value in (x1, y1, x2 - x1, y2 - y1)],
             "score": round(float(score), 5),
+            **({} if is_best else {"alternative": True}),
         }
 
 
