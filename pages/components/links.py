@@ -43,6 +43,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("review", "sediment/review.py", "Review", "Sediment", in_menu=False, menu_closed=True),
     Entry("patient", "patients/patients.py", "Patients", "Results"),
     Entry("export", "export/export.py", "Export", "Results"),
+    Entry("validation", "export/validation.py", "Clinical validation", "Results", ("reviewer", "admin")),
     Entry("admin-users", "admin/users.py", "Users", "Administration", ("admin",)),
     Entry("admin-cutoffs", "admin/cutoffs.py", "Cut-off tables", "Administration", ("admin",)),
     Entry("admin-models", "admin/models.py", "Models", "Administration", ("admin",)),

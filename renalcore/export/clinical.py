@@ -43,10 +43,10 @@ def agreement_csv(validation: Validation) -> bytes:
     whole = validation.overall
     mean = whole.mean_accuracy
     rows: list[list[object]] = [
-        [title(one.component), one.patients, one.specimens, *_ends(one), one.paper, " ".join(_remarks(one))]
+        [title(one.component), one.patients, one.specimens, *_ends(one), one.paper, " ".join(remarks(one))]
         for one in validation.components
     ]
-    rows.append(["All values", whole.patients, whole.values, *_ends(whole), None, " ".join(_remarks(whole))])
+    rows.append(["All values", whole.patients, whole.values, *_ends(whole), None, " ".join(remarks(whole))])
     gap = [None] * (len(columns) - 6)
     paper = TABLE_8_MEAN if all_of_table_8(validation) else None
     rows.append(
@@ -134,6 +134,15 @@ def all_of_table_8(validation: Validation) -> bool:
     return len(validation.components) == 6 and all(one.paper is not None for one in validation.components)
 
 
+def remarks(of: ComponentAgreement | Overall) -> list[str]:
+    """The notes, and once each the reasons why a figure or an interval is missing."""
+    reasons = {getattr(of, figure).reason: None for figure in _FIGURES if getattr(of, figure).reason}
+    return [
+        *(of.notes if isinstance(of, ComponentAgreement) else ()),
+        *(f"{reason[0].upper()}{reason[1:]}." for reason in reasons),
+    ]
+
+
 def _figures(of: ComponentAgreement | Overall) -> dict[str, Any]:
     names = dict(zip(_FIGURES, ("accuracy", "within_one", "kappa_linear", "kappa_quadratic"), strict=True))
     return {names[figure]: asdict(getattr(of, figure)) for figure in _FIGURES}
@@ -143,15 +152,6 @@ def _ends(of: ComponentAgreement | Overall) -> Iterator[float | None]:
     for figure in _FIGURES:
         estimate: Estimate = getattr(of, figure)
         yield from (estimate.value, estimate.low, estimate.high)
-
-
-def _remarks(of: ComponentAgreement | Overall) -> list[str]:
-    """The notes, and once each the reasons why a figure or an interval is missing."""
-    reasons = {getattr(of, figure).reason: None for figure in _FIGURES if getattr(of, figure).reason}
-    return [
-        *(of.notes if isinstance(of, ComponentAgreement) else ()),
-        *(f"{reason[0].upper()}{reason[1:]}." for reason in reasons),
-    ]
 
 
 def _words(pair: Pair) -> list[object]:
