@@ -50,6 +50,7 @@ ATTEMPTS = 3  # at one field, before it is given up
 WAITS_S = (1.0, 4.0)  # between the attempts: long enough for a network drive to come back
 POLL_S = 0.5  # how soon a free worker notices new work
 MESSAGES = 3  # of single fields, shown one by one when an analysis fails
+TIDY_EVERY_S = 24 * 3600.0
 STOP_WITHIN_S = 600  # the longest a field may take once we were told to stop
 
 log = logging.getLogger("renalcore.worker")
@@ -274,6 +275,7 @@ def run(
     ended = threading.Event()
     duties = threading.Thread(target=_keep_duties, args=(worker, host, pid, ended), name="duties", daemon=True)
     duties.start()
+    threading.Thread(target=_tidy_daily, args=(worker.stopping,), name="tidying", daemon=True).start()
     while not worker.stopping.wait(1.0):
         if orphaned():
             _event("parent gone", parent=parent)
@@ -365,6 +367,22 @@ def _keep_duties(worker: Worker, host: str, pid: int, ended: threading.Event) ->
         except Exception as error:  # noqa: BLE001  # a database that is away for a while must not end the worker
             _event("duties failed", error=_fault(error))
         if ended.wait(workers.BEAT_S):
+            return
+
+
+def _tidy_daily(stopping: threading.Event) -> None:
+    """At the start and once a day: remove what uploads that were killed and workflows long ended have left behind."""
+    chores = {"abandoned uploads removed": lambda: files.store().sweep(), "old workflows forgotten": queue.prune}
+    while True:
+        for done, chore in chores.items():
+            try:
+                number = chore()
+            except Exception as error:  # noqa: BLE001  # tomorrow is another day
+                _event("tidying failed", error=_fault(error))
+                continue
+            if number:
+                _event(done, number=number)
+        if stopping.wait(TIDY_EVERY_S):
             return
 
 

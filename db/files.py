@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
@@ -113,6 +114,24 @@ class FileStore:
             name = path.rsplit("/", 1)[-1]
             if _SHA256.fullmatch(name):
                 yield name
+
+    def sweep(self, *, older_than: timedelta = timedelta(days=1)) -> int:
+        """Removes what a `put` that was killed half-way left behind; one that is still going on is younger.
+
+        Returns:
+            The number of files removed.
+        """
+        incoming, removed = f"{self._root}/incoming", 0
+        if not self._fs.exists(incoming):
+            return 0
+        for path in self._fs.ls(incoming, detail=False):
+            try:
+                if datetime.now(UTC) - self._fs.modified(path) > older_than:
+                    self._fs.rm_file(path)
+                    removed += 1
+            except FileNotFoundError:  # completed, or swept by another worker, since it was listed
+                continue
+        return removed
 
     def _path(self, sha256: str) -> str:
         if not _SHA256.fullmatch(sha256):

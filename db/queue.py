@@ -16,6 +16,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable, Collection, Iterable
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,7 +26,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from db import analyses
-from db.engine import session_scope
+from db.engine import now, session_scope
 from db.models import Analysis, FieldResult
 from db.settings import Settings
 from renalcore.errors import StorageError
@@ -49,6 +50,7 @@ _GIVEN_UP = (
 )
 _BROKEN_OFF = "The analysis broke off. Press Retry; if it fails again, tell your administrator."
 
+_ENDED = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 
 _log = logging.getLogger(__name__)
 _clients: dict[str, DBOSClient] = {}
@@ -205,6 +207,22 @@ def mend() -> list[int]:
         enqueue(analysis_id)
         put_back.append(analysis_id)
     return put_back
+
+
+def prune(*, older_than: timedelta = timedelta(days=30)) -> int:
+    """Remove from the queue's history what ended long ago. The record, which says what was done, keeps everything.
+
+    Returns:
+        The number of workflows removed.
+    """
+    client, removed = _client(), 0
+    before = (now() - older_than).isoformat()
+    while ended := client.list_workflows(
+        status=list(_ENDED), completed_before=before, limit=500, load_input=False, load_output=False
+    ):
+        client.delete_workflows([status.workflow_id for status in ended])
+        removed += len(ended)
+    return removed
 
 
 def forget_clients() -> None:

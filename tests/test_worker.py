@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from PIL import Image
 from sqlalchemy import func, select
 
@@ -550,3 +551,51 @@ def test_the_worker_explains_its_options_and_says_whether_one_is_at_work(lab: La
     lab.start()
     lab.until(lambda: "worker ready" in lab.log())
     assert worker("--check").returncode == 0
+
+
+def _ended_long_ago(analysis_id: int) -> None:
+    """Sets back the clock of the workflow that has searched an analysis by 31 days."""
+    with session_scope(read_only=True) as session:
+        workflow_id = analyses.get(session, analysis_id).workflow_id
+    engine = sa.create_engine(queue.system_database_url(), poolclass=sa.NullPool)
+    table = "workflow_status" if engine.dialect.name == "sqlite" else f"{queue.SCHEMA}.workflow_status"
+    with engine.begin() as connection:
+        changed = connection.execute(
+            sa.text(f"UPDATE {table} SET completed_at = completed_at - :ms WHERE workflow_uuid = :id"),
+            {"ms": 31 * 24 * 3600 * 1000, "id": workflow_id},
+        )
+        assert changed.rowcount == 1
+
+
+def _workflows() -> int:
+    return len(queue._client().list_workflows(load_input=False, load_output=False))
+
+
+def test_a_worker_that_starts_sweeps_killed_uploads_and_forgets_workflows_long_ended(lab: Laboratory) -> None:
+    old, new = lab.specimen(1), lab.specimen(1)
+    first = lab.start()
+    lab.until_all_ended(old, new)
+    first.terminate()
+    first.wait(timeout=30)
+    _ended_long_ago(old)
+    abandoned, going_on = (lab.folder / "files" / "incoming" / name for name in ("abandoned", "going on"))
+    for path in (abandoned, going_on):
+        path.write_bytes(b"half a fie")
+    os.utime(abandoned, times=(time.time() - 25 * 3600,) * 2)
+
+    lab.start()
+    lab.until(lambda: _workflows() == 1 and not abandoned.exists())
+    assert going_on.exists()
+    assert "old workflows forgotten number=1" in lab.log()
+    assert lab.done(old, new) == 2, "the record keeps everything"
+
+
+def test_workflows_long_ended_are_forgotten_on_postgresql_too(big_lab: Laboratory) -> None:
+    analysis_id = big_lab.specimen(1)
+    big_lab.start()
+    big_lab.until_all_ended(analysis_id)
+    assert queue.prune() == 0
+    big_lab.until(lambda: all(status.completed_at for status in queue._client().list_workflows()))
+    _ended_long_ago(analysis_id)
+    assert queue.prune() == 1
+    assert _workflows() == 0

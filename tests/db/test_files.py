@@ -5,7 +5,9 @@ import hashlib
 import io
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,18 @@ def test_nothing_is_left_under_incoming(files: FileStore) -> None:
     files.put(io.BytesIO(CONTENT))
     files.put(io.BytesIO(CONTENT))
     assert [path for path in files._fs.find(files._root) if "incoming" in path] == []
+
+
+def test_what_a_killed_upload_left_is_swept_and_one_going_on_is_not(files: FileStore) -> None:
+    assert files.sweep() == 0, "nothing was uploaded ever"
+    sha256, _ = files.put(io.BytesIO(CONTENT))
+    files._fs.makedirs(f"{files._root}/incoming", exist_ok=True)
+    files._fs.pipe_file(f"{files._root}/incoming/abandoned", b"half a fie")
+    assert files.sweep() == 0, "it may be going on"
+    time.sleep(0.05)
+    assert files.sweep(older_than=timedelta(seconds=0.02)) == 1
+    assert files._fs.ls(f"{files._root}/incoming", detail=False) == []
+    assert files.read(sha256) == CONTENT
 
 
 def test_a_file_that_is_not_there_is_told(files: FileStore) -> None:
