@@ -37,7 +37,8 @@ def _sediment_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the tables")
     parser.add_argument(
         "--write-card", action="store_true",
-        help="choose the score thresholds here and put them and the figures on the model's card",
+        help="choose the score thresholds here and put them and the figures on the model's card; "
+        "none of the fields may have been trained on",
     )  # fmt: skip
 
 
@@ -60,7 +61,8 @@ def _sediment(arguments: argparse.Namespace) -> int:
     evaluation = evaluate.evaluate(fields, found, classes=card.classes, min_score=thresholds)
     command = _command(arguments)
     side = f"groups {', '.join(arguments.hold_out)}" if arguments.hold_out else f"split {arguments.split}"
-    on = f"{len(fields)} fields of {arguments.data.resolve().name} ({side})"
+    name = arguments.data.resolve().name
+    on = f"{len(fields)} fields of {name} ({side})"
     about = {
         "model": card.key,
         "weights_sha256": found.get("weights_sha256", "unknown"),
@@ -77,7 +79,8 @@ def _sediment(arguments: argparse.Namespace) -> int:
         from renalcore.sediment import card as cards
 
         weights = models.weights_path(card, arguments.models)
-        cards.write(cards.measured(card, weights, evaluation, on=f"held out: {on}", command=command), weights.parent)
+        made = cards.measured(card, weights, evaluation, data=name, on=f"held out: {on}", command=command)
+        cards.write(made, weights.parent)
         say(f"card: {weights.parent / 'card.json'}")
     say(f"tables: {arguments.output}")
     return 0

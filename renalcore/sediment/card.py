@@ -36,7 +36,8 @@ INTENDED_USE = (
 
 BRIGHT_FIELD_ONLY = "Trained on bright-field pictures without stain; phase contrast and stained sediment are untested."
 
-_WRITTEN_BY_EVALUATION = re.compile("^Held-out fields: |never validated on real pictures")
+_HELD_OUT = "Held-out fields: "
+_WRITTEN_BY_EVALUATION = re.compile(f"^{_HELD_OUT}|never validated on real pictures")
 """Tells the limits that an evaluation wrote, to be written anew, from those that training wrote, to be kept."""
 
 
@@ -83,14 +84,15 @@ def unmeasured(
     )
 
 
-def measured(card: ModelCard, weights: Path, evaluation: Evaluation, *, on: str, command: str) -> ModelCard:
+def measured(card: ModelCard, weights: Path, evaluation: Evaluation, *, data: str, on: str, command: str) -> ModelCard:
     """`card` with what `evaluation` measured in place of what stood there; what training knows stays.
 
     Args:
         card: The card so far.
         weights: The weights that were evaluated.
         evaluation: The figures, all measured on real fields that were not trained on.
-        on: The data in words, e.g. `206 held-out fields of urised2k`.
+        data: Name of the data, as the card names what was trained on.
+        on: The fields in words, e.g. `206 held-out fields of urised2k`.
         command: The command that gives the figures again.
     """
     kept = [limit for limit in card.limits if not _WRITTEN_BY_EVALUATION.search(limit)]
@@ -100,7 +102,7 @@ def measured(card: ModelCard, weights: Path, evaluation: Evaluation, *, on: str,
         validated_classes=evaluation.validated,
         min_score={name: evaluation.min_score[name] for name in card.classes},
         figures=tuple(_figures(evaluation, on, command)),
-        limits=(*_measured_limits(card, evaluation), *kept),
+        limits=(*_measured_limits(card, evaluation, data), *kept),
     )
 
 
@@ -148,20 +150,26 @@ def _figures(evaluation: Evaluation, on: str, command: str) -> list[HeldOutFigur
     return figures
 
 
-def _measured_limits(card: ModelCard, evaluation: Evaluation) -> list[str]:
+def _measured_limits(card: ModelCard, evaluation: Evaluation, data: str) -> list[str]:
     limits = [_never_validated(len(card.classes) - len(evaluation.validated), len(card.classes))]
     for row in evaluation.rows:
-        if row.name not in evaluation.validated and row.objects:
-            limits.append(f"Held-out fields: {row.name} has {row.objects} objects there, too few for a figure.")
-        elif row.name in evaluation.validated and row.ap50 < WEAK_AP50:
-            limits.append(
-                f"Held-out fields: {row.name} is found poorly, AP50 {row.ap50:.2f}; {evaluation.mistakes(row.name)}."
-            )
+        if row.name in evaluation.validated and row.ap50 < WEAK_AP50:
+            mistakes = evaluation.mistakes(row.name)
+            limits.append(f"{_HELD_OUT}{row.name} is found poorly, AP50 {row.ap50:.2f}; {mistakes}.")
+        elif row.name not in evaluation.validated and row.objects:
+            objects = "one object" if row.objects == 1 else f"{row.objects} objects"
+            limits.append(f"{_HELD_OUT}only {objects} of {row.name}, too few for a figure.")
     if evaluation.validated:
+        limits.append(f"{_HELD_OUT}precision and recall are at score thresholds that were chosen on the same fields.")
+    one_label = [row.ap50_one_label for row in evaluation.rows if row.name in evaluation.validated]
+    every_label = [row.ap50 for row in evaluation.rows if row.name in evaluation.validated]
+    if one_label != every_label:
         limits.append(
-            "Held-out fields: the score thresholds were chosen on the same fields as the precision and recall they "
-            "give, and the fields come from the laboratory of the training data: expect less elsewhere."
+            f"{_HELD_OUT}average precision ranks every label of a particle; ranking only the one that counts, the mean "
+            f"AP50 is {sum(one_label) / len(one_label):.3f} instead of {sum(every_label) / len(every_label):.3f}."
         )
+    if data in {source.name for source in card.training_data}:
+        limits.append(f"{_HELD_OUT}they are part of {data}, of which the rest was trained on; expect less elsewhere.")
     return limits
 
 

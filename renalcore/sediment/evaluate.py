@@ -53,6 +53,8 @@ class ClassFigures:
         best: Precision and recall at the score that gives the best F1; `SCORE_UNVALIDATED` where nothing is hit.
         reported: The same at the score from which the class is reported.
         calibration_error: Expected calibration error of its scores; nan without boxes.
+        ap50_one_label: `ap50` where only the best label of each particle is ranked, as in counts.
+        ap50_95_one_label: `ap50_95` likewise.
     """
 
     name: str
@@ -64,6 +66,8 @@ class ClassFigures:
     best: OperatingPoint
     reported: OperatingPoint
     calibration_error: float
+    ap50_one_label: float
+    ap50_95_one_label: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +211,7 @@ def evaluate(
         }
     rows = []
     for i in judged:
-        precision = detection.average_precision(ranked[i])
+        precision, one_label = (detection.average_precision(by[i]) for by in (ranked, matches))
         there = known[:, i] & np.array([(field.class_ids == i).any() for field in fields])
         rows.append(
             ClassFigures(
@@ -220,6 +224,8 @@ def evaluate(
                 best[i] or detection.operating_point(matches[i], SCORE_UNVALIDATED),
                 detection.operating_point(matches[i], min_score[taxonomy.NAMES[i]]),
                 detection.reliability(*matches[i].judged()).expected_error,
+                float(one_label[0]),
+                float(one_label.mean()),
             )
         )
     limits = np.array([min_score.get(name, np.inf) for name in taxonomy.NAMES])
@@ -324,13 +330,14 @@ def _mistaken(names: Sequence[str], confusion: Ints, true: str, called: str, pap
 def _table7(evaluation: Evaluation) -> list[list[Any]]:
     table: list[list[Any]] = [
         ["class", "images", "images_with_class", "objects", "precision", "recall", "mAP50", "mAP50-95", "min_score",
-         "precision_as_reported", "recall_as_reported", "min_score_as_reported", "calibration_error"]
+         "precision_as_reported", "recall_as_reported", "min_score_as_reported", "calibration_error",
+         "mAP50_one_label", "mAP50-95_one_label"]
     ]  # fmt: skip
     for row in evaluation.rows:
         table.append(
             [row.name, row.images, row.images_with_class, row.objects, row.best.precision, row.best.recall, row.ap50,
              row.ap50_95, row.best.min_score, row.reported.precision, row.reported.recall, row.reported.min_score,
-             row.calibration_error]
+             row.calibration_error, row.ap50_one_label, row.ap50_95_one_label]
         )  # fmt: skip
     validated = f"of classes with {OBJECTS_TO_VALIDATE} objects"
     for name, mean in (
