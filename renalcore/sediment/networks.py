@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 from ultralytics.nn.modules import Conv, Detect, DWConv
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
@@ -136,27 +137,85 @@ def build(scale: Scale = "n") -> MultiHeadDetectionModel:
     return MultiHeadDetectionModel(scale)
 
 
+def backbone(model: MultiHeadDetectionModel) -> nn.Sequential:
+    """The layers of `model` that turn a picture into features (P1 to P5), before the neck; shared, not copied."""
+    return model.model[: len(model.yaml["backbone"])]  # type: ignore[no-any-return]
+
+
 def save_weights(model: nn.Module, path: Path) -> None:
     """Write the weights as fp16 safetensors; integer buffers keep their type."""
-    tensors = {
+    path.write_bytes(save(_tensors(model)))  # save_file would leave a file that only its owner can read
+
+
+def save_backbone(model: MultiHeadDetectionModel, path: Path) -> None:
+    """Write the weights of the backbone alone, marked as such, for a detector of the same scale to begin from."""
+    path.write_bytes(save(_tensors(backbone(model)), {"part": "backbone", "scale": model.scale}))
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {
         name: (value.half() if value.is_floating_point() else value).contiguous().cpu()
-        for name, value in model.state_dict().items()
+        for name, value in module.state_dict().items()
         if not name.endswith("dfl.conv.weight")  # a constant shared by the heads
     }
-    path.write_bytes(save(tensors))  # save_file would leave a file that only its owner can read
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
     """Read safetensors written by `save_weights` into `model`.
 
     Raises:
-        ModelError: The file lacks a tensor of the network, or holds one it does not have.
+        ModelError: The file holds a backbone only, or not the tensors of this network.
     """
-    tensors = {name: value.float() if value.is_floating_point() else value for name, value in load_file(path).items()}
-    missing, unexpected = model.load_state_dict(tensors, strict=False)
-    missing = [name for name in missing if not name.endswith("dfl.conv.weight")]
-    if missing or unexpected:
+    tensors, scale = _read(path)
+    if scale:
         raise ModelError(
-            f"{path.name} does not fit this network: {len(missing)} tensors missing, {len(unexpected)} unexpected "
-            f"(first: {(missing + unexpected)[0]}). Use the weights that belong to the model's card."
+            f"{path.name} holds the backbone of YOLO12-{scale} and no detector; train one from it: "
+            f"`renalcore train sediment --start {path.name}`"
         )
+    _load(model, tensors, path, "Use the weights that belong to the model's card.")
+
+
+def load_start(model: MultiHeadDetectionModel, path: Path) -> Literal["detector", "backbone"]:
+    """Begin `model` from a file of `save_weights` or of `save_backbone`; the file itself says which it is.
+
+    Returns:
+        What was loaded: the whole detector, or its backbone, with neck and heads left as they were.
+
+    Raises:
+        ModelError: The file does not hold the tensors of this network, or is the backbone of another scale.
+    """
+    tensors, scale = _read(path)
+    if not scale:
+        _load(model, tensors, path, "Begin from weights of the same scale.")
+        return "detector"
+    if scale != model.scale:
+        raise ModelError(
+            f"{path.name} is the backbone of YOLO12-{scale}, and this network is YOLO12-{model.scale}; "
+            f"give --scale {scale}, or pretrain the other"
+        )
+    _load(backbone(model), tensors, path, "Pretrain the backbone again.")
+    return "backbone"
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a file in float32, and the scale that it names if it says that it holds a backbone only."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            said = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    except SafetensorError as error:
+        raise ModelError(f"{path.name} is not a whole safetensors file ({error}); make or copy it again") from None
+    scale = said.get("scale", "?") if said.get("part") == "backbone" else ""
+    return {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}, scale
+
+
+def _load(module: nn.Module, tensors: dict[str, Tensor], path: Path, remedy: str) -> None:
+    wanted = {name: value for name, value in module.state_dict().items() if not name.endswith("dfl.conv.weight")}
+    missing, unexpected = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    reshaped = sorted(name for name in wanted.keys() & tensors.keys() if wanted[name].shape != tensors[name].shape)
+    if wrong := missing + unexpected + reshaped:
+        raise ModelError(
+            f"{path.name} does not fit this network: {len(missing)} tensors missing, {len(unexpected)} unexpected, "
+            f"{len(reshaped)} of another shape (first: {wrong[0]}). {remedy}"
+        )
+    module.load_state_dict(tensors, strict=False)  # what is not in the file is the heads' constant

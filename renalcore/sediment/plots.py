@@ -1,0 +1,101 @@
+"""Pictures of a run: its curves, and what each parameter of a search did to each figure."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito
+_MARKS = ("-", "--", ":", "-.")
+
+
+def read_metrics(path: Path) -> dict[str, NDArray[np.float64]]:
+    """The columns of a `metrics.csv`; a cell that is empty or `nan` was not measured in that epoch."""
+    with path.open(newline="", encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in (rows[0] if rows else ())}
+
+
+def draw_curves(metrics: Path, picture: Path) -> None:
+    """Draw the columns of a `metrics.csv` over its epochs.
+
+    Columns are named `PART/FIGURE`. Parts of one figure (train and val) share a panel, all learning rates share one.
+
+    Args:
+        metrics: The table, with a column `epoch`.
+        picture: The PNG to write.
+    """
+    from matplotlib.figure import Figure
+
+    columns = read_metrics(metrics)
+    epochs = columns["epoch"]
+    panels: dict[str, list[str]] = {}
+    for name in columns:
+        part, _, figure = name.partition("/")
+        if figure:
+            panels.setdefault("learning rate" if part == "lr" else figure.removesuffix("(B)"), []).append(name)
+    across = min(4, len(panels))
+    down = -(-len(panels) // across)
+    page = Figure(figsize=(3.6 * across, 2.7 * down), layout="constrained")
+    for panel, (title, names) in zip(page.subplots(down, across, squeeze=False).flat, panels.items(), strict=False):
+        for index, name in enumerate(names):
+            measured = np.isfinite(columns[name])
+            style = {"color": _COLOURS[index % len(_COLOURS)], "linestyle": _MARKS[index % len(_MARKS)]}
+            panel.plot(epochs[measured], columns[name][measured], marker=".", label=name.partition("/")[0], **style)
+        panel.set_title(title, fontsize=9)
+        panel.set_xlabel("epoch", fontsize=8)
+        panel.tick_params(labelsize=7)
+        panel.grid(alpha=0.3)
+        if len(names) > 1 and title != "learning rate":
+            panel.legend(fontsize=7)
+    for panel in page.axes[len(panels) :]:
+        panel.remove()
+    page.savefig(picture, dpi=110)
+
+
+def draw_scatter(
+    parameters: dict[str, Sequence[float]],
+    figure: Sequence[float],
+    *,
+    name: str,
+    chosen: int | None,
+    logarithmic: Sequence[str],
+    picture: Path,
+) -> None:
+    """Draw one figure against each parameter, one dot a trial, as Fig. 4 of Alizadeh et al. (2025).
+
+    Args:
+        parameters: The values tried, by parameter.
+        figure: What each trial reached, in the same order.
+        name: What the figure is called.
+        chosen: Position of the trial that is marked with a cross.
+        logarithmic: Parameters whose axis is logarithmic.
+        picture: The PNG to write.
+    """
+    from matplotlib.figure import Figure
+
+    across = min(4, len(parameters))
+    down = -(-len(parameters) // across)
+    page = Figure(figsize=(3 * across, 2.5 * down), layout="constrained")
+    for panel, (title, values) in zip(
+        page.subplots(down, across, squeeze=False).flat, parameters.items(), strict=False
+    ):
+        panel.scatter(values, figure, s=14, alpha=0.6, color=_COLOURS[0], linewidths=0)
+        if chosen is not None:
+            panel.plot(values[chosen], figure[chosen], marker="x", markersize=9, mew=2, color=_COLOURS[1])
+        if title in logarithmic:
+            panel.set_xscale("log")
+        panel.set_xlabel(title, fontsize=8)
+        panel.set_ylabel(name, fontsize=8)
+        panel.tick_params(labelsize=7, which="both")
+        panel.grid(alpha=0.3)
+    for panel in page.axes[len(parameters) :]:
+        panel.remove()
+    page.savefig(picture, dpi=110)
