@@ -42,12 +42,13 @@ ROOT_ENTRIES = {
 # inside a function. A file not named here may not name the library at all.
 HEAVY = {
     "torch", "torchvision", "ultralytics", "sahi", "openvino", "nncf", "monai", "segmentation_models_pytorch",
-    "openslide",
+    "openslide", "optuna",
 }  # fmt: skip
 AT_THE_TOP: dict[str, set[str]] = {
     "renalcore/sediment/networks.py": {"torch", "ultralytics"},
     "renalcore/sediment/losses.py": {"torch", "ultralytics"},
     "renalcore/sediment/data.py": {"torch", "ultralytics"},
+    "renalcore/sediment/pretrain.py": {"torch", "ultralytics"},
     "renalcore/sediment/train.py": {"torch", "ultralytics"},
     "renalcore/sediment/decoding.py": {"torch", "ultralytics"},
     "renalcore/sediment/slicing.py": {"sahi"},
@@ -56,6 +57,8 @@ INSIDE_FUNCTIONS: dict[str, set[str]] = {
     "renalcore/engine/backends.py": {"torch", "openvino"},
     "renalcore/engine/devices.py": {"torch"},
     "renalcore/sediment/benchmark.py": {"torch", "sahi"},
+    "renalcore/sediment/pretrain.py": {"monai"},
+    "renalcore/sediment/search.py": {"optuna"},
 }
 
 

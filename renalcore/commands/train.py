@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from renalcore.commands.command import Command, Family, count, say
+from renalcore.commands.reading import add_reading, reading
 from renalcore.errors import InputError
 
+if TYPE_CHECKING:
+    from renalcore.sediment.train import TrainConfig
 
-def _sediment_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="real fields with labels")
+_RUN = ("scale", "hours", "resume", "start", "seed")  # options of every stage, in the words of its configuration
+_SIZES = {"epochs": "epochs", "items": "items", "lr0": "lr0", "batch": "batch", "size": "size_px"}
+_DETECTOR_ONLY = (
+    "synthetic", "hold_out", "normaliser", "optimizer", "recipe", "hyperparameters", "patience", "validate_every",
+    "folds", "fold", "mapping", "format", "groups", "val_share", "partial",
+)  # fmt: skip
+
+
+def add_detector(parser: argparse.ArgumentParser) -> None:
+    """What describes the training of a detector, here and in `search`."""
     parser.add_argument(
         "--synthetic", action="append", default=[], type=Path, metavar="DIR", help="rendered fields; may be repeated"
     )
-    parser.add_argument("--output", required=True, type=Path, metavar="RUN", help="folder of the run")
-    parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
     parser.add_argument("--scale", choices=("n", "s", "m", "l", "x"), default="n", help="size of YOLO12 (%(default)s)")
-    parser.add_argument("--epochs", type=count, default=None, metavar="N", help="length of the run")
-    parser.add_argument("--hours", type=float, default=None, metavar="H", help="end after this time instead")
     parser.add_argument("--items", type=count, default=None, metavar="N", help="crops an epoch")
-    parser.add_argument("--start", type=Path, metavar="FILE", help="safetensors to begin from, of an earlier stage")
+    parser.add_argument("--size", type=count, default=None, metavar="PX", help="side of a crop, a multiple of 32")
+    parser.add_argument("--batch", type=count, default=None, metavar="N", help="crops a step")
+    parser.add_argument(
+        "--start", type=Path, metavar="FILE",
+        help="safetensors to begin from: a detector of an earlier stage, or a pretrained backbone",
+    )  # fmt: skip
     parser.add_argument(
         "--hold-out", action="append", default=[], metavar="GROUP",
         help="validate on this sample instead of the manifest's split; may be repeated",
@@ -30,36 +44,123 @@ def _sediment_arguments(parser: argparse.ArgumentParser) -> None:
         help="heads pull the backbone alike, as in the paper, or by their objects (%(default)s)",
     )  # fmt: skip
     parser.add_argument("--optimizer", choices=("SGD", "AdamW"), default="SGD", help="(%(default)s, the paper's)")
-    parser.add_argument("--lr0", type=float, default=None, metavar="RATE", help="first learning rate")
-    parser.add_argument("--licence", default="not stated", metavar="WORDS", help="of the real fields, for the card")
+    parser.add_argument(
+        "--recipe", choices=("crops", "paper"), default="crops",
+        help="crops at many zooms, or whole fields at 960 px with the augmentations of Table 3 (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--validate-every", type=int, default=1, metavar="N",
+        help="validate after every N epochs and at the end; 0: at the end only (%(default)s)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of crops and weights (%(default)s)")
+    add_reading(parser)
 
 
-def _sediment(arguments: argparse.Namespace) -> int:
-    """Train the multi-head network."""
-    for folder in (arguments.data, *arguments.synthetic):
-        if not folder.is_dir():
-            raise InputError(f"{folder} is not a folder; --data and --synthetic name folders of fields with labels")
+def detector_config(arguments: argparse.Namespace, **more: Any) -> TrainConfig:
+    """The run that the arguments of `add_detector` describe."""
+    from renalcore.sediment.train import TrainConfig, paper_recipe
 
-    from renalcore.sediment.train import TrainConfig, train
-
-    chosen = {name: getattr(arguments, name) for name in ("epochs", "items", "lr0") if getattr(arguments, name)}
     config = TrainConfig(
         data=arguments.data,
         output=arguments.output,
         rendered=tuple(arguments.synthetic),
         scale=arguments.scale,
-        hours=arguments.hours,
-        resume=arguments.resume,
         start=arguments.start,
         held_out=tuple(arguments.hold_out),
         normaliser=arguments.normaliser,
         optimizer=arguments.optimizer,
-        licence=arguments.licence,
+        validate_every=arguments.validate_every,
+        reading=reading(arguments),
         seed=arguments.seed,
-        **chosen,
+        **more,
     )
-    say(f"weights: {train(config)}")
+    if arguments.recipe == "paper":
+        config = paper_recipe(config)
+    return replace(config, **sizes(arguments))
+
+
+def sizes(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The sizes of a run that were given, in the words of its configuration."""
+    given = {field: getattr(arguments, option, None) for option, field in _SIZES.items()}
+    return {field: value for field, value in given.items() if value is not None}
+
+
+def _sediment_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--stage", choices=("detect", "pretrain"), default="detect",
+        help="train the detector, or first its backbone on fields without labels (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--data", required=True, type=Path, metavar="DIR",
+        help="real fields with labels; to pretrain, any folder of pictures",
+    )  # fmt: skip
+    parser.add_argument("--output", required=True, type=Path, metavar="RUN", help="folder of the run")
+    parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
+    add_detector(parser)
+    parser.add_argument("--epochs", type=count, default=None, metavar="N", help="length of the run")
+    parser.add_argument("--hours", type=float, default=None, metavar="H", help="end after this time instead")
+    parser.add_argument("--lr0", type=float, default=None, metavar="RATE", help="first learning rate")
+    parser.add_argument(
+        "--hyperparameters", type=Path, metavar="FILE", help="best.json of `search sediment`, to train with"
+    )
+    parser.add_argument(
+        "--patience", type=count, default=None, metavar="N",
+        help="stop when mAP50-95 has not risen for N epochs, and keep the best weights instead of the last",
+    )  # fmt: skip
+    parser.add_argument(
+        "--folds", type=count, default=None, metavar="N",
+        help="cross-validate: N trainings, each holding other samples out, with mean and deviation in folds.csv",
+    )  # fmt: skip
+    parser.add_argument("--fold", type=count, default=None, metavar="K", help="with --folds: train the K-th alone")
+    parser.add_argument("--licence", default="not stated", metavar="WORDS", help="of the real fields, for the card")
+    parser.set_defaults(option_default=parser.get_default)
+
+
+def _sediment(arguments: argparse.Namespace) -> int:
+    """Train the multi-head network, or pretrain its backbone."""
+    for folder in (arguments.data, *arguments.synthetic):
+        if not folder.is_dir():
+            raise InputError(f"{folder} is not a folder; --data and --synthetic name folders of fields")
+    return _pretrain(arguments) if arguments.stage == "pretrain" else _detect(arguments)
+
+
+def _pretrain(arguments: argparse.Namespace) -> int:
+    misplaced = [name for name in _DETECTOR_ONLY if getattr(arguments, name) != arguments.option_default(name)]
+    if misplaced:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in misplaced)
+        raise InputError(f"{options}: for training the detector; leave it out with --stage pretrain")
+
+    from renalcore.sediment.pretrain import PretrainConfig, pretrain
+
+    same = {name: getattr(arguments, name) for name in _RUN}
+    config = PretrainConfig(data=arguments.data, output=arguments.output, **same, **sizes(arguments))
+    say(f"backbone: {pretrain(config)}")
+    return 0
+
+
+def _detect(arguments: argparse.Namespace) -> int:
+    if arguments.fold is not None and arguments.folds is None:
+        raise InputError("--fold names one of --folds; give both")
+    if arguments.folds is not None and arguments.hold_out:
+        raise InputError("--folds chooses what to hold out; leave --hold-out away")
+
+    from renalcore.sediment.folds import cross_validate
+    from renalcore.sediment.search import read_values, with_values
+    from renalcore.sediment.train import train
+
+    config = detector_config(
+        arguments,
+        hours=arguments.hours,
+        resume=arguments.resume,
+        patience=arguments.patience,
+        licence=arguments.licence,
+    )
+    if arguments.hyperparameters is not None:
+        config = replace(with_values(config, read_values(arguments.hyperparameters)), **sizes(arguments))
+    if arguments.folds is None:
+        say(f"weights: {train(config)}")
+    else:
+        say(f"folds: {cross_validate(config, arguments.folds, only=arguments.fold)}")
     return 0
 
 

@@ -1,152 +1,30 @@
-"""Labelled sediment fields for training: readers, what is known of each field, and augmentation.
+"""Labelled sediment fields for training: crops, augmentation, and the form that Ultralytics takes.
 
-A field knows which classes somebody looked for in it. A class that nobody looked for is unknown there, not absent, and
-`renalcore.sediment.losses` leaves it out of the loss.
+A field (`renalcore.sediment.readers`) knows which classes somebody looked for in it. A class that nobody looked for is
+unknown there, not absent, and `renalcore.sediment.losses` leaves it out of the loss.
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 from ultralytics.data.dataset import YOLODataset
 
 from renalcore import taxonomy
-from renalcore.errors import InputError, UnreadableFile
-from renalcore.sediment.losses import IGNORE
+from renalcore.errors import InputError
+from renalcore.sediment.names import IGNORE
+from renalcore.sediment.pictures import read_rgb
+from renalcore.sediment.readers import LabelledField
 
 Image = NDArray[np.uint8]
-
-URISED_CLASSES = MappingProxyType(
-    {
-        0: taxonomy.class_id("WBC"),
-        1: taxonomy.class_id("RBC"),
-        2: taxonomy.class_id("WBC"),
-        3: taxonomy.class_id("RBC"),
-        4: taxonomy.class_id("Yeast"),
-        5: taxonomy.class_id("Calcium oxalate"),
-        6: taxonomy.class_id("Epithelial cell (squamous)"),
-        7: IGNORE,
-    }
-)
-"""Class ids of the `urised2k` label files in the 39-class taxonomy (broken cells count as cells)."""
-
-URISED_SCOPES = MappingProxyType(
-    {
-        "all_cells": ("RBC", "WBC", "Yeast", "Calcium oxalate", "Epithelial cell (squamous)"),
-        "wbc_only": ("WBC",),
-        "rbc_only_incomplete": (),  # even some RBC are unboxed: only the boxes themselves are known
-        "epi_only_lowpower": ("Epithelial cell (squamous)",),
-    }
-)
-"""Classes that were looked for in a field, by the manifest's `label_scope`."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LabelledField:
-    """One field and its boxes.
-
-    Attributes:
-        path: The picture.
-        boxes_px: `(N, 4)` float32, `[x1, y1, x2, y2]`.
-        class_ids: `(N,)` int64 ids of the 39 classes, or `IGNORE` for a region where nothing is known.
-        known: `(39,)` bool, the classes that somebody looked for.
-        group: Patient or sample; fields of one group never lie on both sides of a split.
-        real: False for rendered fields.
-    """
-
-    path: Path
-    boxes_px: NDArray[np.float32]
-    class_ids: NDArray[np.int64]
-    known: NDArray[np.bool_]
-    group: str
-    real: bool
-
-
-def read_urised(folder: Path, split: Literal["train", "val"], *, held_out: Collection[str] = ()) -> list[LabelledField]:
-    """Fields of one split of a folder in the form of `urised2k` (`manifest.csv`, `images/`, `labels/`).
-
-    Args:
-        folder: Where the manifest lies.
-        split: Which side.
-        held_out: Groups that make up the validation side instead of the manifest's own, for cross-validation.
-
-    Raises:
-        InputError: The folder lacks its manifest, names a scope or class nobody knows, or has no such group.
-    """
-    manifest = folder / "manifest.csv"
-    if not manifest.is_file():
-        raise InputError(f"{folder} has no manifest.csv; give the folder that holds manifest.csv, images/ and labels/")
-    with manifest.open(newline="") as lines:
-        rows = list(csv.DictReader(lines))
-    strangers = set(held_out) - {row["group"] for row in rows}
-    if strangers:
-        raise InputError(f"{manifest} has no group {', '.join(sorted(strangers))}; see its column `group`")
-
-    def side(row: dict[str, str]) -> str:
-        if held_out:
-            return "val" if row["group"] in held_out else "train"
-        return row["split"]
-
-    return [_urised_field(folder, row) for row in rows if side(row) == split]
-
-
-def _urised_field(folder: Path, row: dict[str, str]) -> LabelledField:
-    if row["label_scope"] not in URISED_SCOPES:
-        raise InputError(f"{folder}/manifest.csv: unknown label_scope {row['label_scope']!r} for {row['image']}")
-    known = np.zeros(len(taxonomy.CLASSES), bool)
-    known[[taxonomy.class_id(name) for name in URISED_SCOPES[row["label_scope"]]]] = True
-    label = folder / "labels" / Path(row["image"]).with_suffix(".txt").name
-    boxes, ids = _read_yolo_boxes(label, int(row["width"]), int(row["height"]))
-    try:
-        mapped = np.array([URISED_CLASSES[int(index)] for index in ids], np.int64)
-    except KeyError as error:
-        raise InputError(f"{label}: unknown class id {error}; urised2k uses 0 to 7") from None
-    return LabelledField(folder / "images" / row["image"], boxes, mapped, known, row["group"], True)
-
-
-def read_rendered(folder: Path) -> list[LabelledField]:
-    """Fields written by `renalcore.sediment.synthetic.write_dataset`: YOLO labels of the 39 classes, all of them known.
-
-    Raises:
-        InputError: The folder has no pictures, or a label names an unknown class.
-    """
-    paths = sorted(path for path in (folder / "images").glob("*") if path.suffix in {".png", ".webp", ".jpg"})
-    if not paths:
-        raise InputError(f"{folder}/images holds no pictures; write some with `python -m renalcore synthetic`")
-    fields = []
-    for path in paths:
-        height, width = read_rgb(path).shape[:2]
-        boxes, ids = _read_yolo_boxes(folder / "labels" / f"{path.stem}.txt", width, height)
-        if len(ids) and not 0 <= ids.min() <= ids.max() < len(taxonomy.CLASSES):
-            raise InputError(f"{path.name}: class id {ids.max()} is not one of the 39 classes (0 to 38)")
-        fields.append(LabelledField(path, boxes, ids, np.ones(len(taxonomy.CLASSES), bool), path.stem, False))
-    return fields
-
-
-def _read_yolo_boxes(path: Path, width: int, height: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    rows = [line.split()[:5] for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
-    table = np.array(rows, np.float64).reshape(-1, 5)
-    centres, sides = table[:, 1:3] * (width, height), table[:, 3:5] * (width, height)
-    return np.hstack((centres - sides / 2, centres + sides / 2)).astype(np.float32), table[:, 0].astype(np.int64)
-
-
-def read_rgb(path: Path) -> Image:
-    """A training picture as `(H, W, 3)` uint8 RGB; raises `UnreadableFile` when it cannot be decoded."""
-    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB)
-    if pixels is None:
-        raise UnreadableFile(f"{path.name} cannot be decoded as a picture; remove it from the data set or replace it")
-    return np.asarray(pixels, np.uint8)
-
 
 def repeat_factors(fields: Sequence[LabelledField], *, threshold: float = 1.0) -> NDArray[np.float64]:
     """How often each field is drawn relative to a common one (Gupta et al., LVIS, 2019, section 4).
@@ -175,6 +53,14 @@ class Augmentation:
         noise: Largest standard deviation of sensor noise in grey levels (the training files were smoothed by WebP).
         grey: Probability of a monochrome camera.
         kept: A box cut by the crop stays when this share of it is inside; otherwise its rest is ignored.
+        coloured: Probability that hue, saturation and value are changed (of crops that are not grey).
+        optics: Also gamma, contrast, colour cast, focus, grain and JPEG's traces.
+        flip: Probability of a mirror image.
+        turns: Quarter turns; a microscope field has no upper side.
+        mosaic: Probability that a crop is put together from four. They come from fields in which the same classes
+            were looked for, so that what is known stays the same all over the picture.
+        whole: Crops show whole fields, fitted into the crop and then zoomed by `scale`, instead of parts of them.
+        translate: How far such a field is moved, as a share of the crop.
     """
 
     scale: tuple[float, float] = (0.55, 1.8)
@@ -188,6 +74,19 @@ class Augmentation:
     noise: float = 12.0
     grey: float = 0.15
     kept: float = 0.4
+    coloured: float = 0.7
+    optics: bool = True
+    flip: float = 0.5
+    turns: bool = True
+    mosaic: float = 0.0
+    whole: bool = False
+    translate: float = 0.135
+
+
+PAPER = Augmentation(
+    scale=(0.65, 1.35), grey=0.0, coloured=1.0, optics=False, flip=0.286, turns=False, mosaic=0.408, whole=True
+)
+"""Table 3 of the paper and nothing else: whole fields, zoomed by 1 +- 0.35 and moved by up to 0.135."""
 
 
 def recolour(pixels: Image, options: Augmentation, rng: np.random.Generator) -> Image:
@@ -196,13 +95,15 @@ def recolour(pixels: Image, options: Augmentation, rng: np.random.Generator) -> 
     low_gamma, high_gamma = np.log(options.gamma)
     if rng.random() < options.grey:
         pixels = cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    elif rng.random() < 0.7:
+    elif rng.random() < options.coloured:
         gains = 1 + rng.uniform(-1, 1, 3) * (options.hue, options.saturation, options.value)
         levels = np.arange(256)
         hsv = cv2.split(cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV))
         tables = ((levels * gains[0]) % 180, np.clip(levels * gains[1], 0, 255), np.clip(levels * gains[2], 0, 255))
         hsv = [cv2.LUT(plane, table.astype(np.uint8)) for plane, table in zip(hsv, tables, strict=True)]
         pixels = cv2.cvtColor(cv2.merge(hsv), cv2.COLOR_HSV2RGB)
+    if not options.optics:
+        return np.asarray(pixels, np.uint8)
     ramp = np.arange(256, dtype=np.float32)[:, None] / 255
     middle = pixels.mean((0, 1)) / 255
     if rng.random() < 0.6:
@@ -254,12 +155,19 @@ def crop(
     window = cv2.resize(window, (size_px, size_px), interpolation=cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR)
     ratio = size_px / side
     moved = (boxes_px - np.array([left, top, left, top], np.float32)) * ratio
-    inside = np.clip(moved, 0, size_px)
-    area = (moved[:, 2:] - moved[:, :2]).prod(1)
+    return np.asarray(window, np.uint8), *_shown(moved, class_ids, (0, 0, size_px, size_px), kept)
+
+
+def _shown(
+    boxes: NDArray[np.float32], class_ids: NDArray[np.int64], frame: tuple[int, int, int, int], kept: float
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The parts of boxes inside a frame `(x1, y1, x2, y2)`; of less than `kept` of a box nothing is known."""
+    inside = np.clip(boxes, np.float32(frame[:2] * 2), np.float32(frame[2:] * 2))
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     visible = (inside[:, 2:] - inside[:, :2]).prod(1)
     shown = visible > 1
     ids = np.where(visible >= kept * area, class_ids, IGNORE)
-    return np.asarray(window, np.uint8), inside[shown], ids[shown]
+    return inside[shown], ids[shown]
 
 
 class SedimentDataset(Dataset[dict[str, Any]]):
@@ -297,8 +205,11 @@ class SedimentDataset(Dataset[dict[str, Any]]):
         self.size_px = size_px
         self.augmentation = augmentation
         self.items = items or len(self.fields)
+        self.seed = seed
         self.rng = np.random.default_rng(seed)
+        self.worker: int | None = None
         self.pixels: dict[Path, Image] = {}
+        self.known = np.stack([field.known for field in self.fields])
         real = np.array([field.real for field in self.fields])
         weights = np.zeros(len(self.fields))
         for kind, share in ((real, 1 - rendered_share), (~real, rendered_share)):
@@ -306,11 +217,15 @@ class SedimentDataset(Dataset[dict[str, Any]]):
                 factors = repeat_factors([field for field, chosen in zip(self.fields, kind, strict=True) if chosen])
                 weights[kind] = factors / factors.sum() * share
         self.weights = weights / weights.sum()
+        self.canvas = (0, 0) if augmentation else self._canvas()
 
     def __len__(self) -> int:
         return self.items
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        worker = get_worker_info()
+        if worker is not None and worker.id != self.worker:  # else all processes would draw the same crops
+            self.worker, self.rng = worker.id, np.random.default_rng((self.seed, worker.id))
         if self.augmentation is None:
             field = self.fields[index]
             return self._item(field, *self._on_canvas(field))
@@ -322,9 +237,15 @@ class SedimentDataset(Dataset[dict[str, Any]]):
             self.pixels[field.path] = read_rgb(field.path)
         return self.pixels[field.path]
 
+    def _canvas(self) -> tuple[int, int]:
+        """Height and width that every field fits into, in whole strides of the network."""
+        sizes = np.array([self._read(field).shape[:2] for field in self.fields])
+        height, width = (-(-int(side) // 32) * 32 for side in sizes.max(0))
+        return height, width
+
     def _on_canvas(self, field: LabelledField) -> tuple[Image, NDArray[np.float32], NDArray[np.int64]]:
-        canvas = np.full((608, 800, 3), 114, np.uint8)
-        pixels = self._read(field)[:608, :800]
+        canvas = np.full((*self.canvas, 3), 114, np.uint8)
+        pixels = self._read(field)
         canvas[: pixels.shape[0], : pixels.shape[1]] = pixels
         return canvas, field.boxes_px, field.class_ids
 
@@ -332,10 +253,45 @@ class SedimentDataset(Dataset[dict[str, Any]]):
         self, field: LabelledField, options: Augmentation
     ) -> tuple[Image, NDArray[np.float32], NDArray[np.int64]]:
         rng = self.rng
+        window, boxes, ids = self._window(field, options)
+        if options.mosaic and rng.random() < options.mosaic:
+            window, boxes, ids = self._mosaic(field, (window, boxes, ids), options)
+        if rng.random() < options.flip:
+            window, boxes = window[:, ::-1], boxes[:, [2, 1, 0, 3]] * (-1, 1, -1, 1) + (self.size_px, 0) * 2
+        for _ in range(rng.integers(4) if options.turns else 0):  # exact for boxes
+            window = np.rot90(window)
+            boxes = np.stack((boxes[:, 1], self.size_px - boxes[:, 2], boxes[:, 3], self.size_px - boxes[:, 0]), axis=1)
+        return recolour(np.ascontiguousarray(window), options, rng), boxes.astype(np.float32), ids
+
+    def _window(
+        self, field: LabelledField, options: Augmentation
+    ) -> tuple[Image, NDArray[np.float32], NDArray[np.int64]]:
+        """A crop of a field, before it is turned and recoloured."""
+        rng = self.rng
         pixels = self._read(field)
-        zoom = float(np.exp(rng.uniform(*np.log(options.scale))))
-        side = self.size_px / zoom
         height, width = pixels.shape[:2]
+        if options.whole:
+            zoom = self.size_px / max(height, width) * rng.uniform(*options.scale)
+            side = self.size_px / zoom
+            left, top = (np.array([width, height]) - side) / 2 + side * rng.uniform(-1, 1, 2) * options.translate
+        else:
+            zoom = float(np.exp(rng.uniform(*np.log(options.scale))))
+            side = self.size_px / zoom
+            left, top = self._corner(field, side, (width, height))
+        return crop(
+            pixels,
+            field.boxes_px,
+            field.class_ids,
+            size_px=self.size_px,
+            zoom=zoom,
+            corner_px=(float(left), float(top)),
+            kept=options.kept,
+        )
+
+    def _corner(self, field: LabelledField, side: float, size: tuple[int, int]) -> tuple[float, float]:
+        """Where a window of `side` px lies in a field of `size` (width, height)."""
+        rng = self.rng
+        width, height = size
         objects = np.flatnonzero(field.class_ids != IGNORE)
         if len(objects) and rng.random() < 0.7:  # most crops hold at least one object
             kind = rng.choice(np.unique(field.class_ids[objects]))  # a rare class beside a common one is seen as often
@@ -347,21 +303,31 @@ class SedimentDataset(Dataset[dict[str, Any]]):
         slack = 0.1 * side
         left = np.clip(left, min(-slack, width - side), max(width - side + slack, 0))
         top = np.clip(top, min(-slack, height - side), max(height - side + slack, 0))
-        window, boxes, ids = crop(
-            pixels,
-            field.boxes_px,
-            field.class_ids,
-            size_px=self.size_px,
-            zoom=zoom,
-            corner_px=(float(left), float(top)),
-            kept=options.kept,
-        )
-        if rng.random() < 0.5:
-            window, boxes = window[:, ::-1], boxes[:, [2, 1, 0, 3]] * (-1, 1, -1, 1) + (self.size_px, 0) * 2
-        for _ in range(rng.integers(4)):  # quarter turns, exact for boxes
-            window = np.rot90(window)
-            boxes = np.stack((boxes[:, 1], self.size_px - boxes[:, 2], boxes[:, 3], self.size_px - boxes[:, 0]), axis=1)
-        return recolour(np.ascontiguousarray(window), options, rng), boxes.astype(np.float32), ids
+        return float(left), float(top)
+
+    def _mosaic(
+        self,
+        field: LabelledField,
+        first: tuple[Image, NDArray[np.float32], NDArray[np.int64]],
+        options: Augmentation,
+    ) -> tuple[Image, NDArray[np.float32], NDArray[np.int64]]:
+        """Four crops around a point: a quarter of `first` beside quarters of fields that are labelled as `field` is."""
+        rng, size = self.rng, self.size_px
+        alike = (self.known == field.known).all(1)
+        chances = self.weights * alike / (self.weights * alike).sum()
+        others = [self.fields[index] for index in rng.choice(len(self.fields), 3, p=chances)]
+        x, y = (int(at) for at in rng.integers(size // 4, size - size // 4, 2))
+        frames = [(0, 0, x, y), (x, 0, size, y), (0, y, x, size), (x, y, size, size)]
+        rng.shuffle(frames)
+        canvas = np.empty((size, size, 3), np.uint8)
+        boxes, ids = [], []
+        for frame, part in zip(frames, [first, *(self._window(other, options) for other in others)], strict=True):
+            x1, y1, x2, y2 = frame
+            canvas[y1:y2, x1:x2] = part[0][y1:y2, x1:x2]
+            inside, of = _shown(part[1], part[2], frame, options.kept)
+            boxes.append(inside)
+            ids.append(of)
+        return canvas, np.concatenate(boxes), np.concatenate(ids)
 
     def _item(
         self, field: LabelledField, pixels: Image, boxes: NDArray[np.float32], ids: NDArray[np.int64]

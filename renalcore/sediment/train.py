@@ -1,41 +1,51 @@
 """Training of the multi-head YOLOv12 with Ultralytics' own trainer and validator.
 
 Alizadeh et al. (2025), "Training procedure" (2) and Table 3. What differs from Ultralytics' recipe: fields come as
-crops with partial labels (`renalcore.sediment.data`) instead of mosaics, and on a CPU with bfloat16 matrix
-instructions the network computes in bfloat16.
+crops with partial labels (`renalcore.sediment.data`), and on a CPU with bfloat16 matrix instructions the network
+computes in bfloat16. `paper_recipe` gives the augmentations and the input size of Table 3 instead.
+
+Validation may be left out between epochs: a row of `metrics.csv` then holds `nan`, early stopping and the best
+checkpoint look at measured epochs only, and the weights that a run ends with are always measured.
 """
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
-from datetime import UTC, datetime
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from ultralytics.data import build_dataloader
 from ultralytics.models.yolo.detect import DetectionTrainer, DetectionValidator
+from ultralytics.nn.tasks import load_checkpoint
+from ultralytics.utils.torch_utils import ModelEMA
 
 from renalcore import taxonomy
 from renalcore.engine.devices import usable_threads
 from renalcore.errors import InputError
-from renalcore.models import HeldOutFigure, InputScale, ModelCard, TrainingData
-from renalcore.sediment.data import Augmentation, SedimentDataset, read_rendered, read_urised
-from renalcore.sediment.losses import IGNORE, Normaliser
-from renalcore.sediment.networks import MultiHeadDetectionModel, Scale, build, load_weights, save_weights
+from renalcore.models import TrainingData
+from renalcore.sediment import card
+from renalcore.sediment.data import PAPER, Augmentation, SedimentDataset
+from renalcore.sediment.losses import Normaliser
+from renalcore.sediment.names import IGNORE
+from renalcore.sediment.networks import MultiHeadDetectionModel, Scale, build, load_start, save_weights
+from renalcore.sediment.plots import draw_curves
+from renalcore.sediment.readers import AS_IS, LabelledField, ReadOptions, read_fields
 
-OBJECTS_TO_VALIDATE = 20
-"""Held-out real objects below which a class counts as unvalidated: an AP over fewer says little."""
-
-SCORE_UNVALIDATED = 0.5
-"""Reporting threshold of a class for which no best one could be measured."""
-
-INTENDED_USE = (
-    "Research on urine-sediment microscopy: proposing particles in bright-field pictures of unstained sediment to a "
-    "technologist who reviews every field. Not for use in diagnostic procedures."
+FIGURES = MappingProxyType(
+    {
+        "precision": "metrics/precision(B)",
+        "recall": "metrics/recall(B)",
+        "mAP50": "metrics/mAP50(B)",
+        "mAP50-95": "metrics/mAP50-95(B)",
+    }
 )
+"""The four figures of the paper's Table 4, and their columns in `metrics.csv`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,23 +53,34 @@ class TrainConfig:
     """A training run; gains and augmentation are those of Table 3 unless a reason is given.
 
     Attributes:
-        data: Folder of real fields (`manifest.csv`, `images/`, `labels/`).
+        data: Folder of real fields, in any form of `renalcore.sediment.readers`.
         output: Folder of the run: checkpoints, `metrics.csv`, final safetensors with their card.
         rendered: Folders of rendered fields.
         scale: Size of YOLO12.
         size_px: Side of a training crop; crops of 320 px show as many cells a second as larger ones on a CPU.
-        batch: Crops a step.
+        batch: Crops a step; the paper's.
+        augmentation: How crops are changed.
         epochs: Length of the run, unless `hours` is given.
         hours: Stop and anneal so that the run ends after this time.
         items: Crops an epoch.
         rendered_share: Share of crops from rendered fields.
         licence: Licence words of the real fields, for the model's card.
-        held_out: Groups to validate on instead of the manifest's split, for cross-validation.
+        held_out: Groups to validate on instead of the data's own split, for cross-validation.
+        reading: What the data cannot say of themselves.
         normaliser: How heads share the backbone, see `MultiHeadLoss`.
         optimizer: Ultralytics' name; the paper's is SGD, AdamW learns more in a short run from scratch.
         lr0, lrf: First learning rate, and the last as a share of it.
-        start: Weights to begin from (safetensors), e.g. of an earlier stage.
+        momentum: Of SGD; the first beta of AdamW.
+        weight_decay: Pull of the weights towards zero.
+        warmup_epochs: Epochs until the learning rate stands; None gives the paper's with SGD and half an epoch with
+            AdamW, which needs no more.
+        warmup_momentum: Momentum at the beginning of the warm-up.
+        box, cls, dfl: Gains of the three parts of the loss.
+        start: Weights to begin from (safetensors): a detector of an earlier stage, or a pretrained backbone.
         resume: Go on from `output`'s last checkpoint.
+        patience: Stop when the mAP has not risen for so many epochs, and keep the best weights. None: train to the
+            end and keep the last weights, which the falling learning rate has settled.
+        validate_every: Validate after every so many epochs, and at the end; 0 at the end only.
         bf16: Compute in bfloat16 on the CPU.
         seed: Of crops and weights.
     """
@@ -70,20 +91,35 @@ class TrainConfig:
     scale: Scale = "n"
     size_px: int = 320
     batch: int = 16
+    augmentation: Augmentation = field(default_factory=Augmentation)
     epochs: int = 100
     hours: float | None = None
     items: int = 4000
     rendered_share: float = 0.3
     licence: str = "not stated"
     held_out: tuple[str, ...] = ()
+    reading: ReadOptions = AS_IS
     normaliser: Normaliser = "head"
     optimizer: str = "SGD"
     lr0: float = 0.00996
     lrf: float = 0.00724
+    momentum: float = 0.939
+    weight_decay: float = 0.0005
+    warmup_epochs: float | None = None
+    warmup_momentum: float = 0.874
+    box: float = 5.5
+    cls: float = 0.699
+    dfl: float = 1.43
     start: Path | None = None
     resume: bool = False
+    patience: int | None = None
+    validate_every: int = 1
     bf16: bool = True
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size_px < 64 or self.size_px % 32:
+            raise InputError(f"the side of a crop must be a multiple of 32 px and at least 64, got {self.size_px}")
 
     @property
     def checkpoint(self) -> Path:
@@ -92,6 +128,7 @@ class TrainConfig:
 
     def overrides(self) -> dict[str, Any]:
         """The settings in Ultralytics' words."""
+        own_warmup = 2.03 if self.optimizer == "SGD" else 0.5
         return {
             "task": "detect",
             "model": str(self.checkpoint) if self.resume else f"yolo12{self.scale}.yaml",
@@ -108,23 +145,32 @@ class TrainConfig:
             "optimizer": self.optimizer,
             "lr0": self.lr0,
             "lrf": self.lrf,
-            "momentum": 0.939,
-            "weight_decay": 0.0005,
-            "warmup_epochs": 2.03 if self.optimizer == "SGD" else 0.5,
-            "warmup_momentum": 0.874,
+            "momentum": self.momentum,
+            "weight_decay": self.weight_decay,
+            "warmup_epochs": own_warmup if self.warmup_epochs is None else self.warmup_epochs,
+            "warmup_momentum": self.warmup_momentum,
             "warmup_bias_lr": 0.1 if self.optimizer == "SGD" else 0.0,
-            "box": 5.5,
-            "cls": 0.699,
-            "dfl": 1.43,
+            "box": self.box,
+            "cls": self.cls,
+            "dfl": self.dfl,
             "seed": self.seed,
             "device": "0" if torch.cuda.is_available() else "cpu",
-            "amp": torch.cuda.is_available(),
+            "amp": "bf16" if _has_bfloat16() else False,  # float16 is switched on later: Ultralytics' check downloads
             "pretrained": False,
             "plots": False,
             "close_mosaic": 0,
-            "patience": 100,
+            "patience": self.patience or 0,
             "save_period": -1,
         }
+
+
+def paper_recipe(config: TrainConfig) -> TrainConfig:
+    """The same run with Table 3's input size and its augmentations, and nothing else, on whole fields."""
+    return replace(config, size_px=960, augmentation=PAPER)
+
+
+def _has_bfloat16() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 class PartialLabelValidator(DetectionValidator):
@@ -134,10 +180,11 @@ class PartialLabelValidator(DetectionValidator):
         """Drop what cannot be judged, then count as Ultralytics does."""
         height, width = batch["img"].shape[2:]
         ignored = batch["cls"].view(-1) == IGNORE
+        frame = torch.tensor([width, height] * 2, device=ignored.device)
         judged = []
         for index, found in enumerate(preds):
             keep = batch["known"][index][found["cls"].long()]
-            regions = batch["bboxes"][ignored & (batch["batch_idx"] == index)] * torch.tensor([width, height] * 2)
+            regions = batch["bboxes"][ignored & (batch["batch_idx"] == index)] * frame
             centres = (found["bboxes"][:, :2] + found["bboxes"][:, 2:]) / 2
             inside = ((centres[:, None] - regions[:, :2]).abs() <= regions[:, 2:] / 2).all(2).any(1)
             judged.append({name: column[keep & ~inside] for name, column in found.items()})
@@ -150,6 +197,7 @@ class SedimentTrainer(DetectionTrainer):
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
+        self.real_fields = read_fields(config.data, config.reading)
         super().__init__(overrides=config.overrides())
         self.csv = self.save_dir / "metrics.csv"
         if not config.resume:
@@ -163,16 +211,15 @@ class SedimentTrainer(DetectionTrainer):
     def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> SedimentDataset:
         """Random crops of real and rendered fields for training, whole real fields for validation."""
         config = self.config
+        fields, validation = self.real_fields.sides(config.held_out)
         if mode == "val":
-            fields = read_urised(config.data, "val", held_out=config.held_out)
-            return SedimentDataset(fields, size_px=config.size_px, augmentation=None)
-        fields = read_urised(config.data, "train", held_out=config.held_out)
+            return SedimentDataset(validation, size_px=config.size_px, augmentation=None)
         for folder in config.rendered:
-            fields += read_rendered(folder)
+            fields += read_fields(folder, real=False).fields
         return SedimentDataset(
             fields,
             size_px=config.size_px,
-            augmentation=Augmentation(),
+            augmentation=config.augmentation,
             items=config.items,
             rendered_share=config.rendered_share,
             seed=config.seed + int(config.resume),
@@ -193,7 +240,7 @@ class SedimentTrainer(DetectionTrainer):
         if weights is not None:
             model.load_state_dict(weights.float().state_dict())
         elif self.config.start is not None:
-            load_weights(model, self.config.start)
+            load_start(model, self.config.start)
         return model
 
     def get_validator(self) -> PartialLabelValidator:
@@ -207,6 +254,9 @@ class SedimentTrainer(DetectionTrainer):
             self.model = self.model.to(memory_format=torch.channels_last)
             self.amp = self.config.bf16  # Ultralytics switches mixed precision off on CPUs
             torch.set_num_threads(usable_threads())  # and leaves one core idle
+        elif not _has_bfloat16():
+            self.amp = True
+            self.scaler = torch.amp.GradScaler("cuda")
 
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Ultralytics' batch, channels last."""
@@ -214,16 +264,72 @@ class SedimentTrainer(DetectionTrainer):
         batch["img"] = batch["img"].contiguous(memory_format=torch.channels_last)
         return batch
 
+    def resume_training(self, ckpt: dict[str, Any] | None) -> None:
+        """Go on where the checkpoint stands, unless that is the end."""
+        if ckpt is not None and self.resume and ckpt["epoch"] + 1 >= self.epochs:
+            raise InputError(
+                f"{self.config.output} is finished after {ckpt['epoch'] + 1} epochs, there is nothing to resume; "
+                "begin a new run from its weights with --start"
+            )
+        super().resume_training(ckpt)
+        if self.resume and self.csv.is_file():  # a run may have been killed between its row and its checkpoint
+            header, *rows = self.csv.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [row for row in rows if int(row.partition(",")[0]) <= self.start_epoch]
+            self.csv.write_text("".join([header, *kept]), encoding="utf-8")
+
+    def validate(self) -> tuple[dict[str, float], float | None]:
+        """Measure the weights if this epoch is one to measure; otherwise figures are `nan` and the fitness is None."""
+        every = self.config.validate_every
+        due = (every > 0 and (self.epoch + 1) % every == 0) or self.epoch + 1 >= self.epochs
+        if due or self.stop or self.stopper.possible_stop:
+            measured: tuple[dict[str, float], float] = super().validate()
+            return measured
+        return dict.fromkeys(self.metrics, math.nan), None
+
+    def save_model(self) -> bool:
+        """Ultralytics' checkpoints, where the best one is never one that nobody measured."""
+        saved: bool = super().save_model()
+        if self.best_fitness is None:
+            self.best.unlink(missing_ok=True)
+        return saved
+
     def final_eval(self) -> None:
-        """Nothing: released weights are scored through `predict`, the way users run them."""
+        """The weights to keep become those of `ema`, and the validator has measured them."""
+        if self.config.patience is not None and self.best.is_file() and self.fitness != self.best_fitness:
+            best, checkpoint = load_checkpoint(self.best)
+            self.epoch = checkpoint["epoch"]
+            self.ema = ModelEMA(self.model)  # the validated one holds inference tensors
+            self.ema.ema.load_state_dict(best.state_dict())
+            self.metrics, self.fitness = super().validate()
+        elif self.fitness is None:  # by the clock a run may end after an epoch that was not to be measured
+            self.metrics, self.fitness = super().validate()
+            rows = self.csv.read_text(encoding="utf-8").splitlines(keepends=True)
+            self.csv.write_text("".join(rows[:-1]), encoding="utf-8")
+            self.save_metrics({**self.label_loss_items(self.tloss), **self.metrics, **self.lr})
+
+    def figures(self) -> dict[str, Any]:
+        """What the validator measured of the weights that were kept, for comparing runs; see `figures.json`."""
+        metrics = self.validator.metrics
+        names = [taxonomy.NAMES[class_id] for class_id in metrics.ap_class_index]
+        return {
+            "epoch": self.epoch + 1,
+            "fields": len(self.test_loader.dataset),
+            **{name: round(float(self.metrics[column]), 5) for name, column in FIGURES.items()},
+            "AP50": {name: round(float(value), 5) for name, value in zip(names, metrics.box.ap50, strict=True)},
+        }
 
 
 def train(config: TrainConfig) -> Path:
     """Train, and write the averaged weights of the last epoch as fp16 safetensors, with their card.
 
+    With `patience` they are those of the best epoch. The run's folder also holds `metrics.csv` (epoch by epoch),
+    `curves.png`, and `figures.json`: what Ultralytics' validator measured of the weights that were kept.
+
+    The card has no figures: `evaluate sediment --models output --write-card` measures them.
+
     Returns:
-        The safetensors file, `output/KEY.safetensors`; a copy of `output`'s two files under `renalcore/weights/KEY/`
-        makes the model known.
+        The safetensors file, `output/KEY/KEY.safetensors`, beside its `card.json`: `output` is a folder of models, and
+        a copy of its `KEY` folder in `renalcore/weights` makes the model known.
 
     Raises:
         InputError: `resume` without a checkpoint in `output`, or an unreadable data folder.
@@ -233,53 +339,27 @@ def train(config: TrainConfig) -> Path:
     trainer = SedimentTrainer(config)
     trainer.train()
     key = f"sediment-multihead-{config.scale}"
-    weights = config.output / f"{key}.safetensors"
+    weights = config.output / key / f"{key}.safetensors"
+    weights.parent.mkdir(exist_ok=True)
     save_weights(trainer.ema.ema, weights)
-    (config.output / "card.json").write_text(_card(key, config, trainer, weights).to_json(), encoding="utf-8")
+    draw_curves(trainer.csv, config.output / "curves.png")
+    made = card.unmeasured(
+        key,
+        weights,
+        title=f"Multi-head YOLOv12-{config.scale} for urine sediment",
+        architecture=f"YOLO12-{config.scale} backbone and neck, six depthwise-separable Detect heads, 39 classes",
+        scale=config.scale,
+        training_data=_training_data(config, trainer.train_loader.dataset.fields),
+    )
+    card.write(made, weights.parent)
+    (config.output / "figures.json").write_text(json.dumps(trainer.figures(), indent=1) + "\n", encoding="utf-8")
     return weights
 
 
-def _card(key: str, config: TrainConfig, trainer: SedimentTrainer, weights: Path) -> ModelCard:
-    """What is known of the weights at the end of training; figures by Ultralytics' validator on the held-out fields."""
-    metrics = trainer.validator.metrics
-    objects = metrics.nt_per_class
-    judged = [class_id for class_id in metrics.ap_class_index if objects[class_id] >= OBJECTS_TO_VALIDATE]
-    row_of = {class_id: row for row, class_id in enumerate(metrics.ap_class_index)}
-    best = {taxonomy.NAMES[i]: float(metrics.box.px[metrics.box.f1_curve[row_of[i]].argmax()]) for i in judged}
-    fields = trainer.train_loader.dataset.fields
+def _training_data(config: TrainConfig, fields: Sequence[LabelledField]) -> list[TrainingData]:
     real = sum(field.real for field in fields)
-    sources = [TrainingData(config.data.name, config.licence, real, "real fields; labels partial")]
+    sources = [TrainingData(config.data.resolve().name, config.licence, real, "real fields; labels partial")]
     if len(fields) > real:
         note = "drawn by renalcore.sediment.synthetic, all 39 classes"
         sources.append(TrainingData("rendered fields", "AGPL-3.0-only", len(fields) - real, note))
-    held_out = f"{len(trainer.test_loader.dataset)} held-out fields of {config.data.name}"
-    command = f"python -m renalcore train sediment --data {config.data} ... (its last validation)"
-    return ModelCard(
-        key=key,
-        title=f"Multi-head YOLOv12-{config.scale} for urine sediment",
-        modality="sediment",
-        task="detection",
-        classes=taxonomy.NAMES,
-        validated_classes=tuple(taxonomy.NAMES[class_id] for class_id in judged),
-        input=InputScale(slice_px=640, overlap=0.25),
-        min_score={name: round(best.get(name, SCORE_UNVALIDATED), 2) for name in taxonomy.NAMES},
-        weights=weights.name,
-        sha256=hashlib.sha256(weights.read_bytes()).hexdigest(),
-        bytes=weights.stat().st_size,
-        architecture=f"YOLO12-{config.scale} backbone and neck, six depthwise-separable Detect heads, 39 classes",
-        scale=config.scale,
-        training_data=tuple(sources),
-        figures=tuple(
-            HeldOutFigure(
-                f"AP50 {taxonomy.NAMES[i]} ({objects[i]} objects)", round(float(metrics.box.ap50[row_of[i]]), 4),
-                held_out, command,
-            )
-            for i in judged
-        ),
-        intended_use=INTENDED_USE,
-        limits=(
-            f"{len(taxonomy.NAMES) - len(judged)} of the 39 classes were never validated on real pictures.",
-            "Trained on bright-field pictures without stain; phase contrast and stained sediment are untested.",
-        ),
-        date=datetime.now(UTC).date(),
-    )  # fmt: skip
+    return sources
