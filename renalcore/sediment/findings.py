@@ -23,7 +23,7 @@ class Kind(StrEnum):
     LEAK = "the same picture in two splits"
     NEAR_LEAK = "almost the same picture in two splits"
     GROUP_LEAK = "groups in two splits"
-    NO_VALIDATION = "splits without a picture"
+    NO_VALIDATION = "nothing to validate with"
     BOX_CLIPPED = "boxes that reach over the edge"
     BOX_WITHOUT_AREA = "boxes without area"
     BOX_TWICE = "boxes given twice"
@@ -40,7 +40,6 @@ WRONG: Final = frozenset(
     {
         Kind.UNKNOWN_NAME, Kind.UNKNOWN_ID, Kind.BROKEN_LABEL, Kind.MISSING_PICTURE, Kind.UNREADABLE_PICTURE,
         Kind.OTHER_SIZE, Kind.BOX_TOO_LARGE, Kind.BOX_OUTSIDE, Kind.LEAK, Kind.NEAR_LEAK, Kind.GROUP_LEAK,
-        Kind.NO_VALIDATION,
     }
 )  # fmt: skip
 """Kinds that make training or its figures wrong; the others are worth a look."""

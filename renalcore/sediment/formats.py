@@ -41,9 +41,8 @@ URISED_NAMES: Final = (
 )  # fmt: skip
 """Classes of the label files of `urised2k`, by id; its crystals are calcium oxalate."""
 
-_NO_LABELS: Final = frozenset(
-    {"classes", "train", "trainval", "val", "valid", "validation", "test", "obj", "requirements"}
-)
+_NAME_LISTS: Final = frozenset({"classes", "predefined_classes", "obj", "requirements"})
+_LISTS: Final = frozenset({"train", "trainval", "val", "valid", "validation", "test"})
 
 
 class Format(StrEnum):
@@ -116,7 +115,10 @@ def format_of(folder: Path) -> Format:
 
 
 def _is_label(path: Path) -> bool:
-    return key(path.stem) not in _NO_LABELS and not key(path.name).startswith(("readme", "license", "licence"))
+    """False for class lists, lists of pictures and notes, which are text as well."""
+    stem = key(path.stem)
+    listed = stem in _LISTS and "labels" not in map(str.lower, path.parts)
+    return not listed and stem not in _NAME_LISTS and not stem.startswith(("readme", "license", "licence"))
 
 
 def _yaml_of(folder: Path) -> Path | None:

@@ -144,7 +144,7 @@ def class_called(name: str) -> int | None:
 def nearest(name: str, *, count: int = 3) -> tuple[str, ...]:
     """The classes whose names look most like `name`, for a message; empty if none does."""
     lowered = {known.lower(): known for known in taxonomy.NAMES}
-    alike = difflib.get_close_matches(name.lower(), lowered, count, 0.5)
+    alike = difflib.get_close_matches(name.lower(), lowered, count, 0.7)
     sharing = [known for known in taxonomy.NAMES if set(_words(name)) & set(_words(known))]
     return tuple(dict.fromkeys([*(lowered[match] for match in alike), *sharing]))[:count]
 

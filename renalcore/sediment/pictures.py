@@ -55,7 +55,8 @@ def picture_size(path: Path) -> tuple[int, int]:
     try:
         with Pillow.open(path) as picture:
             width, height = picture.size
-            turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            told = picture.format != "PNG" or "exif" in picture.info  # else Pillow would decode it all to look for it
+            turned = told and picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError):
         raise UnreadableFile(f"{path.name} is not a picture that can be read; replace it or remove it") from None
     return (height, width) if turned else (width, height)

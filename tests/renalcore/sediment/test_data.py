@@ -3,63 +3,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from renalcore import taxonomy
-from renalcore.errors import InputError
-from renalcore.sediment.data import (
-    Augmentation,
-    LabelledField,
-    SedimentDataset,
-    crop,
-    read_rendered,
-    read_urised,
-    recolour,
-    repeat_factors,
-)
-from renalcore.sediment.losses import IGNORE
+from renalcore.sediment.data import Augmentation, SedimentDataset, crop, recolour, repeat_factors
+from renalcore.sediment.names import IGNORE
+from renalcore.sediment.readers import LabelledField, read_fields
 
 RBC, WBC = taxonomy.class_id("RBC"), taxonomy.class_id("WBC")
 
 
-def test_a_label_file_is_read_in_pixels_with_what_is_known(urised: Path) -> None:
-    first, second = read_urised(urised, "train")
-    np.testing.assert_allclose(first.boxes_px[0], (100, 50, 140, 80), atol=0.01)
-    assert first.class_ids.tolist() == [RBC, IGNORE]
-    assert [taxonomy.NAMES[index] for index in np.flatnonzero(first.known)] == [
-        "RBC", "WBC", "Epithelial cell (squamous)", "Calcium oxalate", "Yeast",
-    ]  # fmt: skip
-    assert (second.class_ids.tolist(), np.flatnonzero(second.known).tolist()) == ([WBC], [WBC])
-
-
-def test_held_out_groups_replace_the_manifests_split(urised: Path) -> None:
-    train, val = (read_urised(urised, side, held_out=["S2"]) for side in ("train", "val"))
-    assert ([field.group for field in train], [field.group for field in val]) == (["S1"], ["S2"])
-    with pytest.raises(InputError, match="has no group S9"):
-        read_urised(urised, "train", held_out=["S9"])
-
-
-def test_a_folder_without_manifest_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"has no manifest\.csv"):
-        read_urised(tmp_path, "train")
-
-
-def test_an_unknown_scope_is_refused(urised: Path) -> None:
-    (urised / "manifest.csv").write_text(
-        "image,group,width,height,label_scope,split\na.png,S1,300,200,some_cells,train\n"
-    )
-    with pytest.raises(InputError, match="unknown label_scope 'some_cells' for a"):
-        read_urised(urised, "train")
-
-
-def test_an_empty_folder_of_rendered_fields_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no pictures"):
-        read_rendered(tmp_path)
-
-
 def test_boxes_follow_the_picture_through_every_crop_and_turn(urised: Path) -> None:
     """The only red pixels of each crop must lie in the erythrocyte's box and fill it."""
-    field = read_urised(urised, "train")[0]
+    field = read_fields(urised).fields[0]
     plain = Augmentation(gamma=(1, 1), contrast=(1, 1), cast=0, noise=1.01, hue=0, saturation=0, value=0, grey=0)
     dataset = SedimentDataset([field], size_px=160, augmentation=plain, items=40, seed=1)
     seen = 0
@@ -106,14 +61,3 @@ def test_fields_with_rare_classes_are_drawn_more_often() -> None:
     factors = repeat_factors([field(RBC)] * 99 + [field(WBC)], threshold=0.25)
     assert factors[0] == 1.0
     assert factors[-1] == 5.0  # sqrt(0.25 / 0.01)
-
-
-@pytest.mark.shared_data
-def test_the_real_fields_are_read_whole(shared_data: Path) -> None:
-    folder = shared_data / "sediment" / "urised2k"
-    train, val = read_urised(folder, "train"), read_urised(folder, "val")
-    assert (len(train), len(val)) == (1812, 206)
-    shared = {field.group for field in train} & {field.group for field in val}
-    assert shared == {"NUM_800x600"}  # a label for numbered files of many samples, not a sample
-    assert sum(int((field.class_ids == RBC).sum()) for field in val) == 938 + 28
-    assert all(field.path.is_file() for field in train + val)

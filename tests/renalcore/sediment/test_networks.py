@@ -10,7 +10,8 @@ from ultralytics.utils.nms import non_max_suppression
 
 from renalcore import taxonomy
 from renalcore.errors import ModelError
-from renalcore.sediment.losses import HEAD_WEIGHTS, IGNORE, MultiHeadLoss
+from renalcore.sediment.losses import HEAD_WEIGHTS, MultiHeadLoss
+from renalcore.sediment.names import IGNORE
 from renalcore.sediment.networks import MultiHeadDetectionModel, build, load_weights, save_weights
 from renalcore.taxonomy import Group
 
