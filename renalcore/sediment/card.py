@@ -137,6 +137,10 @@ def _figures(evaluation: Evaluation, on: str, command: str) -> list[HeldOutFigur
             name = f"{measure}, mean of these {len(rows)} classes"
             mean = round(sum(values) / len(values), 4)
             figures.append(HeldOutFigure(name, mean, f"{on}; {objects} objects", command))
+    if rows:
+        mean = round(sum(row.ap50_one_label for row in rows) / len(rows), 4)
+        name = f"AP50 of the counted labels alone, mean of these {len(rows)} classes"
+        figures.append(HeldOutFigure(name, mean, f"{on}; {objects} objects", command))
     for mistaken in evaluation.red_and_white:
         if mistaken.missed:
             name = f"Share of the missed {mistaken.true} called {mistaken.called}"
