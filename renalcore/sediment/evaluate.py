@@ -84,8 +84,8 @@ class Averages:
 class Mistaken:
     """How many of the missed objects of one class were called another, which the paper tells of RBC and WBC.
 
-    The paper says no more than "38% of the undetected WBC instances were misclassified as RBC". Here an object is missed
-    when the box that overlaps it most, at IoU 0.5 or more, has another class, or there is none.
+    The paper says no more than "38% of the undetected WBC instances were misclassified as RBC". Here an object is
+    missed when the box that overlaps it most, at IoU 0.5 or more, has another class, or there is none.
     """
 
     true: str
