@@ -207,11 +207,14 @@ def _show_agreement(found: Validation) -> None:
         f"{_cell(whole.mean_accuracy, percent=True)}<td></td><td></td><td></td>"
         f'<td class="rc-num">{_percent(paper)}</td></tr>'
     )
+    names = ("Patients", "Accuracy, %", "Within one grade, %", "Kappa, linear", "Kappa, quadratic", "Paper, %")
+    head = "".join(
+        f'<th class="rc-num" style="white-space:normal; vertical-align:bottom">{name}</th>' for name in names
+    )
     st.html(
-        '<table class="rc-table"><thead><tr><th>Component</th><th class="rc-num">Patients</th>'
-        '<th class="rc-num">Accuracy, %</th><th class="rc-num">Within one grade, %</th>'
-        '<th class="rc-num">Kappa, linear</th><th class="rc-num">Kappa, quadratic</th>'
-        f'<th class="rc-num">Paper, %</th></tr></thead><tbody>{"".join(lines)}</tbody></table>'
+        '<div style="overflow-x:auto"><table class="rc-table"><thead><tr>'
+        f'<th style="vertical-align:bottom">Component</th>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
     reviewed = (
         f"{found.reviewed} of the {found.specimens} specimens are signed, so their grades hold what people corrected: "
@@ -228,18 +231,20 @@ def _show_agreement(found: Validation) -> None:
 
 
 def _line(name_html: str, of: ComponentAgreement | Overall, paper: str) -> str:
-    """A line of the table, with the notes and the reasons for what is missing below the name."""
+    """A line of the table; the notes and the reasons for what is missing stand below it in a line of their own."""
     note = " ".join(tables.remarks(of))
-    remark = f'<div class="rc-quiet-text" style="font-size:0.8rem">{escape(note)}</div>' if note else ""
     component = of.component if isinstance(of, ComponentAgreement) else "all"
+    plain = ' style="border-bottom:0"' if note else ""
+    below = f'<tr><td colspan="7" class="rc-quiet-text" style="font-size:0.8rem">{escape(note)}</td></tr>'
     return (
-        f'<tr data-component="{escape(component)}"><td>{name_html}{remark}</td><td class="rc-num">{of.patients}</td>'
-        f"{_cell(of.accuracy, percent=True)}{_cell(of.within_one, percent=True)}{_cell(of.linear)}{_cell(of.quadratic)}"
-        f'<td class="rc-num">{paper}</td></tr>'
+        f'<tr data-component="{escape(component)}"><td{plain}>{name_html}</td>'
+        f'<td class="rc-num"{plain}>{of.patients}</td>{_cell(of.accuracy, plain, percent=True)}'
+        f"{_cell(of.within_one, plain, percent=True)}{_cell(of.linear, plain)}{_cell(of.quadratic, plain)}"
+        f'<td class="rc-num"{plain}>{paper}</td></tr>{below if note else ""}'
     )
 
 
-def _cell(estimate: Estimate, *, percent: bool = False) -> str:
+def _cell(estimate: Estimate, attributes: str = "", *, percent: bool = False) -> str:
     """A figure over its interval."""
     scale, decimals = (100, 1) if percent else (1, 2)
     value = style.NO_VALUE if estimate.value is None else f"{estimate.value * scale:.{decimals}f}"
@@ -247,7 +252,9 @@ def _cell(estimate: Estimate, *, percent: bool = False) -> str:
         below = "not defined" if estimate.value is None else "no interval"
     else:
         below = f"{estimate.low * scale:.{decimals}f} – {estimate.high * scale:.{decimals}f}"
-    return f'<td class="rc-num">{value}<div class="rc-quiet-text" style="font-size:0.8rem">{below}</div></td>'
+    return (
+        f'<td class="rc-num"{attributes}>{value}<div class="rc-quiet-text" style="font-size:0.8rem">{below}</div></td>'
+    )
 
 
 def _percent(value: float | None) -> str:

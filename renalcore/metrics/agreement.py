@@ -172,11 +172,10 @@ def over_patients(
     if patients < 2:
         return Estimate(value, reason="an interval needs at least two patients")
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(patients, np.full(patients, 1 / patients), size=resamples).astype(np.float64)
     flat = per_patient.reshape(patients, -1)
     values = np.concatenate(
         [
-            figure((drawn[start : start + _CHUNK] @ flat).reshape(-1, *per_patient.shape[1:]))
+            figure((_draws(rng, patients, min(_CHUNK, resamples - start)) @ flat).reshape(-1, *per_patient.shape[1:]))
             for start in range(0, resamples, _CHUNK)
         ]
     )
@@ -189,6 +188,11 @@ def over_patients(
     if low == high:
         return Estimate(value, reason="no interval: all resamples give this figure, as where agreement is perfect")
     return Estimate(value, float(low), float(high))
+
+
+def _draws(rng: np.random.Generator, patients: int, times: int) -> Floats:
+    """How often each patient is drawn, `(times, patients)`."""
+    return rng.multinomial(patients, np.full(patients, 1 / patients), size=times).astype(np.float64)
 
 
 def _checked(table: npt.ArrayLike) -> Floats:

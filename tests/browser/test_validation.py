@@ -71,6 +71,8 @@ def test_a_technologists_file_is_compared_shown_downloaded_and_recorded(
     assert page.get_by_text("A-unknown").count() == 1
     assert page.get_by_text("'Quartz' is none of the components").count() == 1
     shoot(page, "validation")
+    page.get_by_role("heading", name="Differences").scroll_into_view_if_needed()
+    shoot(page, "validation-differences")
 
     with page.expect_download() as waiting:
         page.get_by_role("button", name="Differences as CSV").click()

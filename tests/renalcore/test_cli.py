@@ -114,6 +114,8 @@ def test_an_impossible_score_is_a_wrong_command(wrong: str, capsys: pytest.Captu
         ["train", "sediment"],
         ["evaluate"],
         ["evaluate", "sediment"],
+        ["validate"],
+        ["validate", "sediment"],
         ["benchmark"],
         ["benchmark", "sediment"],
         ["synthetic"],
