@@ -372,7 +372,10 @@ def _keep_duties(worker: Worker, host: str, pid: int, ended: threading.Event) ->
 
 def _tidy_daily(stopping: threading.Event) -> None:
     """At the start and once a day: remove what uploads that were killed and workflows long ended have left behind."""
-    chores = {"abandoned uploads removed": lambda: files.store().sweep(), "old workflows forgotten": queue.prune}
+    chores: dict[str, Callable[[], int]] = {
+        "abandoned uploads removed": lambda: files.store().sweep(),
+        "old workflows forgotten": queue.prune,
+    }
     while True:
         for done, chore in chores.items():
             try:

@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from datetime import date, datetime
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
 
 import sqlalchemy as sa
 from sqlalchemy import RowMapping, Select, select
@@ -31,6 +31,26 @@ SYSTEM = "system"
 EXPORT_COLUMNS = (
     "id", "at", "actor_id", "actor_name", "action", "entity", "entity_id", "old", "new", "reason", "prev_hash", "hash",
 )  # fmt: skip
+
+
+class Filters(TypedDict, total=False):
+    """Which events are asked for: those that pass every filter given, None being none.
+
+    Attributes:
+        actor: User name of who acted.
+        action: What was done; a final dot takes all of a kind, so `user.` finds `user.create`.
+        entity: Kind of record.
+        entity_id: Which record.
+        since: Earliest time, included.
+        until: Latest time, left out.
+    """
+
+    actor: str | None
+    action: str | None
+    entity: str | None
+    entity_id: int | str | None
+    since: datetime | None
+    until: datetime | None
 
 
 class TrailEnd(NamedTuple):
@@ -151,48 +171,22 @@ def head(session: Session) -> TrailEnd:
     return TrailEnd(*found)
 
 
-def events(
-    session: Session,
-    *,
-    actor: str | None = None,
-    action: str | None = None,
-    entity: str | None = None,
-    entity_id: int | str | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    limit: int = 500,
-    offset: int = 0,
-) -> list[AuditEvent]:
+def events(session: Session, *, limit: int = 500, offset: int = 0, **filters: Unpack[Filters]) -> list[AuditEvent]:
     """Events that pass every filter given, the newest first.
 
     Args:
         session: Any session.
-        actor: User name of who acted.
-        action: What was done; a final dot takes all of a kind, so `user.` finds `user.create`.
-        entity: Kind of record.
-        entity_id: Which record.
-        since: Earliest time, included.
-        until: Latest time, left out.
         limit: At most so many.
         offset: So many of the newest are passed over.
+        **filters: See `Filters`.
     """
-    chosen = _chosen(select(AuditEvent), actor, action, entity, entity_id, since, until)
+    chosen = _chosen(select(AuditEvent), **filters)
     return list(session.scalars(chosen.order_by(AuditEvent.id.desc()).limit(limit).offset(offset)))
 
 
-def count(
-    session: Session,
-    *,
-    actor: str | None = None,
-    action: str | None = None,
-    entity: str | None = None,
-    entity_id: int | str | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-) -> int:
-    """How many events pass the filters of `events`."""
-    counted = select(sa.func.count()).select_from(AuditEvent)
-    return session.scalar(_chosen(counted, actor, action, entity, entity_id, since, until)) or 0
+def count(session: Session, **filters: Unpack[Filters]) -> int:
+    """How many events pass the filters."""
+    return session.scalar(_chosen(select(sa.func.count()).select_from(AuditEvent), **filters)) or 0
 
 
 def actions(session: Session) -> list[str]:
@@ -200,21 +194,12 @@ def actions(session: Session) -> list[str]:
     return list(session.scalars(select(AuditEvent.action).distinct().order_by(AuditEvent.action)))
 
 
-def export_rows(
-    session: Session,
-    *,
-    actor: str | None = None,
-    action: str | None = None,
-    entity: str | None = None,
-    entity_id: int | str | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-) -> Iterator[dict[str, str]]:
-    """The events that pass the filters of `events` as text, the oldest first, with the columns `EXPORT_COLUMNS`.
+def export_rows(session: Session, **filters: Unpack[Filters]) -> Iterator[dict[str, str]]:
+    """The events that pass the filters as text, the oldest first, with the columns `EXPORT_COLUMNS`.
 
     Values before and after are JSON. The rows are read as they are asked for: use them within the session.
     """
-    chosen = _chosen(select(AuditEvent), actor, action, entity, entity_id, since, until).order_by(AuditEvent.id)
+    chosen = _chosen(select(AuditEvent), **filters).order_by(AuditEvent.id)
     for event in session.scalars(chosen, execution_options={"yield_per": 1000}):
         yield {name: _text(getattr(event, name)) for name in EXPORT_COLUMNS}
 
@@ -232,12 +217,13 @@ def _check_follows(row: RowMapping, seen: int, last_hash: str) -> None:
 
 def _chosen(
     statement: _Chosen,
-    actor: str | None,
-    action: str | None,
-    entity: str | None,
-    entity_id: int | str | None,
-    since: datetime | None,
-    until: datetime | None,
+    *,
+    actor: str | None = None,
+    action: str | None = None,
+    entity: str | None = None,
+    entity_id: int | str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
 ) -> _Chosen:
     for column, wanted in (
         (AuditEvent.actor_name, actor),

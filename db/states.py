@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import TypeVar
 
 from db.models import Analysis, AnalysisState, Specimen, SpecimenState
 from renalcore.errors import Conflict
+
+_State = TypeVar("_State", SpecimenState, AnalysisState)
 
 SPECIMEN_MOVES: Mapping[SpecimenState, frozenset[SpecimenState]] = MappingProxyType(
     {
@@ -70,11 +73,7 @@ def move_specimen(specimen: Specimen, state: SpecimenState) -> SpecimenState:
         Conflict: The new state may not follow the present one.
     """
     before = specimen.state
-    if state != before and state not in SPECIMEN_MOVES[before]:
-        raise Conflict(
-            f"Specimen {specimen.accession} is {in_words(before)} and cannot become {in_words(state)}. "
-            "Reload the page to see what happened to it."
-        )
+    _refuse_unless_next(f"Specimen {specimen.accession}", before, state, SPECIMEN_MOVES)
     specimen.state = state
     return before
 
@@ -89,10 +88,14 @@ def move_analysis(analysis: Analysis, state: AnalysisState) -> AnalysisState:
         Conflict: The new state may not follow the present one.
     """
     before = analysis.state
-    if state != before and state not in ANALYSIS_MOVES[before]:
-        raise Conflict(
-            f"Analysis {analysis.id} is {in_words(before)} and cannot become {in_words(state)}. "
-            "Reload the page to see what happened to it."
-        )
+    _refuse_unless_next(f"Analysis {analysis.id}", before, state, ANALYSIS_MOVES)
     analysis.state = state
     return before
+
+
+def _refuse_unless_next(what: str, before: _State, state: _State, moves: Mapping[_State, frozenset[_State]]) -> None:
+    if state != before and state not in moves[before]:
+        raise Conflict(
+            f"{what} is {in_words(before)} and cannot become {in_words(state)}. "
+            "Reload the page to see what happened to it."
+        )
