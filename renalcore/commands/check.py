@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,7 +52,7 @@ def _lines(report: DataCheck) -> list[str]:
     lines = [f"{data.folder}: {data.format}, {len(data.fields)} labelled pictures, {len(data.unlabelled)} unlabelled"]
     if data.fields:
         lines.append(f"splits: {'its own' if data.own_splits else 'by a hash of the group'}; groups: {data.grouped_by}")
-        sides = [split for split in ("train", "val", "test") if report.pictures(split)]
+        sides = report.sides
         counts = {split: report.objects(split) for split in sides}
         groups = [str(len({field.group for field in data.split(split)})) for split in sides]
         lines += ["", _row("", sides), _row("pictures", [str(report.pictures(split)) for split in sides])]
@@ -72,7 +73,7 @@ def _lines(report: DataCheck) -> list[str]:
     return [*lines, "", verdict if data.fields else "no labels: fit for pretraining only"]
 
 
-def _row(name: str, cells: list[str]) -> str:
+def _row(name: str, cells: Sequence[str]) -> str:
     return f"  {name:<32}" + "".join(f"{cell:>10}" for cell in cells)
 
 

@@ -25,7 +25,7 @@ def _sediment_arguments(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
     add_reading(parser)
     parser.add_argument(
-        "--split", choices=("train", "val", "test"), default="val", help="side of the data (%(default)s)"
+        "--split", choices=("train", "val", "test", "all"), default="val", help="side of the data (%(default)s)"
     )
     parser.add_argument(
         "--hold-out", action="append", default=[], metavar="GROUP",
@@ -46,15 +46,22 @@ def _sediment(arguments: argparse.Namespace) -> int:
     """Judge a detector by labels: Table 7 of the paper, confusion, calibration."""
     if not arguments.data.is_dir():
         raise InputError(f"{arguments.data} is not a folder; --data names a folder of fields with labels")
-    if arguments.write_card and arguments.split == "train" and not arguments.hold_out:
-        raise InputError("a card tells figures on fields that were not trained on: leave --split train out")
     card = models.card(arguments.model, arguments.models)
+    trained_on = arguments.data.resolve().name in {source.name for source in card.training_data}
+    touched = arguments.split == "train" or (arguments.split == "all" and trained_on)
+    if arguments.write_card and touched and not arguments.hold_out:
+        raise InputError(
+            f"a card tells figures on fields that were not trained on: leave --split {arguments.split} out"
+        )
 
     from renalcore.sediment import evaluate
     from renalcore.sediment.readers import read_fields
 
     data = read_fields(arguments.data, reading(arguments))
-    fields = data.sides(arguments.hold_out)[1] if arguments.hold_out else data.split(arguments.split)
+    if arguments.hold_out:
+        fields = data.sides(arguments.hold_out)[1]
+    else:
+        fields = list(data.fields) if arguments.split == "all" else data.split(arguments.split)
     arguments.output.mkdir(parents=True, exist_ok=True)
     found = _found(arguments, card, fields)
     thresholds = None if arguments.write_card else {name: card.min_score_of(name) for name in card.classes}

@@ -37,7 +37,8 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
 
 def reading(arguments: argparse.Namespace) -> ReadOptions:
     """The options as the reader takes them."""
-    from renalcore.sediment.readers import Format, ReadOptions
+    from renalcore.sediment.formats import Format
+    from renalcore.sediment.readers import ReadOptions
 
     return ReadOptions(
         format=Format(arguments.format) if arguments.format else None,

@@ -62,6 +62,11 @@ class DataCheck:
         """False where training, or the figures that it ends with, would be wrong."""
         return not any(finding.is_error for finding in self.findings)
 
+    @property
+    def sides(self) -> list[Split]:
+        """The splits that hold a picture, those to train on first."""
+        return [split for split in get_args(Split) if self.pictures(split)]
+
     def pictures(self, split: Split) -> int:
         """Labelled pictures of one side."""
         return len(self.fields.split(split))

@@ -174,3 +174,12 @@ def test_a_mapping_makes_the_command_content(fields: Path, tmp_path: Path) -> No
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", "sediment", "--data", str(tmp_path / "gone")]) == 1
     assert "gone is not a folder" in capsys.readouterr().err
+
+
+@pytest.mark.shared_data
+def test_the_real_fields_have_no_leak_but_a_group_that_is_none(shared_data: Path) -> None:
+    report = check(shared_data / "sediment" / "urised2k")
+    (finding,) = report.findings
+    assert (finding.kind, finding.file) == (Kind.GROUP_LEAK, "group NUM_800x600")  # numbered files of many samples
+    assert (report.objects("train")["RBC"], report.objects("val")["RBC"]) == (16832, 966)
+    assert (report.objects("train")["Yeast"], report.objects("val")["Yeast"]) == (519, 1)
