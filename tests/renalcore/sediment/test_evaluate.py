@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -263,12 +264,15 @@ def test_the_command_writes_tables_and_the_card_of_the_weights_that_predicted(
     )
 
 
+@pytest.mark.parametrize("split", ["train", "all"])
 def test_figures_on_trained_fields_cannot_come_on_a_card(
-    urised: Path, trained: ModelCard, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    split: str, urised: Path, trained: ModelCard, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    sources = (TrainingData(urised.name, "ours", 12),)
+    cards.write(replace(trained, training_data=sources), tmp_path / "models" / "squares")
     options = ["--models", str(tmp_path / "models"), "--model", "squares", "--output", str(tmp_path / "out")]
-    assert cli.main(["evaluate", "sediment", "--data", str(urised), "--split", "train", "--write-card", *options]) == 1
-    assert "not trained on" in capsys.readouterr().err
+    assert cli.main(["evaluate", "sediment", "--data", str(urised), "--split", split, "--write-card", *options]) == 1
+    assert f"not trained on: leave --split {split} out" in capsys.readouterr().err
 
 
 @pytest.mark.shared_data
