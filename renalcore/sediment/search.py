@@ -100,11 +100,12 @@ def with_values(config: TrainConfig, values: Mapping[str, float]) -> TrainConfig
     strangers = values.keys() - values_of(config).keys()
     if strangers:
         raise UnknownName(f"{', '.join(sorted(strangers))}: no parameter; there are {', '.join(values_of(config))}")
-    augmentation = replace(config.augmentation, **{name: values[name] for name in _OF_AUGMENTATION if name in values})
+    of_augmentation: dict[str, Any] = {name: values[name] for name in _OF_AUGMENTATION if name in values}
+    of_training: dict[str, Any] = {name: values[name] for name in _OF_TRAINING if name in values}
     if "scale" in values:
         gain = values["scale"]
-        augmentation = replace(augmentation, scale=(1 - gain if augmentation.whole else 1 / (1 + gain), 1 + gain))
-    return replace(config, augmentation=augmentation, **{name: values[name] for name in _OF_TRAINING if name in values})
+        of_augmentation["scale"] = (1 - gain if config.augmentation.whole else 1 / (1 + gain), 1 + gain)
+    return replace(config, augmentation=replace(config.augmentation, **of_augmentation), **of_training)
 
 
 def read_values(path: Path) -> dict[str, float]:

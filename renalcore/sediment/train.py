@@ -195,6 +195,8 @@ class PartialLabelValidator(DetectionValidator):
 class SedimentTrainer(DetectionTrainer):
     """Ultralytics' trainer for partially labelled fields and the multi-head network."""
 
+    fitness: float | None
+
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
         self.real_fields = read_fields(config.data, config.reading)

@@ -26,18 +26,19 @@ from renalcore.sediment.pretrain import (
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four fields of discs on a slanted light, two of them in a sub-folder, beside a file that is no picture."""
-    (tmp_path / "fields" / "more").mkdir(parents=True)
+    fields = tmp_path_factory.mktemp("fields")
+    (fields / "more").mkdir()
     rng = np.random.default_rng(0)
     for index, name in enumerate(("a.png", "b.JPG", "more/c.tif", "more/d.webp")):
         pixels = np.full((120, 160, 3), 190, np.uint8) - np.arange(160, dtype=np.uint8)[None, :, None] // (index + 2)
         for _ in range(8):
             centre = (int(rng.integers(160)), int(rng.integers(120)))
             cv2.circle(pixels, centre, int(rng.integers(6, 14)), (90, 120, 160), 2)
-        Image.fromarray(pixels).save(tmp_path / "fields" / name)
-    (tmp_path / "fields" / "notes.txt").write_text("no picture")
-    return tmp_path / "fields"
+        Image.fromarray(pixels).save(fields / name)
+    (fields / "notes.txt").write_text("no picture")
+    return fields
 
 
 @pytest.fixture

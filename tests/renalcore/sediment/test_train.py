@@ -98,7 +98,7 @@ def test_the_loss_falls(small_run: TrainConfig) -> None:
     # 6 epochs of 4 steps on one field.
     train(replace(small_run, epochs=6, items=16, lr0=3e-3, validate_every=0))
     loss = [float(row["train/cls_loss"]) for row in rows_of(small_run.output / "metrics.csv")]
-    assert loss[-1] < 0.8 * loss[0]
+    assert loss[-1] < 0.9 * loss[0]
 
 
 def test_the_settings_are_those_of_table_3() -> None:
