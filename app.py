@@ -20,6 +20,7 @@ from starlette.routing import Route
 from db import accounts
 from db.engine import session_scope, upgrade
 from db.settings import Settings
+from pages.components import faults
 from pages.routes import fields, sign_in, source
 from pages.routes.embedded_worker import EmbeddedWorker
 from pages.routes.guard import Guard
@@ -60,9 +61,11 @@ def icon(_: Request) -> FileResponse:
     return FileResponse(ROOT / "pages/routes/icon.png", headers={"cache-control": "max-age=86400"})
 
 
+faults.keep_streamlit_quiet()
 app = st.App(
     "pages/components/shell.py",
     lifespan=lifespan,
+    on_script_error=faults.tell,
     middleware=[Middleware(Guard)],
     routes=[
         Route("/login", sign_in.login, methods=["GET", "POST"]),

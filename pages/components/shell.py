@@ -5,14 +5,11 @@ It lies here and not beside `pages/` because Streamlit would serve `pages/*.py` 
 
 from __future__ import annotations
 
-import logging
-
 import streamlit as st
+from streamlit.errors import FragmentHandledException
 from streamlit.navigation.page import StreamlitPage
 
-from pages.components import auth, links, screen, single_sign_on, style
-
-_log = logging.getLogger(__name__)
+from pages.components import auth, faults, links, screen, single_sign_on, style
 
 
 def main() -> None:
@@ -53,16 +50,13 @@ def main() -> None:
 
 
 def _run(shown: StreamlitPage) -> None:
-    """Show a page; a fault of the program is told in our words, and in full only in the log."""
+    """Show a page; a fault is told in its place, above the footer."""
     try:
         shown.run()
-    except Exception:  # noqa: BLE001  # whatever it is must end in words
-        _log.exception("the page %r could not be shown", shown.title)
-        st.error(
-            "This page could not be shown because of a fault in the program. What was saved before is kept. "
-            "Load the page again; if this comes back, tell your administrator, who finds the reason in the log "
-            "of the web server."
-        )
+    except FragmentHandledException:
+        raise  # told already, within the part of the page that it stopped
+    except Exception as error:  # noqa: BLE001  # whatever it is must end in words
+        faults.tell(error)
 
 
 def _refusal(entry: links.Entry):
