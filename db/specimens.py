@@ -1,34 +1,29 @@
-"""Specimens: a patient's urine under one accession number, its fields, and the worklist of them all."""
+"""Specimens: a patient's urine under one accession number, and its fields."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, get_args
+from typing import get_args
 
-from sqlalchemy import ColumnElement, Select, func, or_, select
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from db import analyses, audit, cutoffs
+from db import analyses, audit, cutoffs, patients
 from db.engine import now
 from db.models import (
     OBJECTIVES,
-    SPECIMEN_STATES,
-    Analysis,
-    FieldResult,
     Objective,
-    Patient,
     Role,
     ScaleKind,
     Specimen,
     SpecimenField,
-    SpecimenState,
     StoredFile,
     User,
 )
-from renalcore.errors import Conflict, InputError, NotFound, UnknownName
+from renalcore.errors import Conflict, InputError, NotFound
 from renalcore.types import QualityFlag
 
 SCALE_KINDS: tuple[ScaleKind, ...] = get_args(ScaleKind)
@@ -62,47 +57,6 @@ class UploadedField:
     height_px: int
     flags: tuple[QualityFlag, ...] = ()
     round_field: tuple[float, float, float] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class WorklistRow:
-    """One line of the worklist.
-
-    Attributes:
-        specimen_id: The specimen.
-        accession: Its accession number.
-        patient_identifier: The patient's hospital number.
-        patient_name: The patient's name, None where it was not given.
-        state: One of `models.SPECIMEN_STATES`.
-        message: Why it failed or who cancelled it, else empty.
-        fields_done: Fields that the analysis that counts has a result for.
-        fields_total: All its fields.
-        created_at: When it was registered.
-        collected_at: When the urine was collected, None where unknown.
-        objective: The objective its fields were taken with.
-        analysis_id: The analysis that counts, None where there is none yet.
-    """
-
-    specimen_id: int
-    accession: str
-    patient_identifier: str
-    patient_name: str | None
-    state: SpecimenState
-    message: str
-    fields_done: int
-    fields_total: int
-    created_at: datetime
-    collected_at: datetime | None
-    objective: Objective
-    analysis_id: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Some lines of the worklist, and how many there are in all."""
-
-    rows: tuple[WorklistRow, ...]
-    total: int
 
 
 def register(
@@ -153,7 +107,7 @@ def register(
     if session.scalar(select(Specimen.id).where(Specimen.accession == accession)) is not None:
         raise taken
     table = cutoffs.default_row(session)
-    patient, patient_events = _patient(session, identifier, patient_name)
+    patient, patient_events = patients.found_or_new(session, identifier, patient_name)
     specimen = Specimen(
         patient_id=patient.id,
         accession=accession,
@@ -340,10 +294,10 @@ def reassign(
         raise InputError("Say why the specimen belongs to another patient.")
     specimen = analyses.hold_specimen(session, specimen_id)
     _refuse_if_signed(specimen)
-    before = get_patient(session, specimen.patient_id)
+    before = patients.get(session, specimen.patient_id)
     if before.identifier == identifier:
         raise Conflict(f"Specimen {specimen.accession} is registered under {identifier} already.")
-    patient, patient_events = _patient(session, identifier, patient_name)
+    patient, patient_events = patients.found_or_new(session, identifier, patient_name)
     specimen.patient_id = patient.id
     session.flush()
     session.expire(specimen, ["patient"])
@@ -362,32 +316,6 @@ def reassign(
     return specimen
 
 
-def rename_patient(session: Session, patient_id: int, name: str | None, *, by: User, reason: str) -> Patient:
-    """Correct or change a patient's name.
-
-    Raises:
-        InputError: No reason is given.
-        NotFound: There is no such patient.
-    """
-    patient = get_patient(session, patient_id)
-    if not reason.strip():
-        raise InputError("Say why the patient's name changes.")
-    before = patient.name
-    patient.name = _tidy(name)
-    session.flush()
-    audit.record(
-        session,
-        actor=by,
-        action="patient.rename",
-        entity="patient",
-        entity_id=patient.id,
-        old={"name": before},
-        new={"name": patient.name},
-        reason=reason.strip(),
-    )
-    return patient
-
-
 def get(session: Session, specimen_id: int) -> Specimen:
     """The specimen with this id.
 
@@ -403,23 +331,6 @@ def get(session: Session, specimen_id: int) -> Specimen:
 def by_accession(session: Session, accession: str) -> Specimen | None:
     """The specimen with this accession number, if it is registered."""
     return session.scalars(select(Specimen).where(Specimen.accession == accession.strip())).one_or_none()
-
-
-def get_patient(session: Session, patient_id: int) -> Patient:
-    """The patient with this id.
-
-    Raises:
-        NotFound: There is none.
-    """
-    patient = session.get(Patient, patient_id)
-    if patient is None:
-        raise NotFound(f"There is no patient {patient_id}.")
-    return patient
-
-
-def find_patient(session: Session, identifier: str) -> Patient | None:
-    """The patient with this hospital number, if known."""
-    return session.scalars(select(Patient).where(Patient.identifier == identifier.strip())).one_or_none()
 
 
 def fields(session: Session, specimen_id: int) -> list[SpecimenField]:
@@ -453,109 +364,6 @@ def seen_before(session: Session, sha256: str) -> list[str]:
             .order_by(Specimen.id)
         )
     )
-
-
-def state_counts(session: Session) -> dict[SpecimenState, int]:
-    """How many specimens are in each state; every state has an entry."""
-    counted = dict(session.execute(select(Specimen.state, func.count()).group_by(Specimen.state)).all())
-    return {state: counted.get(state, 0) for state in SPECIMEN_STATES}
-
-
-def worklist(
-    session: Session,
-    *,
-    state: SpecimenState | None = None,
-    patient_id: int | None = None,
-    text: str | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    limit: int = 100,
-    offset: int = 0,
-) -> Page:
-    """Specimens, newest first, in a constant number of statements however many there are.
-
-    Args:
-        session: An open session.
-        state: Only specimens in this state.
-        patient_id: Only specimens of this patient.
-        text: Only those whose accession number, hospital number or patient name holds this text, in any case.
-        since: Only those registered at this moment or later.
-        until: Only those registered before this moment.
-        limit: Lines of the page.
-        offset: Lines before it.
-
-    Raises:
-        UnknownName: No specimen can be in that state.
-    """
-    if state is not None and state not in SPECIMEN_STATES:
-        raise UnknownName(f"{state!r} is no state of a specimen; expected one of {', '.join(SPECIMEN_STATES)}")
-    conditions: list[ColumnElement[bool]] = []
-    if state is not None:
-        conditions.append(Specimen.state == state)
-    if patient_id is not None:
-        conditions.append(Specimen.patient_id == patient_id)
-    if since is not None:
-        conditions.append(Specimen.created_at >= since)
-    if until is not None:
-        conditions.append(Specimen.created_at < until)
-    wanted = (text or "").strip()
-    if wanted:
-        conditions.append(
-            or_(
-                Specimen.accession.icontains(wanted, autoescape=True),
-                Patient.identifier.icontains(wanted, autoescape=True),
-                Patient.name_folded.contains(wanted.casefold(), autoescape=True),
-            )
-        )
-    total = session.scalar(_joined(select(func.count()), wanted).where(*conditions)) or 0
-    rows = session.execute(
-        select(Specimen, Patient.identifier, Patient.name)
-        .join(Patient, Patient.id == Specimen.patient_id)
-        .where(*conditions)
-        .order_by(Specimen.created_at.desc(), Specimen.id.desc())
-        .limit(limit)
-        .offset(offset)
-    ).all()
-    ids = [row.Specimen.id for row in rows]
-    totals = dict(
-        session.execute(
-            select(SpecimenField.specimen_id, func.count())
-            .where(SpecimenField.specimen_id.in_(ids), SpecimenField.withdrawn_at.is_(None))
-            .group_by(SpecimenField.specimen_id)
-        ).all()
-    )
-    newest = _newest_analyses(session, ids)
-    done = dict(
-        session.execute(
-            select(FieldResult.analysis_id, func.count())
-            .join(SpecimenField, SpecimenField.id == FieldResult.field_id)
-            .where(
-                FieldResult.analysis_id.in_([analysis.id for analysis in newest.values()]),
-                SpecimenField.withdrawn_at.is_(None),
-            )
-            .group_by(FieldResult.analysis_id)
-        ).all()
-    )
-    lines = []
-    for specimen, identifier, name in rows:
-        analysis = newest.get(specimen.id)
-        lines.append(
-            WorklistRow(
-                specimen_id=specimen.id,
-                accession=specimen.accession,
-                patient_identifier=identifier,
-                patient_name=name,
-                state=specimen.state,
-                message=(analysis.message or "") if analysis else "",
-                fields_done=done.get(analysis.id, 0) if analysis else 0,
-                fields_total=totals.get(specimen.id, 0),
-                created_at=specimen.created_at,
-                collected_at=specimen.collected_at,
-                objective=specimen.objective,
-                analysis_id=analysis.id if analysis and analysis.state != "cancelled" else None,
-            )
-        )
-    return Page(tuple(lines), total)
 
 
 def _all_fields(session: Session, specimen_id: int) -> list[SpecimenField]:
@@ -605,23 +413,6 @@ def _record_withdrawal(
     )
 
 
-def _joined(statement: Select[Any], wanted: str) -> Select[Any]:
-    """Count specimens alone where no patient is asked for: the index answers it."""
-    statement = statement.select_from(Specimen)
-    return statement.join(Patient, Patient.id == Specimen.patient_id) if wanted else statement
-
-
-def _newest_analyses(session: Session, specimen_ids: Sequence[int]) -> dict[int, Analysis]:
-    """By specimen the newest analysis that was not cancelled, or the newest where all were."""
-    newest: dict[int, Analysis] = {}
-    for analysis in session.scalars(
-        select(Analysis).where(Analysis.specimen_id.in_(specimen_ids)).order_by(Analysis.id)
-    ):
-        if analysis.state != "cancelled" or newest.get(analysis.specimen_id, analysis).state == "cancelled":
-            newest[analysis.specimen_id] = analysis
-    return newest
-
-
 def _check_scale(objective: str, scale_kind: str, um_per_px: float | None) -> None:
     if objective not in OBJECTIVES:
         raise InputError(f"Objective {objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}.")
@@ -642,35 +433,6 @@ def _check_different(uploads: Sequence[UploadedField]) -> None:
                 f"{upload.name} is the same picture as {names[upload.sha256]}: a field counts once. Leave one out."
             )
         names[upload.sha256] = upload.name
-
-
-def _patient(session: Session, identifier: str, name: str | None) -> tuple[Patient, list[dict[str, Any]]]:
-    """The patient with this number, new or known, and the audit events that are due."""
-    given = _tidy(name)
-    patient = find_patient(session, identifier)
-    if patient is None:
-        patient = Patient(identifier=identifier, name=given)
-        try:
-            with session.begin_nested():
-                session.add(patient)
-        except IntegrityError:  # somebody registered the patient at this very moment
-            patient = session.scalars(select(Patient).where(Patient.identifier == identifier)).one()
-        else:
-            return patient, [{"action": "patient.create", "new": {"identifier": identifier, "name": given}}]
-    if given is None or patient.name_folded == given.casefold():
-        return patient, []
-    if patient.name is None:
-        patient.name = given
-        session.flush()
-        return patient, [{"action": "patient.rename", "old": {"name": None}, "new": {"name": given}}]
-    raise Conflict(
-        f"Hospital number {identifier} is registered under another name. Check the number; "
-        "if the name has changed, change it on the patient's page first."
-    )
-
-
-def _tidy(name: str | None) -> str | None:
-    return " ".join((name or "").split()) or None
 
 
 def _add(

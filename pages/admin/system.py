@@ -10,7 +10,7 @@ import streamlit as st
 from sqlalchemy.engine import make_url
 
 import renalcore
-from db import demo, specimens, workers
+from db import demo, workers, worklist
 from db.engine import session_scope
 from db.files import store
 from db.settings import Settings
@@ -57,7 +57,7 @@ admin = auth.require("admin")
 settings = Settings.from_env()
 
 with session_scope(read_only=True) as session:
-    empty = not any(specimens.state_counts(session).values())
+    empty = not any(worklist.state_counts(session).values())
     alive = workers.alive(session)
 
 with style.page_header("System", "What this installation runs on"):

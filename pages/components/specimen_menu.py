@@ -6,7 +6,7 @@ from html import escape
 
 import streamlit as st
 
-from db import analyses, audit, specimens
+from db import analyses, audit, patients, specimens
 from db.engine import session_scope
 from db.models import Specimen, SpecimenField
 from pages.components import analysis, auth, findings, style
@@ -86,7 +86,7 @@ def withdraw(specimen_id: int, shown_field_id: int | None) -> None:
 @st.dialog("Change the patient")
 def _change_patient(specimen: Specimen) -> None:
     with session_scope(read_only=True) as session:
-        before = specimens.get_patient(session, specimen.patient_id)
+        before = patients.get(session, specimen.patient_id)
     name = f", {style.plain(before.name)}" if before.name else ""
     st.markdown(
         f"Specimen **{style.plain(specimen.accession)}** is registered under **{style.plain(before.identifier)}**"
@@ -94,7 +94,7 @@ def _change_patient(specimen: Specimen) -> None:
     )
     identifier = st.text_input("Right patient's number", key=f"change-number-{specimen.id}")
     with session_scope(read_only=True) as session:
-        known = specimens.find_patient(session, identifier) if identifier.strip() else None
+        known = patients.find(session, identifier) if identifier.strip() else None
     given = None
     if known is not None:
         st.markdown(f"Known: **{style.plain(known.name or 'no name given')}**")

@@ -6,7 +6,7 @@ from datetime import datetime, time, timedelta
 
 import streamlit as st
 
-from db import specimens
+from db import patients, specimens, worklist
 from db.engine import session_scope
 from pages.components import auth, download, style
 
@@ -36,7 +36,7 @@ if scope == SCOPES[0]:
 elif scope == SCOPES[1]:
     identifier = st.text_input("Patient number", key="export-patient", placeholder="Scan or type", width=360)
     with session_scope(read_only=True) as session:
-        patient = specimens.find_patient(session, identifier) if identifier.strip() else None
+        patient = patients.find(session, identifier) if identifier.strip() else None
     if patient is not None:
         download.csv_button(
             f"Download patient-{patient.identifier}.csv",
@@ -62,7 +62,7 @@ else:
         until = datetime.combine(last + timedelta(days=1), time.min, tzinfo=zone)
         with session_scope(read_only=True) as session:
             number = sum(
-                specimens.worklist(session, state=state, since=since, until=until, limit=1).total
+                worklist.page(session, state=state, since=since, until=until, limit=1).total
                 for state in ("needs_review", "signed")
             )
         st.html(f'<p class="rc-quiet-text">{style.number(number, 0)} specimens with results in this range.</p>')

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import plotly.graph_objects as go
 import streamlit as st
 
-from db import patients, specimens
+from db import patients, worklist
 from db.engine import session_scope
 from db.reports import SpecimenReport, patient_history
 from pages.components import auth, counts, download, links, status, style
@@ -52,9 +52,9 @@ def _search() -> None:
 
 def _patient(patient_id: int) -> None:
     with session_scope(read_only=True) as session:
-        patient = specimens.get_patient(session, patient_id)
+        patient = patients.get(session, patient_id)
         history = patient_history(session, patient_id)
-        known = specimens.worklist(session, text=patient.identifier, limit=500).rows
+        known = worklist.page(session, text=patient.identifier, limit=500).rows
     mine = [row for row in known if row.patient_identifier == patient.identifier]
     with style.page_header(patient.identifier, patient.name):
         download.csv_button(

@@ -12,7 +12,7 @@ from typing import Any
 import streamlit as st
 from PIL import Image
 
-from db import analyses, specimens
+from db import analyses, patients, specimens
 from db.engine import session_scope
 from db.files import store
 from db.models import Specimen
@@ -219,7 +219,7 @@ existing = None
 if accession.strip():
     with session_scope(read_only=True) as session:
         existing = specimens.by_accession(session, accession)
-        holder = specimens.get_patient(session, existing.patient_id).identifier if existing else ""
+        holder = patients.get(session, existing.patient_id).identifier if existing else ""
 adding = False
 if existing is not None:
     state = status.STATES[existing.state].words

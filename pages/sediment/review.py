@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from db import analyses, audit, objects, reports, reviews, specimens
+from db import analyses, audit, objects, patients, reports, reviews, specimens
 from db.engine import session_scope
 from db.models import Analysis, Specimen
 from db.objects import MinScore
@@ -61,7 +61,7 @@ def _field_in_address() -> int | None:
 
 def _header(specimen: Specimen, current: Analysis | None, user: auth.CurrentUser) -> None:
     with session_scope(read_only=True) as session:
-        patient = specimens.get_patient(session, specimen.patient_id)
+        patient = patients.get(session, specimen.patient_id)
     with st.container(
         horizontal=True, vertical_alignment="center", horizontal_alignment="distribute", key="review-head"
     ):

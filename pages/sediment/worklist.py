@@ -6,9 +6,9 @@ from datetime import datetime, time, timedelta
 
 import streamlit as st
 
-from db import specimens, workers
+from db import workers, worklist
 from db.engine import session_scope
-from db.specimens import WorklistRow
+from db.worklist import WorklistRow
 from pages.components import analysis, auth, links, status, style
 from pages.components.rows import Row, actions_cell, rows, state_cell
 from renalcore.errors import RenalError
@@ -83,7 +83,7 @@ def _list() -> None:
     user = auth.require()
     status.worker_banner()
     with session_scope(read_only=True) as session:
-        counts = specimens.state_counts(session)
+        counts = worklist.state_counts(session)
         loading = workers.are_loading(session)
     counts["all"] = sum(counts.values())
     shown = tuple(tab for tab in TABS if tab != "cancelled" or counts["cancelled"])
@@ -100,7 +100,7 @@ def _list() -> None:
     )
     number = st.session_state.get("worklist-page", 0)
     with session_scope(read_only=True) as session:
-        page = specimens.worklist(
+        page = worklist.page(
             session,
             state=None if tab in (None, "all") else tab,
             text=text,
@@ -179,7 +179,7 @@ def _empty(everything: int, *, searching: bool, tab: str | None) -> None:
 
 
 with session_scope(read_only=True) as session:
-    at_start = specimens.state_counts(session)
+    at_start = worklist.state_counts(session)
 busy = any(at_start[state] for state in AT_WORK)
 with st.container(key="refreshed"):
     st.fragment(_list, run_every=REFRESH_BUSY_S if busy else REFRESH_IDLE_S)()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from db import accounts, audit, cutoffs, specimens
+from db import accounts, audit, cutoffs, worklist
 from renalcore import models
 from tests.browser.conftest import shoot, sign_in
 from tests.running_app import RunningApp
@@ -193,7 +193,7 @@ def test_the_demo_patients_fill_an_empty_installation_once(page: Any, web_app: R
     page.wait_for_url("**/worklist", timeout=240_000)  # twelve fields are drawn
     page.wait_for_selector("text=DEMO-001")
     with web_app.database() as session:
-        assert specimens.state_counts(session)["waiting"] == 4
+        assert worklist.state_counts(session)["waiting"] == 4
     page.goto(f"{web_app.url}/admin-system")
     page.wait_for_selector("text=Versions")
     page.wait_for_timeout(NO_SUCH)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from sqlalchemy.orm import Session
 
-from db import demo, specimens
+from db import demo, specimens, worklist
 from db.files import FileStore
 from db.models import User
 from renalcore.errors import Conflict
@@ -25,7 +25,7 @@ def test_an_empty_installation_gets_four_waiting_demo_patients(
         on_field=lambda done, total: seen.append((done, total)),
     )  # fmt: skip
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    page = specimens.worklist(session, text="demo patient")
+    page = worklist.page(session, text="demo patient")
     assert [(row.patient_name, row.state, row.fields_total) for row in reversed(page.rows)] == [
         (f"Demo patient {number}", "waiting", 1) for number in (1, 2, 3, 4)
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy.orm import Session
 
-from db import audit, reports, reviews, specimens
+from db import audit, patients, reports, reviews, specimens, worklist
 from db.models import User
 from renalcore.errors import Conflict, InputError
 from tests.db.records import Analyse, Register, found
@@ -19,7 +19,7 @@ def test_a_specimen_moves_to_the_right_patient_with_all_it_holds(
     specimens.reassign(
         session, done.specimen.id, identifier=" H-2 ", patient_name="Bea Example", by=technologist, reason="mistyped"
     )
-    right = specimens.find_patient(session, "H-2")
+    right = patients.find(session, "H-2")
     assert right is not None
     assert (right.name, done.specimen.patient) == ("Bea Example", right)
     assert reports.patient_history(session, wrong) == []
@@ -36,7 +36,7 @@ def test_a_specimen_joins_the_others_of_a_known_patient(
     register("A-1", identifier="H-1", patient_name="Ann Example")
     lost = register("A-2", identifier="H-9")
     specimens.reassign(session, lost.id, identifier="H-1", patient_name=None, by=admin, reason="label mixed up")
-    assert {row.accession for row in specimens.worklist(session, patient_id=lost.patient_id).rows} == {"A-1", "A-2"}
+    assert {row.accession for row in worklist.page(session, patient_id=lost.patient_id).rows} == {"A-1", "A-2"}
     with pytest.raises(Conflict, match="Specimen A-2 is registered under H-1 already"):
         specimens.reassign(session, lost.id, identifier="H-1", patient_name=None, by=technologist, reason="again")
 

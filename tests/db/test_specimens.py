@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine, insert, select
 from sqlalchemy.orm import Session
 
-from db import analyses, audit, specimens
+from db import analyses, audit, patients, specimens, worklist
 from db.engine import session_scope
 from db.models import Analysis, Patient, Specimen, StoredFile, User
 from renalcore.errors import Conflict, InputError, NotFound, UnknownName
@@ -96,8 +96,8 @@ def test_a_name_given_later_is_kept_and_changes_only_with_a_reason(
     register("A-2", identifier="H-7", patient_name="Ann Müller")
     assert patient.name == "Ann Müller"
     with pytest.raises(InputError, match="Say why"):
-        specimens.rename_patient(session, patient.id, "Ann Schmidt", by=technologist, reason=" ")
-    specimens.rename_patient(session, patient.id, "Ann Schmidt", by=technologist, reason="married")
+        patients.rename(session, patient.id, "Ann Schmidt", by=technologist, reason=" ")
+    patients.rename(session, patient.id, "Ann Schmidt", by=technologist, reason="married")
     event = audit.events(session, action="patient.rename", limit=1)[0]
     assert (event.old, event.new, event.reason) == ({"name": "Ann Müller"}, {"name": "Ann Schmidt"}, "married")
 
@@ -168,14 +168,14 @@ def test_the_worklist_shows_progress_and_why_something_failed(
     field = specimens.fields(session, running.id)[0]
     analyses.store_field(session, one.id, field.id, detections=found(), seconds=0.1, worker="w1")
     analyses.fail(session, two.id, "A-2-1.png cannot be read. Upload it again.")
-    page = specimens.worklist(session)
+    page = worklist.page(session)
     assert page.total == 2
     assert [(row.accession, row.state, row.fields_done, row.fields_total, row.message) for row in page.rows] == [
         ("A-2", "failed", 0, 2, "A-2-1.png cannot be read. Upload it again."),
         ("A-1", "running", 1, 2, ""),
     ]
     assert (page.rows[0].patient_identifier, page.rows[0].patient_name) == ("H-2", "Ann")
-    assert specimens.state_counts(session) == {
+    assert worklist.state_counts(session) == {
         "waiting": 0, "running": 1, "needs_review": 0, "signed": 0, "failed": 1, "cancelled": 0,
     }  # fmt: skip
 
@@ -200,7 +200,7 @@ def test_the_worklist_is_searched_by_accession_number_and_name_in_any_case(
     register("26-001", identifier="H-01", patient_name="Ann MÜLLER")
     register("26-002", identifier="H-02", patient_name="Ben Özil")
     register("B_%1", identifier="X-03", patient_name=None)
-    page = specimens.worklist(session, text=text)
+    page = worklist.page(session, text=text)
     assert [row.accession for row in page.rows] == accessions
     assert page.total == len(accessions)
 
@@ -208,14 +208,14 @@ def test_the_worklist_is_searched_by_accession_number_and_name_in_any_case(
 def test_a_range_of_dates_holds_its_beginning_but_not_its_end(session: Session, register: Register) -> None:
     for days in range(3):
         register(f"A-{days}").created_at = MONDAY + timedelta(days=days)
-    page = specimens.worklist(session, since=MONDAY, until=MONDAY + timedelta(days=2))
+    page = worklist.page(session, since=MONDAY, until=MONDAY + timedelta(days=2))
     assert [row.accession for row in page.rows] == ["A-1", "A-0"]
 
 
 def test_the_worklist_of_one_patient(session: Session, register: Register) -> None:
     mine = register("A-1", identifier="H-1")
     register("A-2", identifier="H-11")
-    assert [row.accession for row in specimens.worklist(session, patient_id=mine.patient_id).rows] == ["A-1"]
+    assert [row.accession for row in worklist.page(session, patient_id=mine.patient_id).rows] == ["A-1"]
 
 
 def test_of_several_people_with_one_accession_number_at_one_moment_one_succeeds(
@@ -273,7 +273,7 @@ def test_the_same_pictures_in_several_specimens_at_one_moment_are_stored_once(
 
 def test_an_unknown_state_is_refused(session: Session) -> None:
     with pytest.raises(UnknownName, match="'lost' is no state of a specimen; expected one of waiting, running"):
-        specimens.worklist(session, state="lost")  # type: ignore[arg-type]
+        worklist.page(session, state="lost")  # type: ignore[arg-type]
 
 
 def many(session: Session, technologist: User, register: Register, number: int) -> None:
@@ -323,16 +323,16 @@ def test_the_worklist_takes_as_many_statements_for_ten_thousand_specimens_as_for
 ) -> None:
     register("early")
     with statements(session) as few:
-        specimens.worklist(session)
+        worklist.page(session)
     many(session, technologist, register, 10_000)
     with statements(session) as plenty:
-        page = specimens.worklist(session, state="needs_review", text="patient 99", offset=5)
+        page = worklist.page(session, state="needs_review", text="patient 99", offset=5)
     assert len(plenty) == len(few) <= 6
     assert page.total == len([i for i in range(1, 10_000, 2) if str(i).startswith("99")])
     started = datetime.now(UTC)
     for ask in ({}, {"text": "99"}, {"state": "needs_review"}, {"offset": 9_900}):
-        specimens.worklist(session, **ask)
-        specimens.state_counts(session)
+        worklist.page(session, **ask)
+        worklist.state_counts(session)
     assert (datetime.now(UTC) - started).total_seconds() / 4 < 0.5  # an idle machine takes a tenth of it
 
 

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from alembic import command
 from sqlalchemy.orm import Session
 
-from db import analyses, audit, reports, reviews, specimens
+from db import analyses, audit, reports, reviews, specimens, worklist
 from db.engine import alembic_config, engine_for, upgrade
 from db.models import User
 from renalcore.errors import Conflict, InputError, NotFound
@@ -33,7 +33,7 @@ def test_what_lies_in_a_withdrawn_field_counts_no_longer_and_again_once_it_is_ba
     assert {item.class_name for item in reviews.objects(session, done.analysis.id)} == {"WBC"}
     assert specimens.fields(session, number) == [second]
     assert specimens.withdrawn_fields(session, number) == [first]
-    (line,) = specimens.worklist(session).rows
+    (line,) = worklist.page(session).rows
     assert (line.fields_done, line.fields_total, line.state) == (1, 1, "needs_review")
 
     specimens.bring_back_field(session, first.id, by=technologist)
