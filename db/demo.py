@@ -81,7 +81,7 @@ def render_demo(
     import numpy as np
     from PIL import Image
 
-    from renalcore.io.image import quality, round_field
+    from renalcore.io.quality import judge
     from renalcore.sediment.synthetic import DEMO_RECIPES, render
 
     patients = []
@@ -95,6 +95,7 @@ def render_demo(
                 um_per_px=UM_PER_PX,
                 recipe=recipe,
             ).pixels
+            flags, disc = judge(pixels)
             png = io.BytesIO()
             Image.fromarray(pixels).save(png, "png")
             png.seek(0)
@@ -107,8 +108,8 @@ def render_demo(
                     media_type="image/png",
                     width_px=width_px,
                     height_px=height_px,
-                    flags=quality(pixels),
-                    round_field=round_field(pixels),
+                    flags=flags,
+                    round_field=disc,
                 )
             )
             if on_field is not None:

@@ -9,11 +9,6 @@ holds 99.9 % of the values (so that a few hot pixels do not decide), and that ra
 is kept, and a 12-bit picture is not black. Numbers with a fraction are taken as 0..1 where they fit, and anything
 larger than 16 bits is scaled by its own 99.9th percentile. The flag `reduced_depth` says that it was done.
 
-**Quality.** `quality` flags, it never refuses. Its numbers were measured on the 2,018 real fields of the URISED-2K set
-(720x576 and 800x600, cells of 22 to 59 px; none of them is flagged) and on copies with Gaussian blur of 0.1 and 0.15
-of a cell's diameter; each stands beside the constant it led to. Pictures are first reduced to a short side of about
-600 px, the size of those fields.
-
 All functions are free of shared state and may be called from several threads at once.
 """
 
@@ -33,6 +28,7 @@ from numpy.typing import NDArray
 from PIL import BmpImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from renalcore.errors import TooLarge, UnreadableFile
+from renalcore.io.quality import judge
 from renalcore.types import Field, QualityFlag
 
 # Remarks on odd metadata, which nobody at a bench can act on. Set once: `catch_warnings` is not safe with threads.
@@ -114,36 +110,6 @@ _DECODER_ERRORS: Final = (
     Warning,
 )
 
-_WORKING_SIDE_PX: Final = 600
-# Fine detail over coarse, see `_detail`. Real fields: 0.47 to 2.39, 99 % above 0.58. Below the limit are 96 % of the
-# fields blurred by a tenth of a cell's diameter, and all of those blurred by 0.15.
-_FOCUS_MIN: Final = 0.40
-# Coarse detail in grey levels. Real fields: 5.2 to 49.7, 99 % above 17.
-_EMPTY_MAX: Final = 1.5
-_LOW_CONTRAST_MAX: Final = 4.0
-# Grey levels. Real fields: background (95th percentile) from 145, median from 142 to 218.
-_DARK_MAX: Final = 50.0
-_BRIGHT_MIN: Final = 250.0
-# White noise of one grey level has, after the two Gaussians of the fine detail, 0.216 of its deviation before them.
-_NOISE_LEFT: Final = 0.216
-
-_OUT_OF_FOCUS = QualityFlag(
-    "out_of_focus", "The picture looks out of focus: edges are blurred. Focus again and retake it if you can."
-)
-_NEARLY_EMPTY = QualityFlag(
-    "nearly_empty",
-    "Almost nothing stands out from the background: an empty field, or one far out of focus. Check it by eye.",
-)
-_TOO_DARK = QualityFlag("too_dark", "The picture is very dark. Raise the lamp or the exposure and retake it.")
-_TOO_BRIGHT = QualityFlag(
-    "too_bright", "The background is burnt out to white. Lower the lamp or the exposure and retake it."
-)
-_LOW_CONTRAST = QualityFlag(
-    "low_contrast", "Particles hardly stand out from the background. Close the condenser's aperture a little."
-)
-_ROUND_FIELD = QualityFlag(
-    "round_field", "A round field on black, as through an eyepiece: only the lit disc counts as area."
-)
 _FIRST_FRAME_ONLY = QualityFlag(
     "first_frame_only", "The file holds several pictures; only the first was read. Upload the others one by one."
 )
@@ -220,79 +186,14 @@ def read_field(
     if um_per_px is not None and not 0 < um_per_px < float("inf"):
         raise ValueError(f"um_per_px must be positive, got {um_per_px}")
     name = safe_name(name)
-    pixels, flags = _decoded(source, name, limits)
-    disc = round_field(pixels)
-    if disc:
-        flags = (*flags, _ROUND_FIELD)
-    return Field(name, pixels, um_per_px, (*flags, *quality(_inside(pixels, disc))), disc)
+    pixels, left_out = _decoded(source, name, limits)
+    doubts, disc = judge(pixels)
+    return Field(name, pixels, um_per_px, (*left_out, *doubts), disc)
 
 
 def read_pixels(source: bytes | Path | BinaryIO, *, name: str, limits: Limits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
     """The upright pixels alone, for showing a field that was judged when it came in; else as `read_field`."""
     return _decoded(source, safe_name(name), limits)[0]
-
-
-def quality(pixels: NDArray[np.uint8]) -> tuple[QualityFlag, ...]:
-    """Doubts about a picture that shows nothing but the field, by the measured limits at the top of this module.
-
-    Focus is judged by the share of fine detail in what stands out most, so neither the number of particles nor their
-    contrast matters. A picture without particles cannot be judged and is `nearly_empty` instead.
-    """
-    grey = _working_copy(pixels)
-    flags = []
-    if np.percentile(grey, 95) < _DARK_MAX:
-        flags.append(_TOO_DARK)
-    elif np.median(grey) >= _BRIGHT_MIN:
-        flags.append(_TOO_BRIGHT)
-    fine, coarse = _detail(grey)
-    if coarse < _EMPTY_MAX:
-        flags.append(_NEARLY_EMPTY)
-    elif fine < _FOCUS_MIN * coarse:
-        flags.append(_OUT_OF_FOCUS)
-    elif coarse < _LOW_CONTRAST_MAX and not flags:  # else the blur or the light explains it
-        flags.append(_LOW_CONTRAST)
-    return tuple(flags)
-
-
-def round_field(pixels: NDArray[np.uint8]) -> tuple[float, float, float] | None:
-    """The lit disc `(cx, cy, radius)` in px of a picture taken through an eyepiece, or None for an ordinary picture.
-
-    A disc must be surrounded by black in two corners at least, end in a sharp edge (vignetting fades instead), follow
-    a circle over a third of its turn, and leave nothing bright outside. The frame may cut it.
-    """
-    import cv2
-
-    height, width = pixels.shape[:2]
-    scale = max(1.0, max(height, width) / 512)
-    size = (max(1, round(width / scale)), max(1, round(height / scale)))
-    grey = cv2.cvtColor(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
-    light = float(np.percentile(grey, 90))
-    patch = max(2, min(grey.shape) // 40)
-    corners = [grey[y, x] for y in (slice(patch), slice(-patch, None)) for x in (slice(patch), slice(-patch, None))]
-    dark_corners = sum(float(np.median(corner)) < 0.25 * light for corner in corners)
-    if light < 30 or dark_corners < 2:
-        return None
-    mask = (cv2.medianBlur(grey, 5) >= 0.35 * light).astype(np.uint8)
-    outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    rim = max(outlines, key=cv2.contourArea)[:, 0, :].astype(np.float64)
-    on_frame = ((rim < 3) | (rim > np.array([grey.shape[1], grey.shape[0]]) - 4)).any(axis=1)
-    circle = _fit_circle(rim[~on_frame])
-    if circle is None:
-        return None
-    cx, cy, radius = circle
-    if not 0.2 * min(grey.shape) <= radius <= max(grey.shape):
-        return None
-    rows, columns = np.indices(grey.shape)
-    distance = np.hypot(columns - cx, rows - cy) / radius
-    outside, inside = distance > 1.03, distance < 0.97
-    before, behind = (distance > 0.85) & (distance < 0.95), (distance > 1.05) & (distance < 1.15)
-    if outside.mean() < 0.03 or not behind.any():
-        return None
-    if (grey[outside] >= 0.35 * light).mean() > 0.05 or (grey[inside] >= 0.35 * light).mean() < 0.7:
-        return None
-    if np.median(grey[before]) < 3 * max(np.median(grey[behind]), 1):
-        return None
-    return (float((cx + 0.5) * scale), float((cy + 0.5) * scale), float((radius + 0.5) * scale))
 
 
 def _decoded(
@@ -445,56 +346,6 @@ def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     if orientation in {2, 3, 6, 7}:
         pixels = pixels[:, ::-1]
     return np.ascontiguousarray(pixels)
-
-
-def _inside(pixels: NDArray[np.uint8], disc: tuple[float, float, float] | None) -> NDArray[np.uint8]:
-    """The largest upright square within the disc, or the whole picture."""
-    if disc is None:
-        return pixels
-    cx, cy, radius = disc
-    half = 0.68 * radius
-    top, left = max(0, round(cy - half)), max(0, round(cx - half))
-    return pixels[top : round(cy + half), left : round(cx + half)]
-
-
-def _working_copy(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    image = Image.fromarray(pixels).convert("L")
-    factor = max(1, round(min(image.size) / _WORKING_SIDE_PX))
-    return np.asarray(image.reduce(factor) if factor > 1 else image, dtype=np.float32)
-
-
-def _detail(grey: NDArray[np.float32]) -> tuple[float, float]:
-    """What stands out most (the 99.9th percentile) between 1 and 2 px, without sensor noise, and between 4 and 8 px."""
-    import cv2
-
-    one, two, four, eight = (cv2.GaussianBlur(grey, (0, 0), sigma) for sigma in (1, 2, 4, 8))
-    # Noise is known by what the smallest Gaussian removes; sharp particles lose little there against what they keep.
-    noise = _NOISE_LEFT * 1.4826 * float(np.median(np.abs(grey - one)))
-    fine = float(np.percentile(np.abs(one - two), 99.9))
-    coarse = float(np.percentile(np.abs(four - eight), 99.9))
-    return max(fine**2 - (3.29 * noise) ** 2, 0) ** 0.5, coarse
-
-
-def _fit_circle(points: NDArray[np.float64]) -> tuple[float, float, float] | None:
-    """The circle through most of the points, or None where there is none; dents and spikes are left out in steps."""
-    kept = points
-    for _ in range(8):
-        if len(kept) < 40:
-            return None
-        centre = kept.mean(axis=0)
-        shifted = kept - centre
-        system = np.column_stack([shifted, np.ones(len(shifted))])
-        a, b, c = np.linalg.lstsq(system, (shifted**2).sum(axis=1), rcond=None)[0]
-        cx, cy = a / 2 + centre[0], b / 2 + centre[1]
-        radius = float(np.sqrt(max(c + (a**2 + b**2) / 4, 0)))
-        misses = np.abs(np.hypot(points[:, 0] - cx, points[:, 1] - cy) - radius)
-        kept = points[misses <= max(1.5, 2 * float(np.median(misses)))]
-    near = np.abs(np.hypot(points[:, 0] - cx, points[:, 1] - cy) - radius) <= max(2.0, 0.02 * radius)
-    angles = np.arctan2(points[near, 1] - cy, points[near, 0] - cx)
-    turn = len(np.unique(np.floor((angles + np.pi) / (2 * np.pi) * 36)))
-    if near.mean() < 0.75 or turn < 12:
-        return None
-    return float(cx), float(cy), radius
 
 
 def _reason(error: BaseException) -> str:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from renalcore.errors import InputError, TooLarge, UnreadableFile
-from renalcore.io.image import Limits, media_type, quality, read_field, read_pixels, round_field, safe_name
+from renalcore.io.image import Limits, media_type, read_field, read_pixels, safe_name
+from renalcore.io.quality import quality, round_field
 
 Pixels = NDArray[np.uint8]
 
