@@ -162,7 +162,7 @@ def _shown(
     boxes: NDArray[np.float32], class_ids: NDArray[np.int64], frame: tuple[int, int, int, int], kept: float
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The parts of boxes inside a frame `(x1, y1, x2, y2)`; of less than `kept` of a box nothing is known."""
-    inside = np.clip(boxes, np.float32(frame[:2] * 2), np.float32(frame[2:] * 2))
+    inside = np.clip(boxes, np.array(frame[:2] * 2, np.float32), np.array(frame[2:] * 2, np.float32))
     area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     visible = (inside[:, 2:] - inside[:, :2]).prod(1)
     shown = visible > 1

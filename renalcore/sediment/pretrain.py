@@ -183,7 +183,7 @@ class UnlabelledFields(Dataset[Tensor]):
             pixels = self._read(self.paths[rng.integers(len(self.paths))])
             zoom = float(np.exp(rng.uniform(*np.log(LIGHT.scale))))
             window = self._window(pixels, zoom, *rng.uniform(0, 1, 2))
-            window = np.rot90(window[:, ::-1] if rng.random() < 0.5 else window, rng.integers(4))
+            window = np.rot90(window[:, ::-1] if rng.random() < 0.5 else window, int(rng.integers(4)))
             window = recolour(np.ascontiguousarray(window), LIGHT, rng)
         return torch.from_numpy(np.ascontiguousarray(window.transpose(2, 0, 1))).float() / 255
 
@@ -218,7 +218,7 @@ class Pretraining:
         self.detector = build(config.scale)
         if config.start is not None:
             load_start(self.detector, config.start)
-        self.network = Autoencoder(self.detector).to(self.device, memory_format=torch.channels_last)
+        self.network = Autoencoder(self.detector).to(self.device).to(memory_format=torch.channels_last)
         self.loss = ReconstructionLoss(config.ssim_weight).to(self.device)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.0, weight_decay=config.weight_decay)
         native = self.device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
