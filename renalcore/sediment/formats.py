@@ -146,11 +146,13 @@ def _yolo(folder: Path, pictures: tuple[Path, ...], findings: Findings, real: bo
         [folder, *(_label_root(picture) for picture in pictures if not picture.is_relative_to(folder))]
     )
     texts = dict.fromkeys(path for root in roots for path in files_under(root) if path.suffix.lower() == ".txt")
-    labels = Finder(path for path in texts if _is_label(path))
+    labels = Finder(sorted(filter(_is_label, texts), key=lambda path: "labels" not in map(str.lower, path.parts)))
+    own = {picture: labels.by_place[place_of(picture)] for picture in pictures if place_of(picture) in labels.by_place}
+    free = labels.without(own.values())
     names = _yolo_names(folder, description, real=real)
     records, unlabelled, used = [], [], set()
     for picture in pictures:
-        label = labels.beside(picture)
+        label = own.get(picture) or free.by_stem.get(key(picture.stem))
         if label is None:
             unlabelled.append(picture)
             continue
@@ -342,28 +344,24 @@ def _voc(folder: Path, pictures: tuple[Path, ...], findings: Findings, _: bool) 
         _read_voc_objects(record, root, findings)
         records.append(record)
     unlabelled = tuple(picture for picture in pictures if picture not in taken)
-    return Source(records, unlabelled, _voc_names(folder))
+    return Source(records, unlabelled, _yolo_names(folder, _yaml_of(folder), real=True))
 
 
 _ADD_PICTURE: Final = "add the picture, or remove the labels"
 
 
 def _voc_picture(label: Path, named: str, path: str | None, finder: Finder) -> Path | None:
-    """The picture of an annotation: by place and stem, by its relative name, or by a name only one picture has."""
-    beside = finder.by_place.get(place_of(label.with_name(PurePosixPath(named).name)))
-    if beside:
-        return beside
+    """The picture of an annotation: by place and name, by its relative path, or by a name only one picture has."""
+    for at_its_place in (label.with_name(PurePosixPath(named).name), label):  # the second: renamed after labelling
+        if place_of(at_its_place) in finder.by_place:
+            return finder.by_place[place_of(at_its_place)]
     for text in (named, (path or "").strip().replace("\\", "/")):
         if text:
             place = absolute(label.parent / text)
             if place.is_file():
                 return place
     name = PurePosixPath(named)
-    return finder.by_name.get(key(name.name)) or finder.by_stem.get(key(name.stem)) or finder.beside(label)
-
-
-def _voc_names(folder: Path) -> tuple[str, ...] | None:
-    return _yolo_names(folder, _yaml_of(folder), real=True)
+    return finder.by_name.get(key(name.name)) or finder.by_stem.get(key(name.stem))
 
 
 def _image_sets(folder: Path, findings: Findings) -> dict[str, Split]:

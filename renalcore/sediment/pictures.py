@@ -120,16 +120,18 @@ class Finder:
         self.by_place: dict[str, Path] = {}
         by_stem: dict[str, list[Path]] = defaultdict(list)
         by_name: dict[str, list[Path]] = defaultdict(list)
-        for path in paths:
+        self.paths = tuple(paths)
+        for path in self.paths:
             self.by_place.setdefault(place_of(path), path)
             by_stem[key(path.stem)].append(path)
             by_name[key(path.name)].append(path)
         self.by_stem = {stem: found[0] for stem, found in by_stem.items() if len(found) == 1}
         self.by_name = {name: found[0] for name, found in by_name.items() if len(found) == 1}
 
-    def beside(self, path: Path) -> Path | None:
-        """The file at the same place, else the only one of that name."""
-        return self.by_place.get(place_of(path)) or self.by_stem.get(key(path.stem))
+    def without(self, taken: Iterable[Path]) -> Finder:
+        """A finder of the other files."""
+        gone = set(taken)
+        return Finder(path for path in self.paths if path not in gone)
 
 
 def split_of(path: Path, folder: Path) -> Split | None:

@@ -225,6 +225,23 @@ def test_an_empty_label_file_is_an_empty_field_and_a_missing_one_is_no_field(yol
     assert "images/b.png: 1 picture without labels" in only(read, Kind.UNLABELLED)
 
 
+def test_labels_in_one_folder_for_pictures_in_several_are_found_by_their_name(tmp_path: Path) -> None:
+    text(tmp_path / "classes.txt", "rbc")
+    for seed, (side, name) in enumerate([("train", "a"), ("val", "b")]):
+        picture(tmp_path / "images" / side / f"{name}.png", seed=seed)
+        text(tmp_path / "labels" / f"{name}.txt", f"0 {YOLO_BOX}")
+    assert read_fields(tmp_path).splits == ("train", "val")
+
+
+def test_no_picture_takes_the_labels_of_another_of_its_name(tmp_path: Path) -> None:
+    text(tmp_path / "classes.txt", "rbc")
+    for seed, side in enumerate(("train", "val")):
+        picture(tmp_path / side / "images" / "a.png", seed=seed)
+    text(tmp_path / "val" / "labels" / "a.txt", f"0 {YOLO_BOX}")
+    read = read_fields(tmp_path)
+    assert (read.splits, read.unlabelled) == (("val",), (tmp_path / "train" / "images" / "a.png",))
+
+
 def test_labels_without_a_class_list_are_refused(yolo: Path) -> None:
     (yolo / "classes.txt").unlink()
     with pytest.raises(InputError, match=r"has no class list; write classes\.txt"):
@@ -275,6 +292,13 @@ def test_voc_finds_pictures_by_relative_paths_other_folders_and_other_suffixes(t
     text(tmp_path / "train" / "é.xml", voc("", thing("rbc"), filename="é.jpg"))
     read = read_fields(tmp_path)
     assert [field.path.name for field in read.fields] == ["é.PNG", "one two.JPG"]
+
+
+def test_voc_of_a_picture_renamed_after_labelling_is_found_at_its_place(tmp_path: Path) -> None:
+    for seed, name in enumerate(("1", "2")):
+        picture(tmp_path / "images" / f"{name}.jpg", seed=seed)
+        text(tmp_path / "annotations" / f"{name}.xml", voc("", thing("rbc"), filename="DSC_0815.JPG"))
+    assert [field.path.name for field in read_fields(tmp_path).fields] == ["1.jpg", "2.jpg"]
 
 
 def test_voc_says_which_picture_is_missing_resized_or_broken(tmp_path: Path) -> None:
