@@ -11,9 +11,9 @@ nothing is known; coordinates are taken as they stand, the way labelImg, CVAT an
 files with `images`, `annotations` and `categories`; `iscrowd` regions are regions where nothing is known.
 
 **Tables beside them.** `manifest.csv` (`image`, and any of `group`, `split`, `known`, `label_scope`) lists the pictures
-of the set; `known` holds the classes looked for, separated by semicolons, `*` for the whole class list, or nothing
-where only the boxes themselves are known. `groups.csv` (`image`, `group`) names the patient or sample of a picture, and goes
-before the manifest.
+of the set; `known` holds the classes looked for, separated by semicolons (`*`: the whole list; nothing: unknown but for
+the boxes). `groups.csv` (`image`, `group`) names the patient or sample of a picture, and goes before the
+manifest.
 
 **Splits** are those of the manifest, of `data.yaml`, of lists (`train.txt`, `ImageSets/Main/train.txt`) or of folders
 called train, valid or test; without any, whole groups go to validation by a hash of their name, so that a set which

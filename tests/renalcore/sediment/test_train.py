@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from renalcore import cli, models
+from renalcore import cli, models, taxonomy
 from renalcore.errors import InputError
 from renalcore.sediment.data import PAPER
 from renalcore.sediment.folds import cross_validate, split_groups
 from renalcore.sediment.networks import build, load_weights, save_weights
-from renalcore.sediment.readers import LabelledField
+from renalcore.sediment.readers import LabelledField, ReadOptions
 from renalcore.sediment.train import SedimentTrainer, TrainConfig, paper_recipe, train
 
 
@@ -278,3 +278,21 @@ def test_parameters_that_a_search_found_are_trained_with_unless_others_are_given
     settings = (run / "args.yaml").read_text()
     assert "box: 7.0" in settings
     assert "lr0: 0.004" in settings
+
+
+def test_a_run_reads_labels_of_any_form_with_a_mapping(urised: Path, tmp_path: Path) -> None:
+    (urised / "manifest.csv").unlink()
+    (urised / "groups.csv").write_text("image,group\na.png,S1\nb.png,S2\n")
+    for name in "ab":
+        (urised / "labels" / f"{name}.txt").unlink()
+        (urised / "images" / f"{name}.xml").write_text(
+            f"<annotation><filename>{name}.png</filename><object><name>kristall</name><bndbox><xmin>100</xmin>"
+            "<ymin>50</ymin><xmax>140</xmax><ymax>80</ymax></bndbox></object></annotation>"
+        )
+    mapping = tmp_path / "names.csv"
+    mapping.write_text("name,class\nkristall,Calcium oxalate\n")
+    config = TrainConfig(data=urised, output=tmp_path / "run", held_out=("S2",), reading=ReadOptions(mapping=mapping))
+    trainer = SedimentTrainer(config)
+    for mode, name in (("train", "a.png"), ("val", "b.png")):
+        (field,) = trainer.build_dataset("", mode).fields
+        assert (field.path.name, field.class_ids.tolist()) == (name, [taxonomy.class_id("Calcium oxalate")])
