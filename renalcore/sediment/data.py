@@ -26,6 +26,7 @@ from renalcore.sediment.readers import LabelledField
 
 Image = NDArray[np.uint8]
 
+
 def repeat_factors(fields: Sequence[LabelledField], *, threshold: float = 1.0) -> NDArray[np.float64]:
     """How often each field is drawn relative to a common one (Gupta et al., LVIS, 2019, section 4).
 

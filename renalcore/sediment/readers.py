@@ -219,7 +219,7 @@ def survey(folder: Path, options: ReadOptions = AS_IS, *, real: bool = True) -> 
         raise InputError(f"{folder} holds no pictures; give the folder that holds pictures and labels")
     table = _Table.read(folder)
     records = _listed(source.records, table, findings)
-    classes = _classes(source, records, options, folder, findings)
+    classes = _classes(source, records, options, findings)
     ids = {each.name: each.class_id for each in classes}
     groups, grouped_by = _groups(records, table, options, findings)
     splits, own_splits = _sides([record.split for record in records], groups, options.val_share, findings)
@@ -335,7 +335,7 @@ def _known(row: dict[str, str], manifest: Path) -> NDArray[np.bool_] | None:
 
 
 def _classes(
-    source: Source, records: list[Record], options: ReadOptions, folder: Path, findings: Findings
+    source: Source, records: list[Record], options: ReadOptions, findings: Findings
 ) -> tuple[SourceClass, ...]:
     """The class list of the data with what each name is read as."""
     mapping = read_mapping(options.mapping) if options.mapping else {}
@@ -351,7 +351,7 @@ def _classes(
         if class_id is None:
             alike = f"; nearest: {', '.join(nearest(name))}" if nearest(name) else ""
             findings.add(
-                Kind.UNKNOWN_NAME if boxes[name] else Kind.UNUSED_NAME, first.get(name, folder / "."),
+                Kind.UNKNOWN_NAME if boxes[name] else Kind.UNUSED_NAME, first.get(name, "(class list)"),
                 f"{name!r} ({counted(boxes[name], 'box')}) is none of the 39 classes{alike}",
                 f"add the line `{name},CLASS` or `{name},ignore` to a file for --mapping",
             )  # fmt: skip
@@ -402,7 +402,7 @@ def _groups(records: list[Record], table: _Table, options: ReadOptions, findings
         )  # fmt: skip
     elif grouped_by == "picture" and records:
         findings.add(
-            Kind.UNGROUPED, table.folder / ".",
+            Kind.UNGROUPED, "(all pictures)",
             "no groups are given: each picture counts as a patient of its own, and figures are too good where several "
             "are of one",
             "name the patient or sample of every picture in groups.csv (image,group), or give --groups PATTERN",
