@@ -332,8 +332,10 @@ def retry(session: Session, analysis_id: int, by: User) -> Analysis:
         raise Conflict(
             f"The analysis of specimen {specimen.accession} is {in_words(analysis.state)}: nothing to retry."
         )
-    newest = session.scalar(select(func.max(Analysis.id)).where(Analysis.specimen_id == specimen.id))
-    if newest != analysis.id:
+    newer = select(Analysis.id).where(Analysis.specimen_id == specimen.id, Analysis.id > analysis.id)
+    if analysis.state != "cancelled":
+        newer = newer.where(Analysis.state != "cancelled")  # those that were count no longer, and this one does
+    if session.scalar(newer.limit(1)) is not None:
         raise Conflict(f"A newer analysis of specimen {specimen.accession} was asked for since. Reload the page.")
     requeue(session, analysis, specimen, by=by, action="analysis.retry")
     return analysis

@@ -75,6 +75,20 @@ def test_an_analysis_that_failed_at_a_withdrawn_field_alone_completes_when_retri
     assert analyses.pending_fields(session, analysis.id) == [damaged]
 
 
+def test_a_field_is_brought_back_to_the_analysis_that_counts_after_a_later_one_was_cancelled(
+    session: Session, analysed: Analyse, technologist: User
+) -> None:
+    done = analysed(found(), found())
+    later = analyses.request(session, done.specimen, **MODEL, options={}, by=technologist)
+    (added,) = specimens.add_fields(session, done.specimen.id, [a_picture("new.png")], by=technologist)
+    specimens.withdraw_field(session, added.id, by=technologist, reason="blurred")
+    analyses.cancel(session, later.id, technologist)
+    assert done.specimen.state == "needs_review"
+    specimens.bring_back_field(session, added.id, by=technologist)
+    assert (done.specimen.state, done.analysis.state, later.state) == ("waiting", "queued", "cancelled")
+    assert analyses.pending_fields(session, done.analysis.id) == [added]
+
+
 def test_a_field_can_be_withdrawn_while_the_analysis_runs_but_not_brought_back(
     session: Session, register: Register, technologist: User
 ) -> None:
