@@ -109,6 +109,61 @@ class ActionQueue {
   }
 }
 
+// What the viewer and the gallery are built on: data that come again at each answer, keys of the whole window.
+// A kind has `build`, `key`, `resized` and `update`, of which `receive` is the beginning.
+class Reviewing {
+  constructor(parent) {
+    this.parent = parent;
+    this.queue = new ActionQueue();
+    this.foreseen = new Map();
+    this.selected = new Set();
+    this.pictures = new Map();
+  }
+
+  listen(resizable) {
+    this.onKey = (event) => this.key(event);
+    window.addEventListener("keydown", this.onKey, true);
+    this.resizing = new ResizeObserver(() => this.resized());
+    this.resizing.observe(resizable);
+  }
+
+  // Tells whether the data are of another analysis than those before.
+  receive(component) {
+    const first = this.data?.analysis !== component.data.analysis;
+    this.component = component;
+    this.data = component.data;
+    this.queue.attach(this.root, (name, value) => component.setTriggerValue(name, value), this.data.acknowledged);
+    if (this.queue.idle) this.foreseen.clear();
+    return first;
+  }
+
+  // The findings of one field, as they will be once what was done here has been answered.
+  received(fieldId, columns) {
+    const objects = unpack(Number(fieldId), columns);
+    for (const object of objects) Object.assign(object, this.foreseen.get(object.key));
+    return objects;
+  }
+
+  destroy() {
+    window.removeEventListener("keydown", this.onKey, true);
+    this.resizing.disconnect();
+    this.root.remove();
+    mounted.delete(this.parent);
+  }
+}
+
+const mounted = new WeakMap();
+
+// What Streamlit calls at each answer; there is one of a kind for each place in the page.
+function mountOnce(Kind) {
+  return (component) => {
+    const parent = component.parentElement;
+    if (!mounted.has(parent)) mounted.set(parent, new Kind(parent));
+    mounted.get(parent).update(component);
+    return () => mounted.get(parent)?.destroy();
+  };
+}
+
 // What an action will look like, shown at once; the server's answer replaces it.
 function foresee(objects, action, foreseen) {
   const named = new Set(action.keys ?? []);

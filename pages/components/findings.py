@@ -24,9 +24,7 @@ from db.reviews import ReviewedObject
 from renalcore import taxonomy
 from renalcore.errors import RenalError
 
-HERE = Path(__file__).parent
-SHARED_JS = (HERE / "findings.js").read_text(encoding="utf-8")
-SHARED_CSS = (HERE / "findings.css").read_text(encoding="utf-8")
+_HERE = Path(__file__).parent
 
 STATUSES = ("model", "confirmed", "reclassified", "added", "removed")
 """In the order of findings.js."""
@@ -45,6 +43,29 @@ class ShownField:
     height_px: int
     findings: int
     flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Review:
+    """One review as the viewer and the gallery both show it.
+
+    Attributes:
+        analysis_id: The analysis reviewed.
+        fields: All fields of the specimen, in order.
+        min_score: The lowest score that counts.
+        released: The lowest scores that the model was released with.
+        unvalidated: Classes never validated on real pictures.
+        show_unvalidated: Whether the model's findings of those classes are shown.
+        read_only: No corrections, as on a signed specimen.
+    """
+
+    analysis_id: int
+    fields: Sequence[ShownField]
+    min_score: MinScore
+    released: MinScore
+    unvalidated: Sequence[str]
+    show_unvalidated: bool
+    read_only: bool
 
 
 @dataclass(slots=True)
@@ -70,6 +91,16 @@ class ReviewState:
     def visit(self, field_id: int) -> None:
         """Note the field that the viewer shows by itself, where it will be when it is opened again."""
         self.goal = (self.goal[0], field_id, None)
+
+
+def component(name: str) -> Callable[..., Any]:
+    """The browser's part of `viewer` or `gallery`: the files of its folder behind those that the two share."""
+    shared, own = _HERE / "findings", _HERE / name / name
+    js, css = (
+        shared.with_suffix(suffix).read_text(encoding="utf-8") + own.with_suffix(suffix).read_text(encoding="utf-8")
+        for suffix in (".js", ".css")
+    )
+    return st.components.v2.component(f"renalcore_{name}", js=js, css=css)
 
 
 def state_of(analysis_id: int) -> ReviewState:
@@ -184,32 +215,30 @@ def _correct(
             _log.warning("an unknown action %r came from a browser and was left out", str(unknown)[:40])
 
 
-def shared_data(
-    analysis_id: int,
-    *,
-    fields: Sequence[ShownField],
-    min_score: MinScore,
-    released: MinScore,
-    unvalidated: Sequence[str],
-    show_unvalidated: bool,
-    read_only: bool,
-) -> dict[str, Any]:
-    """What the viewer and the gallery both get; the names are those that findings.js and its two users read."""
-    state = state_of(analysis_id)
+def data_of(review: Review, objects: Sequence[ReviewedObject], field_ids: Iterable[int]) -> dict[str, Any]:
+    """What the viewer and the gallery both get; the names are those that findings.js and its two users read.
+
+    Args:
+        review: The review.
+        objects: Findings; those of other fields than `field_ids` are left out.
+        field_ids: The fields whose findings go to the browser.
+    """
+    state = state_of(review.analysis_id)
     return {
-        "analysis": analysis_id,
+        "analysis": review.analysis_id,
         "revision": state.revision,
         "acknowledged": state.acknowledged,
-        "readonly": read_only,
+        "readonly": review.read_only,
         "base": "",
-        "classes": describe_classes(unvalidated),
+        "classes": describe_classes(review.unvalidated),
         "groups": describe_groups(),
-        "unvalidated": show_unvalidated,
-        "threshold": common(min_score, unvalidated),
-        "thresholds": by_class(min_score),
-        "released": by_class(released),
+        "unvalidated": review.show_unvalidated,
+        "threshold": common(review.min_score, review.unvalidated),
+        "thresholds": by_class(review.min_score),
+        "released": by_class(review.released),
         "fields": [
             [shown.id, shown.name, shown.width_px, shown.height_px, shown.findings, list(shown.flags)]
-            for shown in fields
+            for shown in review.fields
         ],
+        "objects": pack(objects, field_ids),
     }

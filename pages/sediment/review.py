@@ -13,7 +13,7 @@ from db.models import Analysis, Specimen
 from db.objects import MinScore
 from pages.components import analysis as asking
 from pages.components import auth, counts, download, findings, gallery, links, specimen_menu, status, style, viewer
-from pages.components.findings import ShownField
+from pages.components.findings import Review, ShownField
 from renalcore.errors import NotFound, RenalError
 
 MEANINGS = (
@@ -176,7 +176,6 @@ def _body(specimen_id: int, analysis_id: int) -> None:
     card = asking.card_of(current.model_key)
     unvalidated = card.unvalidated_classes if card else ()
     released = asking.released_scores(card) if card else min_score
-    read_only = specimen.state != "needs_review"
     known = {shown.id for shown in fields}
     shown_now = state.goal[1] if state.goal[1] in known else fields[0].id
 
@@ -219,24 +218,24 @@ def _body(specimen_id: int, analysis_id: int) -> None:
                     key=f"unvalidated-{analysis_id}",
                     help="What the model proposes for them counts only where a person confirms it.",
                 )
-        common = {
-            "fields": fields,
-            "min_score": min_score,
-            "released": released,
-            "unvalidated": unvalidated,
-            "show_unvalidated": show_unvalidated,
-            "read_only": read_only,
-        }
+        review = Review(
+            analysis_id=analysis_id,
+            fields=fields,
+            min_score=min_score,
+            released=released,
+            unvalidated=unvalidated,
+            show_unvalidated=show_unvalidated,
+            read_only=specimen.state != "needs_review",
+        )
         with left:
             if mode == "Gallery":
                 with session_scope(read_only=True) as session:
                     everything = reviews.objects(session, analysis_id)
                 gallery.gallery(
-                    analysis_id,
+                    review,
                     objects=everything,
                     on_actions=lambda: apply(gallery.key_of(analysis_id)),
                     on_jump=jump,
-                    **common,
                 )
             else:
                 with session_scope(read_only=True) as session:
@@ -246,12 +245,11 @@ def _body(specimen_id: int, analysis_id: int) -> None:
                         for item in reviews.objects(session, analysis_id, field_id=field_id)
                     ]
                 viewer.viewer(
-                    analysis_id,
+                    review,
                     current=shown_now,
                     objects=near,
                     on_actions=lambda: apply(viewer.key_of(analysis_id)),
                     on_field=visited,
-                    **common,
                 )
         with right, st.container(key="review-side"):
             _side(report, specimen_id, analysis_id, unvalidated, state)

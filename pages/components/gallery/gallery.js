@@ -9,29 +9,17 @@ const MOST_CROPS = 500; // drawn crops kept
 
 const chosenBefore = new Map(); // the class looked at, its order and size, per analysis
 
-class Gallery {
+class Gallery extends Reviewing {
   constructor(parent) {
-    this.parent = parent;
-    this.queue = new ActionQueue();
-    this.foreseen = new Map();
-    this.selected = new Set();
-    this.pictures = new Map();
+    super(parent);
     this.fetching = 0;
     this.crops = new Map();
     this.tiles = new Map();
     this.build();
-    this.onKey = (event) => this.key(event);
-    window.addEventListener("keydown", this.onKey, true);
-    this.resizing = new ResizeObserver(() => this.layout());
-    this.resizing.observe(this.scroller);
+    this.listen(this.scroller);
   }
 
-  destroy() {
-    window.removeEventListener("keydown", this.onKey, true);
-    this.resizing.disconnect();
-    this.root.remove();
-    galleries.delete(this.parent);
-  }
+  resized() { this.layout(); }
 
   build() {
     const action = (label, key, title, onclick) =>
@@ -73,19 +61,9 @@ class Gallery {
 
   update(component) {
     const data = component.data;
-    const first = this.data === undefined || this.data.analysis !== data.analysis;
-    this.component = component;
-    this.data = data;
-    this.queue.attach(this.root, (name, value) => component.setTriggerValue(name, value), data.acknowledged);
-    if (this.queue.idle) this.foreseen.clear();
+    const first = this.receive(component);
     this.fields = new Map(data.fields.map((field, i) => [field[0], { number: i + 1, name: field[1], width: field[2], height: field[3] }]));
-    this.objects = [];
-    for (const [fieldId, columns] of Object.entries(data.objects)) {
-      for (const object of unpack(Number(fieldId), columns)) {
-        Object.assign(object, this.foreseen.get(object.key));
-        this.objects.push(object);
-      }
-    }
+    this.objects = Object.entries(data.objects).flatMap(([fieldId, columns]) => this.received(fieldId, columns));
     this.byKey = new Map(this.objects.map((object) => [object.key, object]));
     if (first) {
       this.settings = chosenBefore.get(data.analysis) ?? { cls: null, rising: false, below: false, removed: false, size: 96 };
@@ -372,11 +350,4 @@ class Gallery {
   }
 }
 
-const galleries = new WeakMap();
-
-export default function mount(component) {
-  const parent = component.parentElement;
-  if (!galleries.has(parent)) galleries.set(parent, new Gallery(parent));
-  galleries.get(parent).update(component);
-  return () => galleries.get(parent)?.destroy();
-}
+export default mountOnce(Gallery);

@@ -13,29 +13,15 @@ const MOST_LABELS = 160; // more labels than this at once hide the picture
 const remembered = new Map();
 const preferences = { boxes: true, labels: true, removed: false, opacity: 0.95 };
 
-class Viewer {
+class Viewer extends Reviewing {
   constructor(parent) {
-    this.parent = parent;
-    this.queue = new ActionQueue();
-    this.foreseen = new Map();
-    this.selected = new Set();
+    super(parent);
     this.pointers = new Map();
-    this.pictures = new Map();
     this.view = { scale: 1, x: 0, y: 0, fit: true };
     this.mode = "select";
     this.shown = [];
     this.build();
-    this.onKey = (event) => this.key(event);
-    window.addEventListener("keydown", this.onKey, true);
-    this.resizing = new ResizeObserver(() => this.resized());
-    this.resizing.observe(this.stage);
-  }
-
-  destroy() {
-    window.removeEventListener("keydown", this.onKey, true);
-    this.resizing.disconnect();
-    this.root.remove();
-    viewers.delete(this.parent);
+    this.listen(this.stage);
   }
 
   // ---- building -------------------------------------------------------------------------------------------------
@@ -124,16 +110,10 @@ class Viewer {
   // ---- data from the server -------------------------------------------------------------------------------------
   update(component) {
     const data = component.data;
-    const first = this.data === undefined || this.data.analysis !== data.analysis;
-    this.component = component;
-    this.data = data;
-    this.queue.attach(this.root, (name, value) => component.setTriggerValue(name, value), data.acknowledged);
-    if (this.queue.idle) this.foreseen.clear();
+    const first = this.receive(component);
     this.objects = new Map();
     for (const [fieldId, columns] of Object.entries(data.objects)) {
-      const objects = unpack(Number(fieldId), columns);
-      for (const object of objects) Object.assign(object, this.foreseen.get(object.key));
-      this.objects.set(Number(fieldId), objects);
+      this.objects.set(Number(fieldId), this.received(fieldId, columns));
     }
     if (first) {
       this.hidden = remembered.get(data.analysis) ?? { groups: new Set(), classes: new Set() };
@@ -762,11 +742,4 @@ class Viewer {
   }
 }
 
-const viewers = new WeakMap();
-
-export default function mount(component) {
-  const parent = component.parentElement;
-  if (!viewers.has(parent)) viewers.set(parent, new Viewer(parent));
-  viewers.get(parent).update(component);
-  return () => viewers.get(parent)?.destroy();
-}
+export default mountOnce(Viewer);
