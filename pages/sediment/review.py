@@ -276,6 +276,15 @@ def _side(
         f'<p class="rc-quiet-text">{searched}{alone}<br>Grades by {escape(report.cut_off_version)}'
         f"<br>Model {escape(report.model_key or style.NO_VALUE)}</p>"
     )
+    lacking = report.fields_total - len(report.fields)
+    words = f"Search the {'field' if lacking == 1 else f'{lacking} fields'} left out"
+    if lacking and report.state == "needs_review" and st.button(words, key=f"complete-{analysis_id}"):
+        try:
+            asking.retry(analysis_id, by=auth.require())
+        except RenalError as error:
+            st.error(style.plain(str(error)))
+        else:
+            st.rerun()
     with st.expander("History", key=f"history-{analysis_id}"):
         _history(specimen_id, analysis_id)
 

@@ -8,7 +8,8 @@ import pytest
 
 from db import analyses, specimens
 from tests.browser.conftest import shoot, sign_in
-from tests.browser.records import analysed, wait_until
+from tests.browser.records import analysed, user_of, wait_until
+from tests.db.records import MODEL, a_picture
 from tests.running_app import Person, RunningApp
 
 pytestmark = pytest.mark.browser
@@ -73,6 +74,21 @@ def test_a_failed_analysis_goes_on_without_the_field_it_failed_at(
     with web_app.database() as session:
         assert analyses.progress(session, bench.analysis_id) == (1, 1)
         assert analyses.get(session, bench.analysis_id).state == "queued"
+
+
+def test_a_field_that_the_analysis_left_out_is_searched_on_demand(
+    page: Any, web_app: RunningApp, technologist: Person
+) -> None:
+    bench, tess = analysed(web_app, technologist), user_of(web_app, technologist)
+    with web_app.database() as session:  # a field added while a second analysis waited, which was then cancelled
+        later = analyses.request(session, specimens.get(session, bench.specimen_id), **MODEL, options={}, by=tess)
+        specimens.add_fields(session, bench.specimen_id, [a_picture(bench.accession)], by=tess)
+        analyses.cancel(session, later.id, tess)
+    sign_in(page, web_app, technologist, f"/review?specimen={bench.specimen_id}")
+    page.get_by_text("3 of 4 fields").wait_for()
+    shoot(page, "left-out")
+    page.get_by_role("button", name="Search the field left out").click()
+    page.get_by_text("Findings are shown here when all fields are done").wait_for()
 
 
 def test_a_specimen_is_given_to_the_right_patient(page: Any, web_app: RunningApp, technologist: Person) -> None:
