@@ -118,12 +118,17 @@ class Autoencoder(nn.Module):
         stages: list[nn.Module] = []
         for before, after in pairwise(widths):  # strides 32, 16, 8, 4
             stages += [nn.Upsample(scale_factor=2, mode="nearest"), Conv(before, after, 3)]
-        self.decoder = nn.Sequential(*stages, nn.Conv2d(widths[-1], 3 * 4 * 4, 3, padding=1), nn.PixelShuffle(4))
+        self.decoder = nn.Sequential(*stages)
+        self.last = nn.Conv2d(widths[-1], 3 * 4 * 4, 3, padding=1)
+
+    def begin_with(self, colour: Tensor) -> None:
+        """Let the decoder paint a plain colour, `(3,)` in 0..1; to learn that takes it hundreds of steps."""
+        self.last.bias = nn.Parameter(colour.logit(eps=1e-3).repeat_interleave(4 * 4))
 
     def forward(self, pictures: Tensor) -> Tensor:
         """`(B, 3, H, W)` in 0..1, sides multiples of 32, to the reconstruction of the same shape, in 0..1."""
-        decoded: Tensor = self.decoder(self.encoder(pictures))
-        return decoded.float().sigmoid()
+        decoded = self.last(self.decoder(self.encoder(pictures)))
+        return F.pixel_shuffle(decoded, 4).float().sigmoid()
 
 
 class ReconstructionLoss(nn.Module):
@@ -218,18 +223,6 @@ class Pretraining:
         self.detector = build(config.scale)
         if config.start is not None:
             load_start(self.detector, config.start)
-        self.network = Autoencoder(self.detector).to(self.device).to(memory_format=torch.channels_last)
-        self.loss = ReconstructionLoss(config.ssim_weight).to(self.device)
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.0, weight_decay=config.weight_decay)
-        native = self.device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
-        self.type = torch.bfloat16 if native else torch.float16
-        scaled = config.mixed and self.type == torch.float16
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
-        self.epoch = 0
-        self.seconds = 0.0
-        if config.resume:
-            self._restore()
-        self.began = time.monotonic() - self.seconds
 
         paths = find_pictures(config.data)
         if len(paths) < 2:
@@ -250,6 +243,22 @@ class Pretraining:
         options: dict[str, Any] = {"batch_size": config.batch, "pin_memory": self.device.type == "cuda"}
         self.train_loader = DataLoader(self.crops, num_workers=workers, **options)
         self.test_loader = DataLoader(self.unseen, **options)
+
+        self.network = Autoencoder(self.detector)
+        few = torch.stack([self.crops[index] for index in range(min(16, len(self.crops)))])
+        self.network.begin_with(few.mean((0, 2, 3)))
+        self.network = self.network.to(self.device).to(memory_format=torch.channels_last)
+        self.loss = ReconstructionLoss(config.ssim_weight).to(self.device)
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.0, weight_decay=config.weight_decay)
+        native = self.device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
+        self.type = torch.bfloat16 if native else torch.float16
+        scaled = config.mixed and self.type == torch.float16
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
+        self.epoch = 0
+        self.seconds = 0.0
+        if config.resume:
+            self._restore()
+        self.began = time.monotonic() - self.seconds
 
     def learning_rate(self, step: int) -> float:
         """Linear over the first half epoch, then half a cosine down to nothing at the end of the run."""

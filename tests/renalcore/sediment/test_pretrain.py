@@ -100,6 +100,15 @@ def test_the_decoder_gives_a_picture_of_the_same_shape_and_every_layer_of_the_ba
     assert network.encoder[0] is detector.model[0]  # trained in place
 
 
+def test_an_untrained_decoder_paints_the_mean_colour() -> None:
+    network = Autoencoder(build("n")).eval()
+    colour = torch.tensor([0.8, 0.5, 0.3])
+    network.begin_with(colour)
+    with torch.inference_mode():
+        painted = network(torch.rand(1, 3, 64, 64)).mean((0, 2, 3))
+    torch.testing.assert_close(painted, colour, rtol=0, atol=0.1)  # the features still add a little
+
+
 def test_a_crop_depends_on_seed_epoch_and_index_alone(folder: Path) -> None:
     def crops() -> UnlabelledFields:
         return UnlabelledFields(find_pictures(folder), size_px=64, items=6, seed=3)
@@ -232,5 +241,5 @@ def test_the_command_line_pretrains_and_its_backbone_begins_a_training(
     start = ["--start", str(pre / "backbone-n.safetensors"), "--hold-out", "S2", "--lr0", "1e-9"]
     assert cli.main(["train", "sediment", "--data", str(urised), "--output", str(run), *options, *start]) == 0
     before = load_file(pre / "backbone-n.safetensors")["0.conv.weight"]
-    after = load_file(run / "sediment-multihead-n.safetensors")["model.0.conv.weight"]
+    after = load_file(run / "sediment-multihead-n" / "sediment-multihead-n.safetensors")["model.0.conv.weight"]
     torch.testing.assert_close(after, before, rtol=0, atol=2e-3)
