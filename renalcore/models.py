@@ -94,6 +94,7 @@ class ModelCard:
         intended_use: What it is for.
         limits: What it is known not to do.
         date: Day the weights were made.
+        network: The code that the weights belong to, where its wing has several, e.g. `multihead` or `retinanet`.
 
     Raises:
         ValueError: A value contradicts another one or leaves its range.
@@ -117,6 +118,7 @@ class ModelCard:
     intended_use: str
     limits: tuple[str, ...]
     date: date
+    network: str = "multihead"
 
     def __post_init__(self) -> None:
         if self.modality not in get_args(Modality):

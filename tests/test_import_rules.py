@@ -51,6 +51,9 @@ AT_THE_TOP: dict[str, set[str]] = {
     "renalcore/sediment/pretrain.py": {"torch", "ultralytics"},
     "renalcore/sediment/train.py": {"torch", "ultralytics"},
     "renalcore/sediment/decoding.py": {"torch", "ultralytics"},
+    "renalcore/sediment/explain.py": {"torch"},
+    "renalcore/sediment/retinanet.py": {"torch", "torchvision"},
+    "renalcore/sediment/retinanet_train.py": {"torch"},
     "renalcore/sediment/slicing.py": {"sahi"},
 }
 INSIDE_FUNCTIONS: dict[str, set[str]] = {

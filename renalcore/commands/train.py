@@ -118,10 +118,14 @@ def _sediment_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _sediment(arguments: argparse.Namespace) -> int:
     """Train the multi-head network, or pretrain its backbone."""
+    _check_folders(arguments)
+    return _pretrain(arguments) if arguments.stage == "pretrain" else _detect(arguments)
+
+
+def _check_folders(arguments: argparse.Namespace) -> None:
     for folder in (arguments.data, *arguments.synthetic):
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder; --data and --synthetic name folders of fields")
-    return _pretrain(arguments) if arguments.stage == "pretrain" else _detect(arguments)
 
 
 def _pretrain(arguments: argparse.Namespace) -> int:
@@ -164,6 +168,66 @@ def _detect(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _caox_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="real fields with labels")
+    parser.add_argument("--output", required=True, type=Path, metavar="RUN", help="folder of the run")
+    parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
+    parser.add_argument(
+        "--synthetic", action="append", default=[], type=Path, metavar="DIR", help="rendered fields; may be repeated"
+    )
+    parser.add_argument(
+        "--backbone", choices=("resnet50", "resnet18"), default="resnet50",
+        help="the paper's, or a smaller one for a machine without a GPU (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--recipe", choices=("crops", "paper"), default="crops",
+        help="the paper's augmentations with light, colour and focus, or those of the paper alone (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--epochs", type=count, default=None, metavar="N", help="length of the run")
+    parser.add_argument("--hours", type=float, default=None, metavar="H", help="end after this time instead")
+    parser.add_argument("--items", type=count, default=None, metavar="N", help="crops an epoch")
+    parser.add_argument("--size", type=count, default=None, metavar="PX", help="side of a crop, a multiple of 32")
+    parser.add_argument("--batch", type=count, default=None, metavar="N", help="crops a step")
+    parser.add_argument("--lr0", type=float, default=None, metavar="RATE", help="highest learning rate")
+    parser.add_argument(
+        "--validate-every", type=int, default=10, metavar="N",
+        help="validate after every N epochs and at the end; 0: at the end only (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--hold-out", action="append", default=[], metavar="GROUP",
+        help="validate on this sample instead of the data's split; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--licence", default="not stated", metavar="WORDS", help="of the real fields, for the card")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of crops and weights (%(default)s)")
+    add_reading(parser)
+
+
+def _caox(arguments: argparse.Namespace) -> int:
+    """Train the RetinaNet for calcium oxalate."""
+    _check_folders(arguments)
+
+    from renalcore.sediment.retinanet_train import PAPER, CaoxConfig, train
+
+    config = CaoxConfig(
+        data=arguments.data,
+        output=arguments.output,
+        rendered=tuple(arguments.synthetic),
+        backbone=arguments.backbone,
+        hours=arguments.hours,
+        licence=arguments.licence,
+        held_out=tuple(arguments.hold_out),
+        reading=reading(arguments),
+        resume=arguments.resume,
+        validate_every=arguments.validate_every,
+        seed=arguments.seed,
+        **sizes(arguments),
+    )
+    if arguments.recipe == "paper":
+        config = replace(config, augmentation=PAPER)
+    say(f"weights: {train(config)}")
+    return 0
+
+
 FAMILY = Family(
     "train",
     "train a model",
@@ -174,6 +238,13 @@ FAMILY = Family(
             "renalcore train sediment --data fields/ --synthetic rendered/ --output runs/first",
             _sediment_arguments,
             _sediment,
+        ),
+        Command(
+            "caox",
+            "train the RetinaNet for calcium oxalate",
+            "renalcore train caox --data fields/ --synthetic rendered/ --backbone resnet18 --output runs/caox",
+            _caox_arguments,
+            _caox,
         ),
     ),
 )

@@ -51,6 +51,7 @@ def unmeasured(
     training_data: Sequence[TrainingData],
     classes: Sequence[str] = taxonomy.NAMES,
     limits: Sequence[str] = (BRIGHT_FIELD_ONLY,),
+    network: str = "multihead",
 ) -> ModelCard:
     """The card of newly trained weights, of which nothing has been measured.
 
@@ -63,6 +64,7 @@ def unmeasured(
         training_data: What it was trained on.
         classes: What it finds, in the order of its outputs.
         limits: What training knows that it does not do.
+        network: What loads the weights, see `renalcore.sediment.predict.NETWORKS`.
     """
     return ModelCard(
         key=key,
@@ -81,6 +83,7 @@ def unmeasured(
         intended_use=INTENDED_USE,
         limits=(_never_validated(len(classes), len(classes)), *limits),
         date=datetime.now(UTC).date(),
+        network=network,
     )
 
 

@@ -1,8 +1,11 @@
-"""Evaluation of a sediment detector on labelled fields: the paper's Table 7, confusion and calibration.
+"""Evaluation of a sediment detector on labelled fields: the papers' tables, confusion and calibration.
 
 Alizadeh et al. (2025), equations 8 to 10 and Table 7. Average precision follows COCO's reference evaluator
 (`renalcore.metrics.detection`) and ranks every label of a particle; precision, recall, confusion and calibration are
 those of the best label alone, which is what counts, at IoU 0.5.
+
+The count table is Table I of Xiang et al., "Urine Calcium Oxalate Crystallization Recognition Method Based on Deep
+Learning", for every class.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from renalcore import taxonomy
 from renalcore.errors import InputError
 from renalcore.io.image import read_field
 from renalcore.metrics import detection
-from renalcore.metrics.detection import ANY, Bools, Ints, Objects, OperatingPoint, Predictions, Reliability
+from renalcore.metrics.detection import ANY, Bools, Ints, Matches, Objects, OperatingPoint, Predictions, Reliability
 from renalcore.sediment import predictions
 from renalcore.sediment.card import OBJECTS_TO_VALIDATE, SCORE_UNVALIDATED
 from renalcore.sediment.names import IGNORE
@@ -68,6 +71,43 @@ class ClassFigures:
     calibration_error: float
     ap50_one_label: float
     ap50_95_one_label: float
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """One row of Xiang et al., Table I: boxes as reported, counted.
+
+    The paper calls the accuracy the "coincidence rate" between recognition and expert and gives no equation; its own
+    numbers fit correct by total (258 / 344 = 0.75, printed as 0.74). It does not say what its "missed" are either
+    (258 correct and 16 missed are not its 344); here they are all objects that are not correctly identified. A box is
+    correct when it overlaps an object of its class, not yet taken by a better box, by IoU 0.5.
+
+    Attributes:
+        name: The class.
+        total: Objects that the expert marked.
+        correct: Those of them that were found.
+        false: Boxes reported that are none of them; those in regions to ignore do not count.
+        missed: Objects that were not found.
+    """
+
+    name: str
+    total: int
+    correct: int
+    false: int
+    missed: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the objects that were correctly identified; nan without objects."""
+        return self.correct / self.total if self.total else math.nan
+
+    @classmethod
+    def of(cls, name: str, matches: Matches, min_score: float) -> Counts:
+        """What is counted of `matches` when boxes scoring below `min_score` are left out."""
+        scores, hit = matches.judged()
+        reported = hit[scores >= min_score]
+        correct = int(reported.sum())
+        return cls(name, matches.objects, correct, len(reported) - correct, matches.objects - correct)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +156,7 @@ class Evaluation:
         calibration: Of all scores.
         calibration_by_class: By class.
         red_and_white: RBC and WBC taken for each other.
+        counts: The count table, at the scores from which each class is reported.
     """
 
     rows: tuple[ClassFigures, ...]
@@ -130,6 +171,7 @@ class Evaluation:
     calibration: Reliability
     calibration_by_class: Mapping[str, Reliability]
     red_and_white: tuple[Mistaken, ...]
+    counts: tuple[Counts, ...]
 
     def mistakes(self, name: str) -> str:
         """In words, what becomes of the objects of `name` that are missed."""
@@ -249,11 +291,12 @@ def evaluate(
         detection.reliability(scores, hit),
         {taxonomy.NAMES[i]: detection.reliability(*matches[i].judged()) for i in judged},
         tuple(_mistaken(names, confusion, *pair) for pair in RED_AND_WHITE if {*pair[:2]} <= {*names}),
+        tuple(Counts.of(taxonomy.NAMES[i], matches[i], min_score[taxonomy.NAMES[i]]) for i in judged),
     )
 
 
 def write(evaluation: Evaluation, folder: Path, *, about: Mapping[str, str]) -> None:
-    """Write `table7.csv`, `confusion.csv`, `calibration.csv` and `evaluation.json` into `folder`.
+    """Write `table7.csv`, `counts.csv`, `confusion.csv`, `calibration.csv` and `evaluation.json` into `folder`.
 
     Args:
         evaluation: What to write.
@@ -261,6 +304,12 @@ def write(evaluation: Evaluation, folder: Path, *, about: Mapping[str, str]) -> 
         about: What was measured on what, e.g. model, data and command; the head of `evaluation.json`.
     """
     _write_csv(folder / "table7.csv", _table7(evaluation))
+    table: list[list[Any]] = [["class", "total", "correct", "false", "missed", "accuracy", "min_score"]]
+    table += [
+        [row.name, row.total, row.correct, row.false, row.missed, row.accuracy, evaluation.min_score[row.name]]
+        for row in evaluation.counts
+    ]
+    _write_csv(folder / "counts.csv", table)
     names = [*evaluation.names, BACKGROUND]
     table = [["true \\ predicted", *names]]
     table += [[name, *row] for name, row in zip(names, evaluation.confusion.tolist(), strict=True)]
@@ -366,6 +415,7 @@ def _content(evaluation: Evaluation) -> dict[str, Any]:
         "classes": [asdict(row) for row in evaluation.rows],
         "averages": {name: asdict(getattr(evaluation, name)) for name in names},
         "validated": evaluation.validated,
+        "counts": [{**asdict(row), "accuracy": row.accuracy} for row in evaluation.counts],
         "min_score": dict(evaluation.min_score),
         "confusion": {"names": [*evaluation.names, BACKGROUND], "counts": evaluation.confusion.tolist()},
         "red_and_white": [{**asdict(pair), "share": pair.share} for pair in evaluation.red_and_white],

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
 
 import cv2
 import numpy as np
@@ -23,7 +25,8 @@ from renalcore.sediment.slicing import STANDARD, Boxes, Finder, Slicing, best_la
 from renalcore.types import Detections, Field
 
 if TYPE_CHECKING:
-    from renalcore.sediment.decoding import CompactDetector
+    from torch import nn
+
     from renalcore.sediment.networks import MultiHeadDetectionModel
 
 DEFAULT_MODEL = "sediment-multihead-n"
@@ -78,21 +81,18 @@ class SedimentDetector:
             ModelError: It is not a sediment model, its weights are missing or altered, or the device is absent.
         """
         card = models.card(key, root)
-        if card.modality != "sediment" or card.classes != taxonomy.NAMES:
-            raise ModelError(f"{key} does not find the 39 sediment classes; it is a model for {card.modality}")
+        if card.modality != "sediment":
+            raise ModelError(f"{key} does not search sediment; it is a model for {card.modality}")
+        if card.network not in NETWORKS:
+            raise ModelError(f"{key} needs the network {card.network!r}; this version has {', '.join(NETWORKS)}")
+        classes, build = NETWORKS[card.network]
+        if card.classes != classes:
+            raise ModelError(f"{key}: its card names other classes than the network {card.network!r} finds")
         chosen = devices.choose(device)
         weights = models.weights_path(card, root)
-
-        def network() -> MultiHeadDetectionModel:
-            from renalcore.sediment.networks import build, load_weights
-
-            model = build(card.scale)  # type: ignore[arg-type]  # refused there when unknown
-            load_weights(model, weights)
-            return model
-
         slicing = Slicing(slice_px=card.input.slice_px, overlap=card.input.overlap)
-        finder = NetworkFinder(network_backend(network, chosen, card.sha256))
-        return cls(card, finder, chosen, slicing=slicing)
+        backend = backends.load(partial(build, card.scale, weights), chosen, key=_network_key(card.sha256))
+        return cls(card, NetworkFinder(backend), chosen, slicing=slicing)
 
     def best_labels(self, found: Detections) -> NDArray[np.bool_]:
         """Which of the boxes of `predict(..., alternatives=True)` it gives without alternatives, `(N,)`."""
@@ -139,7 +139,7 @@ class SedimentDetector:
 def network_backend(network: Callable[[], MultiHeadDetectionModel], device: Device, weights_sha256: str) -> Backend:
     """Runs the compact form of the network that `network` makes, which is not called when OpenVINO has it converted."""
 
-    def build() -> CompactDetector:
+    def build() -> nn.Module:
         from renalcore.sediment.decoding import CompactDetector
 
         return CompactDetector(network())
@@ -147,12 +147,42 @@ def network_backend(network: Callable[[], MultiHeadDetectionModel], device: Devi
     return backends.load(build, device, key=_network_key(weights_sha256))
 
 
+def _multihead(scale: str, weights: Path) -> nn.Module:
+    from renalcore.sediment.decoding import CompactDetector
+    from renalcore.sediment.networks import build, load_weights
+
+    model = build(scale)  # type: ignore[arg-type]  # refused there when unknown
+    load_weights(model, weights)
+    return CompactDetector(model)
+
+
+def _retinanet(scale: str, weights: Path) -> nn.Module:
+    from renalcore.sediment.networks import load_weights
+    from renalcore.sediment.retinanet import CompactRetinaNet, build
+
+    model = build(scale)
+    load_weights(model, weights)
+    return CompactRetinaNet(model)
+
+
+NETWORKS: Final = MappingProxyType(
+    {
+        "multihead": (taxonomy.NAMES, _multihead),
+        "retinanet": (("Calcium oxalate",), _retinanet),
+    }
+)
+"""What a card's `network` may be: the classes it finds, and what builds it from the card's `scale` and a weights file.
+
+A network takes `(N, H, W, 3)` uint8 and gives boxes `(N, A, 4)` in px, scores `(N, A)` and class ids `(N, A)`.
+"""
+
+
 def _network_key(weights_sha256: str) -> str:
     """Names a converted network by everything it was made from."""
     made_from = hashlib.sha256(weights_sha256.encode())
-    for package in ("openvino", "torch", "ultralytics"):
+    for package in ("openvino", "torch", "torchvision", "ultralytics"):
         made_from.update(version(package).encode())
-    for module in ("networks.py", "decoding.py"):
+    for module in ("networks.py", "decoding.py", "retinanet.py"):
         made_from.update((Path(__file__).parent / module).read_bytes())
     return f"sediment-{made_from.hexdigest()[:32]}"
 
