@@ -196,7 +196,7 @@ def test_a_reviewer_signs_and_reopens_with_a_reason(
 def test_a_technologist_is_offered_no_signature(page: Any, web_app: RunningApp, technologist: Person) -> None:
     bench = analysed(web_app, technologist)
     open_review(page, web_app, technologist, bench)
-    assert page.get_by_role("button", name="CSV").is_visible()
+    page.get_by_role("button", name="CSV").wait_for()
     assert page.get_by_role("button", name="Sign", exact=True).count() == 0
 
 
