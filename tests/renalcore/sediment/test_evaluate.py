@@ -249,7 +249,7 @@ def test_the_command_writes_tables_and_the_card_of_the_weights_that_predicted(
     (tmp_path / "p.json").write_text(json.dumps(found))
     assert run(urised, tmp_path) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "table7.csv", "confusion.csv", "calibration.csv", "evaluation.json",
+        "table7.csv", "counts.csv", "confusion.csv", "calibration.csv", "evaluation.json",
     }  # fmt: skip
     assert "WBC" in capsys.readouterr().out
     assert run(urised, tmp_path, "--write-card") == 1
