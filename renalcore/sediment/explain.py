@@ -5,9 +5,10 @@ over each, gives a weight a_k for each map, and the heat is ReLU(sum_k a_k A_k).
 before the sigmoid, at the anchor that gave the box, in the head of the class's group; the maps are P3, P4 or P5,
 whichever the anchor belongs to. Alizadeh et al. (2025), Fig. 5, shows such maps next to the boxes.
 
-An anchor's logit depends on the few cells of its map around it, and its gradient is exactly zero elsewhere. The map of
-one box is kept to these cells: the same weights would light up every other erythrocyte too, which had no part in this
-box. The map of a class is not kept to them, so that it can show heat where nothing was found, as on debris.
+An anchor's logit depends on the few cells of its map around it, and its gradient is exactly zero elsewhere. A map is
+kept to these cells, and that of a class is the sum of its boxes' maps. So heat near a box follows from how the map is
+made and is no evidence that the model ignores the background; what can be read is where within these cells it lies.
+Without that limit the class weights of the shipped detector gave more heat to glass than to cells on a rendered field.
 
 A large field is explained in the slices in which it was searched, one at a time, and only where they hold a box.
 Gradients need torch, on the CPU or on CUDA; OpenVINO computes none.
@@ -164,9 +165,8 @@ class Explainer:
     def explain(self, field: Field, found: Detections) -> Explanation:
         """The maps of some boxes of a field, and of the classes of these boxes.
 
-        Each slice that holds boxes is computed once. A class map is the sum over the class's boxes of one slice, each
-        level (P3, P4, P5) scaled to its own maximum and counted by its share of these boxes, for gradients of different
-        levels have no common scale; where slices overlap the hotter one counts.
+        Each slice that holds boxes is computed once. A class map is the sum of its boxes' maps, each of maximum
+        1, for gradients of different levels have no common scale; the sum is scaled to 0..1.
 
         Args:
             field: The picture.
@@ -230,8 +230,6 @@ class Explainer:
             (group, level): self._head.heads[group].cv3[level](features[level])
             for group, level in {(anchor.group, anchor.level) for anchor in anchors.values()}
         }
-        sums: dict[tuple[int, int], Tensor] = {}  # gradients by class and level
-        counts: dict[tuple[int, int], int] = defaultdict(int)
         for index, anchor in anchors.items():
             logit = logits[anchor.group, anchor.level][0, anchor.local_class, anchor.row, anchor.column]
             (gradient,) = torch.autograd.grad(logit, features[anchor.level], retain_graph=True)
@@ -250,23 +248,11 @@ class Explainer:
                 (x1, y1, x1 + window.shape[1], y1 + window.shape[0]),
                 (field.height_px, field.width_px),
             )
-            which = int(found.class_ids[index]), anchor.level
-            sums[which] = sums[which] + gradient[0] if which in sums else gradient[0]
-            counts[which] += 1
-        for class_id in {class_id for class_id, _ in sums}:
-            levels = [level for (of, level) in sums if of == class_id]
-            number = sum(counts[class_id, level] for level in levels)
-            heat = np.zeros((height, width), np.float32)
-            for level in levels:
-                cam = grad_cam(features[level][0].detach(), sums[class_id, level])
-                share = counts[class_id, level] / number
-                heat += share * _scaled(_upsampled(cam, int(self._stride(level)))[:height, :width])
-            if scale != 1:
-                heat = np.asarray(cv2.resize(heat, (right - left, bottom - top)), np.float32)
+            class_id, of_box = int(found.class_ids[index]), boxes[index]
             if class_id not in classes:
-                classes[class_id] = np.zeros((field.height_px, field.width_px), np.float32)
-            there = classes[class_id][top:bottom, left:right]
-            np.maximum(there, heat, out=there)
+                classes[class_id] = np.zeros(of_box.field_px, np.float32)
+            x1, y1, x2, y2 = of_box.place_px
+            classes[class_id][y1:y2, x1:x2] += of_box.window
 
     def _stride(self, level: int) -> float:
         return float(self._head.stride[level])
