@@ -73,13 +73,16 @@ _SIGNATURES: Final = (
 )
 _HEIF_BRANDS: Final = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
 
-_READERS: Final[dict[str, type[ImageFile.ImageFile]]] = {
+READERS: Final[dict[str, type[ImageFile.ImageFile]]] = {
     "image/jpeg": JpegImagePlugin.JpegImageFile,
     "image/png": PngImagePlugin.PngImageFile,
     "image/tiff": TiffImagePlugin.TiffImageFile,
     "image/bmp": BmpImagePlugin.BmpImageFile,
     "image/webp": WebPImagePlugin.WebPImageFile,
 }
+"""Pillow's reader of each kind that is read. Not `Image.open`: Ultralytics replaces that by a function which installs a
+package from the network when a file is no picture."""
+
 _READABLE: Final = "JPEG, PNG, TIFF, BMP or WebP"
 _REMEDIES: Final = {
     "image/gif": f"a GIF picture; save the field as {_READABLE}",
@@ -93,8 +96,7 @@ _REMEDIES: Final = {
     "application/dicom": f"a DICOM file; export the field as {_READABLE}",
     "text/plain": "text, not a picture; upload the picture itself",
 }
-# A decoder fed with broken bytes raises almost anything that is not an exit; `Warning` where a caller made them errors.
-_DECODER_ERRORS: Final = (
+DECODER_ERRORS: Final = (
     OSError,
     SyntaxError,
     ValueError,
@@ -109,6 +111,7 @@ _DECODER_ERRORS: Final = (
     zlib.error,
     Warning,
 )
+"""A decoder fed with broken bytes raises almost anything but an exit; `Warning` where a caller made them errors."""
 
 _FIRST_FRAME_ONLY = QualityFlag(
     "first_frame_only", "The file holds several pictures; only the first was read. Upload the others one by one."
@@ -202,11 +205,11 @@ def _decoded(
     """Upright pixels, and flags for what was left out of the file."""
     content = _read(source, name, limits)
     kind = media_type(content)
-    if kind not in _READERS:
+    if kind not in READERS:
         what = _REMEDIES.get(kind, f"not a picture that can be read; save the field as {_READABLE}")
         raise UnreadableFile(f"{name}: this is {what}." if kind in _REMEDIES else f"{name}: {what}.")
     try:
-        with _READERS[kind](io.BytesIO(content)) as image:
+        with READERS[kind](io.BytesIO(content)) as image:
             _check_size(image.size, name, limits)
             frames = _frames(image, kind)
             deep = _bits_per_channel(image, content, kind) > 8
@@ -215,7 +218,7 @@ def _decoded(
                 pixels = _upright(pixels, _orientation(image.info.get("exif")))
     except (Image.DecompressionBombError, MemoryError):
         raise TooLarge(f"{name}: the picture is too large to be opened; reduce it and upload it again.") from None
-    except _DECODER_ERRORS as error:
+    except DECODER_ERRORS as error:
         raise UnreadableFile(
             f"{name}: the picture is damaged, cut off or of a variant that cannot be read{_reason(error)}. "
             "Copy it from the microscope again, or save it as PNG."

@@ -15,9 +15,9 @@ from typing import Final, Literal
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Pillow
 
 from renalcore.errors import InputError, UnreadableFile
+from renalcore.io.image import DECODER_ERRORS, READERS, media_type
 from renalcore.sediment.findings import Findings, Kind
 
 Image = NDArray[np.uint8]
@@ -53,11 +53,13 @@ def picture_size(path: Path) -> tuple[int, int]:
         UnreadableFile: It is no picture.
     """
     try:
-        with Pillow.open(path) as picture:
+        with path.open("rb") as stream:
+            kind = media_type(stream.read(512))
+        with READERS[kind](path) as picture:
             width, height = picture.size
             told = picture.format != "PNG" or "exif" in picture.info  # else Pillow would decode it all to look for it
             turned = told and picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError):
+    except DECODER_ERRORS:
         raise UnreadableFile(f"{path.name} is not a picture that can be read; replace it or remove it") from None
     return (height, width) if turned else (width, height)
 

@@ -95,7 +95,7 @@ def test_an_account_changes_its_role_is_deactivated_and_comes_back(page: Any, we
 
 def test_a_new_version_of_the_cut_offs_is_made_from_a_copy_and_adopted(page: Any, web_app: RunningApp) -> None:
     sign_in(page, web_app, web_app.person("admin"), "/admin-cutoffs")
-    page.wait_for_selector("text=Table B (coarser, four grades)")
+    page.get_by_role("heading", name="Table B (coarser, four grades)").wait_for()
     shoot(page, "admin-cutoffs")
     page.get_by_role("button", name="Copy and edit").click()
     page.get_by_role("textbox", name="Version").wait_for()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -584,6 +585,7 @@ def test_a_box_that_reaches_over_the_edge_by_rounding_is_nobodys_fault(yolo: Pat
 def test_labels_without_a_picture_and_pictures_that_are_none_are_told(yolo: Path) -> None:
     text(yolo / "labels" / "gone.txt", f"0 {YOLO_BOX}")
     text(yolo / "images" / "b.png", "no picture")
+    importlib.import_module("ultralytics.utils")  # replaces Pillow's open by one that installs packages
     read = survey(yolo)
     assert only(read, Kind.LABEL_ALONE).startswith("labels/gone.txt: has no picture")
     assert only(read, Kind.UNREADABLE_PICTURE).startswith("images/b.png: is not a picture that can be read")
