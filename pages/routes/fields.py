@@ -6,7 +6,6 @@ import io
 from functools import lru_cache
 
 from PIL import Image, ImageOps
-from renalcore.io.image import read_field
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
@@ -16,6 +15,7 @@ from db.models import SpecimenField, StoredFile
 from pages.components.auth import COOKIE
 from pages.routes.guard import is_signed_in
 from renalcore.errors import RenalError
+from renalcore.io.image import read_field
 
 CACHE = "private, max-age=31536000, immutable"
 """A field's pixels never change under their address; other people on a shared proxy must not get them."""
