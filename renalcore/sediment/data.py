@@ -21,6 +21,7 @@ from ultralytics.data.dataset import YOLODataset
 from renalcore import taxonomy
 from renalcore.errors import InputError
 from renalcore.sediment.names import IGNORE
+from renalcore.sediment.paste import Particles
 from renalcore.sediment.pictures import read_rgb
 from renalcore.sediment.readers import LabelledField
 
@@ -62,6 +63,7 @@ class Augmentation:
             were looked for, so that what is known stays the same all over the picture.
         whole: Crops show whole fields, fitted into the crop and then zoomed by `scale`, instead of parts of them.
         translate: How far such a field is moved, as a share of the crop.
+        paste: Probability that particles of other real fields are laid into a crop of a real one.
     """
 
     scale: tuple[float, float] = (0.55, 1.8)
@@ -82,10 +84,19 @@ class Augmentation:
     mosaic: float = 0.0
     whole: bool = False
     translate: float = 0.135
+    paste: float = 0.5
 
 
 PAPER = Augmentation(
-    scale=(0.65, 1.35), grey=0.0, coloured=1.0, optics=False, flip=0.286, turns=False, mosaic=0.408, whole=True
+    scale=(0.65, 1.35),
+    grey=0.0,
+    coloured=1.0,
+    optics=False,
+    flip=0.286,
+    turns=False,
+    mosaic=0.408,
+    whole=True,
+    paste=0.0,
 )
 """Table 3 of the paper and nothing else: whole fields, zoomed by 1 +- 0.35 and moved by up to 0.135."""
 
@@ -219,6 +230,7 @@ class SedimentDataset(Dataset[dict[str, Any]]):
                 weights[kind] = factors / factors.sum() * share
         self.weights = weights / weights.sum()
         self.canvas = (0, 0) if augmentation else self._canvas()
+        self.particles = Particles(self.fields, self._read) if augmentation and augmentation.paste else None
 
     def __len__(self) -> int:
         return self.items
@@ -279,7 +291,7 @@ class SedimentDataset(Dataset[dict[str, Any]]):
             zoom = float(np.exp(rng.uniform(*np.log(options.scale))))
             side = self.size_px / zoom
             left, top = self._corner(field, side, (width, height))
-        return crop(
+        window, boxes, ids = crop(
             pixels,
             field.boxes_px,
             field.class_ids,
@@ -288,6 +300,9 @@ class SedimentDataset(Dataset[dict[str, Any]]):
             corner_px=(float(left), float(top)),
             kept=options.kept,
         )
+        if self.particles is not None and rng.random() < options.paste:
+            return self.particles.paste(window, boxes, ids, field=field, zoom=zoom, rng=rng)
+        return window, boxes, ids
 
     def _corner(self, field: LabelledField, side: float, size: tuple[int, int]) -> tuple[float, float]:
         """Where a window of `side` px lies in a field of `size` (width, height)."""

@@ -15,7 +15,9 @@ RBC, WBC = taxonomy.class_id("RBC"), taxonomy.class_id("WBC")
 def test_boxes_follow_the_picture_through_every_crop_and_turn(urised: Path) -> None:
     """The only red pixels of each crop must lie in the erythrocyte's box and fill it."""
     field = read_fields(urised).fields[0]
-    plain = Augmentation(gamma=(1, 1), contrast=(1, 1), cast=0, noise=1.01, hue=0, saturation=0, value=0, grey=0)
+    plain = Augmentation(
+        gamma=(1, 1), contrast=(1, 1), cast=0, noise=1.01, hue=0, saturation=0, value=0, grey=0, paste=0
+    )
     dataset = SedimentDataset([field], size_px=160, augmentation=plain, items=40, seed=1)
     seen = 0
     for index in range(40):
