@@ -32,7 +32,15 @@ from renalcore.types import Field
 CAOX = taxonomy.class_id("Calcium oxalate")
 RBC = taxonomy.class_id("RBC")
 AS_THEY_ARE = Augmentation(
-    scale=(1.0, 1.0), grey=0.0, coloured=0.0, optics=False, flip=0.0, turns=False, whole=True, translate=0.0
+    scale=(1.0, 1.0),
+    grey=0.0,
+    coloured=0.0,
+    optics=False,
+    flip=0.0,
+    turns=False,
+    whole=True,
+    translate=0.0,
+    paste=0.0,
 )
 
 
