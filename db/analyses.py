@@ -2,6 +2,9 @@
 
 What the model found is only ever added. A second analysis with another model is a second row; the newest one that was
 not cancelled is the one that counts.
+
+A second opinion is an analysis too, with the same queue and the same workers, but it stands aside: it moves no
+specimen, and what it finds is neither counted, corrected, reported nor exported.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from db.models import (
     AnalysisState,
     FieldResult,
     Finding,
+    Purpose,
     Specimen,
     SpecimenField,
     SpecimenState,
@@ -52,16 +56,27 @@ def get(session: Session, analysis_id: int) -> Analysis:
 
 def current(session: Session, specimen_id: int) -> Analysis | None:
     """The analysis that counts: the specimen's newest one that was not cancelled."""
-    return session.scalars(
-        select(Analysis)
-        .where(Analysis.specimen_id == specimen_id, Analysis.state != "cancelled")
-        .order_by(Analysis.id.desc())
-        .limit(1)
-    ).one_or_none()
+    return _newest(session, specimen_id, "count")
+
+
+def second_opinion(session: Session, specimen_id: int) -> Analysis | None:
+    """The newest second opinion on a specimen that was not cancelled."""
+    return _newest(session, specimen_id, "second_opinion")
+
+
+def _newest(
+    session: Session, specimen_id: int, purpose: Purpose, *, other_than: Analysis | None = None
+) -> Analysis | None:
+    found = select(Analysis).where(
+        Analysis.specimen_id == specimen_id, Analysis.purpose == purpose, Analysis.state != "cancelled"
+    )
+    if other_than is not None:
+        found = found.where(Analysis.id != other_than.id)
+    return session.scalars(found.order_by(Analysis.id.desc()).limit(1)).one_or_none()
 
 
 def all_of(session: Session, specimen_id: int) -> list[Analysis]:
-    """Every analysis of a specimen, oldest first."""
+    """Every analysis of a specimen, second opinions too, oldest first."""
     return list(session.scalars(select(Analysis).where(Analysis.specimen_id == specimen_id).order_by(Analysis.id)))
 
 
@@ -137,12 +152,83 @@ def request(
         raise Conflict(f"Specimen {held.accession} is signed. A reviewer must reopen it with a reason first.")
     if not session.scalar(select(func.count()).where(SpecimenField.specimen_id == held.id)):
         raise Conflict(f"Specimen {held.accession} has no field. Add pictures to it first.")
+    return _requested(
+        session,
+        held,
+        "count",
+        model_key=model_key,
+        weights_sha256=weights_sha256,
+        code_version=code_version,
+        options=options,
+        by=by,
+    )
+
+
+def request_second(
+    session: Session,
+    specimen: Specimen,
+    *,
+    model_key: str,
+    weights_sha256: str,
+    code_version: str,
+    options: Mapping[str, Any],
+    by: User,
+) -> Analysis:
+    """Ask another model for its opinion on a specimen under review; the counts stay those of the first.
+
+    The arguments are those of `request`, and so is what the caller does next.
+
+    Raises:
+        Conflict: The specimen is not under review, is the first model's already, or waits for a second opinion.
+        InputError: `min_score` is no score.
+    """
+    held = hold_specimen(session, specimen.id)
+    first = current(session, held.id)
+    if held.state != "needs_review" or first is None:
+        raise Conflict(
+            f"Specimen {held.accession} is {in_words(held.state)}; a second opinion is asked for while it awaits review."
+        )
+    if first.model_key == model_key:
+        raise Conflict(f"Specimen {held.accession} was analysed by {model_key}. Choose another model.")
+    newest = second_opinion(session, held.id)
+    if newest is not None and newest.state in ("queued", "running"):
+        raise Conflict(
+            f"The second opinion of {newest.model_key} on specimen {held.accession} is {in_words(newest.state)}. "
+            "Wait for it, or cancel it first."
+        )
+    return _requested(
+        session,
+        held,
+        "second_opinion",
+        model_key=model_key,
+        weights_sha256=weights_sha256,
+        code_version=code_version,
+        options=options,
+        by=by,
+    )
+
+
+def _requested(
+    session: Session,
+    held: Specimen,
+    purpose: Purpose,
+    *,
+    model_key: str,
+    weights_sha256: str,
+    code_version: str,
+    options: Mapping[str, Any],
+    by: User,
+) -> Analysis:
+    """Add an analysis of a specimen that is held, and tell the audit trail."""
     chosen = dict(options)
     if "min_score" in chosen:
         chosen["min_score"] = checked_min_score(chosen["min_score"])
-    before = move_specimen(held, "waiting")
+    before = held.state
+    if purpose == "count":
+        move_specimen(held, "waiting")
     analysis = Analysis(
         specimen_id=held.id,
+        purpose=purpose,
         model_key=model_key,
         weights_sha256=weights_sha256,
         code_version=code_version,
@@ -157,13 +243,13 @@ def request(
     audit.record(
         session,
         actor=by,
-        action="analysis.request",
+        action="analysis.request" if purpose == "count" else "analysis.request_second",
         entity="analysis",
         entity_id=analysis.id,
         old={"specimen_state": before},
         new={
             "state": "queued",
-            "specimen_state": "waiting",
+            "specimen_state": held.state,
             "accession": held.accession,
             "model_key": model_key,
             "weights_sha256": weights_sha256,
@@ -249,7 +335,7 @@ def _score(score: float) -> float:
 
 
 def finish(session: Session, analysis_id: int) -> bool:
-    """Every field has its result: the specimen needs review.
+    """Every field has its result: the specimen needs review, unless this is a second opinion.
 
     Returns:
         Whether it ended now; False where it already had, or was cancelled meanwhile.
@@ -302,12 +388,7 @@ def cancel(session: Session, analysis_id: int, by: User) -> Analysis:
         raise Conflict(
             f"The analysis of specimen {specimen.accession} is {in_words(analysis.state)}: nothing to cancel."
         )
-    earlier = session.scalars(
-        select(Analysis)
-        .where(Analysis.specimen_id == specimen.id, Analysis.state != "cancelled", Analysis.id != analysis.id)
-        .order_by(Analysis.id.desc())
-        .limit(1)
-    ).one_or_none()
+    earlier = _newest(session, specimen.id, "count", other_than=analysis)
     falls_back_to: SpecimenState = "cancelled"
     if earlier is not None:
         falls_back_to = "needs_review" if earlier.state == "done" else "failed"
@@ -323,7 +404,7 @@ def retry(session: Session, analysis_id: int, by: User) -> Analysis:
     The caller hands it to the queue once the transaction is committed.
 
     Raises:
-        Conflict: It is waiting, running or complete, or is not the newest.
+        Conflict: It is waiting, running or complete, is not the newest, or the specimen is signed.
     """
     analysis, specimen = hold(session, analysis_id)
     done, total = progress(session, analysis_id)
@@ -332,7 +413,11 @@ def retry(session: Session, analysis_id: int, by: User) -> Analysis:
         raise Conflict(
             f"The analysis of specimen {specimen.accession} is {in_words(analysis.state)}: nothing to retry."
         )
-    newer = select(Analysis.id).where(Analysis.specimen_id == specimen.id, Analysis.id > analysis.id)
+    if analysis.purpose == "second_opinion" and specimen.state == "signed":
+        raise Conflict(f"Specimen {specimen.accession} is signed. A reviewer must reopen it with a reason first.")
+    newer = select(Analysis.id).where(
+        Analysis.specimen_id == specimen.id, Analysis.purpose == analysis.purpose, Analysis.id > analysis.id
+    )
     if analysis.state != "cancelled":
         newer = newer.where(Analysis.state != "cancelled")  # those that were count no longer, and this one does
     if session.scalar(newer.limit(1)) is not None:
@@ -382,9 +467,15 @@ def _moved(
     action: str | None = None,
     **details: object,
 ) -> None:
-    """Change both states and write the one audit event that tells of it; no event where nothing changes."""
-    before = {"state": move_analysis(analysis, state), "specimen_state": move_specimen(specimen, specimen_state)}
-    after = {"state": state, "specimen_state": specimen_state}
+    """Change both states and write the one audit event that tells of it; no event where nothing changes.
+
+    A second opinion leaves the specimen as it is.
+    """
+    before: dict[str, str] = {"state": move_analysis(analysis, state)}
+    after: dict[str, str] = {"state": state}
+    if analysis.purpose == "count":
+        before["specimen_state"] = move_specimen(specimen, specimen_state)
+        after["specimen_state"] = specimen_state
     session.flush()
     if before != after:
         audit.record(

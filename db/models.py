@@ -21,6 +21,7 @@ Objective = Literal["10x", "20x", "40x", "60x", "100x"]
 ScaleKind = Literal["um_per_px", "whole_field", "unknown"]
 SpecimenState = Literal["waiting", "running", "needs_review", "signed", "failed", "cancelled"]
 AnalysisState = Literal["queued", "running", "done", "failed", "cancelled"]
+Purpose = Literal["count", "second_opinion"]
 CorrectionAction = Literal["add", "reclassify", "remove", "confirm", "restore"]
 SignOffKind = Literal["sign", "reopen", "amend"]
 
@@ -65,6 +66,7 @@ class Base(DeclarativeBase):
         ScaleKind: _one_of(ScaleKind, "scale_kind"),
         SpecimenState: _one_of(SpecimenState, "state"),
         AnalysisState: _one_of(AnalysisState, "state"),
+        Purpose: _one_of(Purpose, "purpose"),
         CorrectionAction: _one_of(CorrectionAction, "action"),
         SignOffKind: _one_of(SignOffKind, "kind"),
     }
@@ -219,12 +221,16 @@ class SpecimenField(Base):
 
 
 class Analysis(Base):
-    """One run of one model over the fields of a specimen. Its progress is the number of its field results."""
+    """One run of one model over the fields of a specimen. Its progress is the number of its field results.
+
+    Only analyses that count are reviewed, reported and exported; a second opinion is there to be looked at.
+    """
 
     __tablename__ = "analyses"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     specimen_id: Mapped[int] = mapped_column(ForeignKey("specimens.id"), index=True)
+    purpose: Mapped[Purpose] = mapped_column(default="count", server_default="count")
     model_key: Mapped[str] = mapped_column(String(100))
     weights_sha256: Mapped[str] = mapped_column(_SHA256)
     code_version: Mapped[str] = mapped_column(String(100))

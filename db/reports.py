@@ -306,7 +306,9 @@ def _as_they_stand(
         analysis.specimen_id: analysis
         for analysis in session.scalars(
             select(Analysis)
-            .where(Analysis.specimen_id.in_(list(records)), Analysis.state != "cancelled")
+            .where(
+                Analysis.specimen_id.in_(list(records)), Analysis.purpose == "count", Analysis.state != "cancelled"
+            )
             .order_by(Analysis.id)  # the newest stays
         )
     }

@@ -174,10 +174,12 @@ def _joined(statement: Select[Any], wanted: str) -> Select[Any]:
 
 
 def _newest_analyses(session: Session, specimen_ids: Sequence[int]) -> dict[int, Analysis]:
-    """By specimen the newest analysis that was not cancelled, or the newest where all were."""
+    """By specimen the newest analysis to count that was not cancelled, or the newest where all were."""
     newest: dict[int, Analysis] = {}
     for analysis in session.scalars(
-        select(Analysis).where(Analysis.specimen_id.in_(specimen_ids)).order_by(Analysis.id)
+        select(Analysis)
+        .where(Analysis.specimen_id.in_(specimen_ids), Analysis.purpose == "count")
+        .order_by(Analysis.id)
     ):
         if analysis.state != "cancelled" or newest.get(analysis.specimen_id, analysis).state == "cancelled":
             newest[analysis.specimen_id] = analysis
