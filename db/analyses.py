@@ -179,14 +179,15 @@ def request_second(
     The arguments are those of `request`, and so is what the caller does next.
 
     Raises:
-        Conflict: The specimen is not under review, is the first model's already, or waits for a second opinion.
+        Conflict: The specimen is not under review, was analysed by this very model, or waits for a second opinion.
         InputError: `min_score` is no score.
     """
     held = hold_specimen(session, specimen.id)
     first = current(session, held.id)
     if held.state != "needs_review" or first is None:
         raise Conflict(
-            f"Specimen {held.accession} is {in_words(held.state)}; a second opinion is asked for while it awaits review."
+            f"Specimen {held.accession} is {in_words(held.state)}; "
+            "a second opinion is asked for while it awaits review."
         )
     if first.model_key == model_key:
         raise Conflict(f"Specimen {held.accession} was analysed by {model_key}. Choose another model.")

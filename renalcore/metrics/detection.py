@@ -181,6 +181,26 @@ def overlaps(boxes_px: Floats, others_px: Floats, crowd: Bools | None = None) ->
     return found
 
 
+def paired(boxes_px: Floats, others_px: Floats, *, min_iou: float = 0.5) -> list[tuple[int, int]]:
+    """Which box is which other one: pairs that overlap, each box in one pair at most, the closest pairs first.
+
+    Args:
+        boxes_px: `(N, 4)`, `[x1, y1, x2, y2]`.
+        others_px: `(M, 4)`.
+        min_iou: Lowest intersection over union of a pair.
+
+    Returns:
+        Indices into `boxes_px` and `others_px`.
+    """
+    ious = overlaps(boxes_px, others_px)
+    pairs: list[tuple[int, int]] = []
+    while ious.size and ious.max() >= min_iou:
+        box, other = divmod(int(ious.argmax()), ious.shape[1])
+        pairs.append((box, other))
+        ious[box], ious[:, other] = -1, -1
+    return pairs
+
+
 def match(
     objects: Objects,
     predictions: Predictions,
