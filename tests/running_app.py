@@ -27,7 +27,7 @@ from db.engine import engine_for, session_scope
 from db.models import Role
 
 ROOT = Path(__file__).resolve().parent.parent
-START_S = 90.0
+START_S = 300.0
 """Longest wait for the first answer: Streamlit's import alone takes seconds on a busy machine."""
 
 
