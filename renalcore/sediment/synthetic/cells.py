@@ -26,24 +26,41 @@ _HAEMOGLOBIN = np.array([0.03, 0.08, 0.2])
 
 
 def add_rbc(sheet: Sheet, rng: np.random.Generator, x_um: float, y_um: float, radius_um: float) -> None:
-    """A red cell: biconcave disc, or swollen, crenated, folded, cupped or a ghost, as strong or weak urine makes it."""
-    view = sheet.part(x_um, y_um, 1.4 * radius_um)
+    """A red cell: biconcave disc, or swollen, spiky, folded, cupped or a ghost, as strong or weak urine makes it."""
     form = str(rng.choice(list(_RBC_FORMS), p=list(_RBC_FORMS.values())))
-    oval = rng.uniform(0.9, 1.0) if rng.random() < 0.8 else rng.uniform(0.6, 0.9)
-    outline = ring(rng, radius_um, radius_um * oval, rough=0.012, waves=5)
+    if form == "sphere":
+        radius_um *= rng.uniform(0.72, 0.92)  # a ball of the same volume is narrower than the disc
+    view = sheet.part(x_um, y_um, 1.4 * radius_um)
+    oval = rng.uniform(0.9, 1.0) if rng.random() < 0.75 else rng.uniform(0.6, 0.9)
+    outline = ring(rng, radius_um, radius_um * oval, rough=0.012 if rng.random() < 0.7 else 0.04, waves=5)
     if form == "crenated":
         outline = _crenated(rng, radius_um, oval)
     angle = rng.uniform(0, np.pi)
     mask = view.filled(turn(outline, angle, (x_um, y_um)))
-    edge = view.domed(mask, radius_um * rng.uniform(0.18, 0.5))
+    edge = view.domed(mask, radius_um * (0.9 if form == "sphere" else rng.uniform(0.2, 0.55)))
     thickness = rng.uniform(1.8, 2.8) * edge * _relief(view, rng, form, (x_um, y_um), radius_um, angle)
-    strength = 0.35 if form == "ghost" else rng.uniform(0.7, 1.3)
+    strength = 0.35 if form == "ghost" else rng.uniform(0.7, 1.4)
     view.opd_um += np.float32(0.065 * strength) * thickness
     colour = _HAEMOGLOBIN * rng.uniform(0.2, 1.3) * (0.15 if form == "ghost" else 1) + rng.uniform(0, 0.13)
     view.tint(thickness / 2, colour)
+    # the steep rim bends light past the objective, the domed middle gathers it: both stay when the cell is in focus
+    view.tint((mask - edge) * mask, np.full(3, rng.uniform(0, 0.7 if form != "ghost" else 0.25)))
+    if form == "sphere" or rng.random() < 0.15:
+        along, across = view.turned(x_um, y_um, angle)
+        lit = np.exp((along**2 + across**2) / np.float32(-((rng.uniform(0.25, 0.5) * radius_um) ** 2)))
+        view.tint(lit * mask, np.array([-1.0, -0.95, -0.6]) * rng.uniform(0.05, 0.55))
 
 
-_RBC_FORMS = {"disc": 0.24, "swollen": 0.23, "ring": 0.16, "crenated": 0.11, "folded": 0.08, "cup": 0.11, "ghost": 0.07}
+_RBC_FORMS = {
+    "disc": 0.22,
+    "swollen": 0.17,
+    "ring": 0.17,
+    "sphere": 0.09,
+    "crenated": 0.12,
+    "folded": 0.07,
+    "cup": 0.09,
+    "ghost": 0.07,
+}
 """How often each shape of a red cell is drawn."""
 
 
@@ -56,13 +73,14 @@ def _relief(
         dimple = rng.uniform(0.25, 0.6) if form == "disc" else rng.uniform(0.7, 0.95)
         return 1 - np.float32(dimple) * np.exp(-(along**2 + across**2) / np.float32(rng.uniform(0.16, 0.36)))
     if form == "folded":
-        return 1 - np.float32(0.8) * np.exp(-((across / 0.22) ** 2) - (along / 0.7) ** 2)
+        slit = np.exp(-(((across - 0.2 * along**2) / rng.uniform(0.14, 0.3)) ** 2) - (along / 0.7) ** 2)
+        return 1 - np.float32(rng.uniform(0.5, 0.9)) * slit
     if form == "cup":  # a dent off centre, whose rim shows as a crescent
         off, wide = rng.uniform(0.2, 0.55), rng.uniform(0.35, 0.7)
         dent = np.clip((wide - np.sqrt((along - np.float32(off)) ** 2 + across**2)) * rng.uniform(2, 4) + 0.5, 0, 1)
         return 1 - np.float32(rng.uniform(0.5, 0.9)) * dent
     if form == "crenated":
-        return 1 + np.float32(0.3) * view.noise(rng, 0.3 * radius_um)
+        return 1 + np.float32(rng.uniform(0.06, 0.3)) * view.noise(rng, rng.uniform(0.25, 0.45) * radius_um)
     return np.ones_like(along + across)
 
 
@@ -75,23 +93,85 @@ def _crenated(rng: np.random.Generator, radius_um: float, oval: float) -> Points
 
 
 def add_wbc(sheet: Sheet, rng: np.random.Generator, x_um: float, y_um: float, radius_um: float) -> None:
-    """A leukocyte: dull grey granular sphere, nucleus of two to four lobes; old ones swell, bleb or fall apart."""
+    """A leukocyte: dull granular sphere, nucleus of one to four lobes; small and dense, swollen, or falling apart."""
+    form = str(rng.choice(list(_WBC_FORMS), p=list(_WBC_FORMS.values())))
+    radius_um *= {"dense": 0.85, "swollen": 1.1}.get(form, 1.0)
     view = sheet.part(x_um, y_um, 1.7 * radius_um)
-    form = rng.choice(["fresh", "glitter", "swollen", "broken"], p=[0.45, 0.2, 0.15, 0.2])
-    outline = ring(rng, radius_um, radius_um * rng.uniform(0.85, 1), rough=0.1 if form == "broken" else 0.03)
-    mask = view.filled(turn(outline, rng.uniform(0, np.pi), (x_um, y_um)))
-    body = view.domed(mask, radius_um * rng.uniform(0.35, 0.8))
-    view.opd_um += body * np.float32(radius_um * rng.uniform(0.012, 0.03))
-    _lobed_nucleus(view, rng, x_um, y_um, radius_um)
-    contrast = {"fresh": 0.8, "glitter": 2.2, "swollen": 0.35, "broken": 1.6}[form]
-    _granules(view, rng, mask, int(rng.uniform(50, 150)), (0.12, 0.4), 0.055 * contrast)
-    view.opd_um += body * view.noise(rng, radius_um * rng.uniform(0.2, 0.35)) * np.float32(0.05 * contrast)
-    if rng.random() < 0.5:  # granules and lobes gather light: bright specks in a dark body
-        specks = np.clip(view.noise(rng, 0.25 * radius_um) - 0.4, 0, 1.5)
-        view.tint(body * specks, np.array([-0.9, -1.0, -0.6]) * rng.uniform(0.1, 0.5))
-    if form == "broken":
+    mask = _wbc_mask(view, rng, form, (x_um, y_um), radius_um)
+    body = view.domed(mask, radius_um * rng.uniform(0.3, 0.8))
+    opd = rng.uniform(0.012, 0.03) * (1.5 if form == "dense" else 1)
+    view.opd_um += body * np.float32(radius_um * opd)
+    if form in ("fresh", "dense", "swollen"):
+        _lobed_nucleus(view, rng, x_um, y_um, radius_um)
+    elif form == "bubbly":
+        for _ in range(rng.integers(2, 6)):
+            _vesicle(view, rng, x_um, y_um, radius_um)
+    contrast = _WBC_GRAIN[form] * rng.uniform(0.6, 1.4)
+    if rng.random() < 0.5:
+        _granules(view, rng, mask, int(rng.uniform(20, 90)), (0.15, 0.45), 0.05 * contrast)
+    # cytoplasm is never smooth: worms and knots of half a micrometre, clouds of two
+    for grain, amount in ((rng.uniform(0.45, 0.95), 0.022), (rng.uniform(0.25, 0.45) * radius_um, 0.045)):
+        view.opd_um += body * view.noise(rng, grain) * np.float32(amount * contrast)
+    view.tint((mask - body) * mask, np.full(3, rng.uniform(0, 0.6)))
+    if rng.random() < 0.6:  # granules and lobes gather light: bright specks in a dark body
+        specks = np.clip(view.noise(rng, rng.uniform(0.1, 0.22) * radius_um) - 0.5, 0, 1.2)
+        view.tint(body * specks, np.array([-0.9, -1.0, -0.6]) * rng.uniform(0.1, 0.45))
+    if form in ("broken", "popcorn") or rng.random() < 0.1:
         _blebs(view, rng, x_um, y_um, radius_um)
-    view.tint(body, np.array([0.05, 0.045, 0.07]) * rng.uniform(0.3, 2) * rng.uniform([1, 1, 1], [1, 1, 1.8]))
+    stain = rng.uniform(0, 0.35) if form == "dense" else rng.uniform(0, 0.12)
+    green = np.array([1.0, rng.uniform(0.6, 1), rng.uniform(0.9, 1.6)])
+    view.tint(body, green * stain)
+
+
+_WBC_FORMS = {
+    "fresh": 0.4,
+    "dense": 0.14,
+    "swollen": 0.12,
+    "glitter": 0.1,
+    "bubbly": 0.08,
+    "broken": 0.08,
+    "popcorn": 0.08,
+}
+"""How often each state of a leukocyte is drawn."""
+
+_WBC_GRAIN = {
+    "fresh": 1.0,
+    "dense": 0.5,
+    "swollen": 0.6,
+    "glitter": 1.8,
+    "bubbly": 0.6,
+    "broken": 1.5,
+    "popcorn": 1.7,
+}
+"""How coarse its inside looks."""
+
+
+def _wbc_mask(
+    view: Sheet, rng: np.random.Generator, form: str, centre_um: tuple[float, float], radius_um: float
+) -> Floats:
+    """The outline of a leukocyte: round, or when it dies lobed, ragged, or a heap of knobs."""
+    rough = {"broken": 0.12, "bubbly": 0.1, "popcorn": 0.06}.get(form, 0.02 if rng.random() < 0.7 else 0.06)
+    slim = rng.uniform(0.85, 1) if rng.random() < 0.85 else rng.uniform(0.6, 0.85)
+    size = 0.75 * radius_um if form == "popcorn" else radius_um
+    mask = view.filled(turn(ring(rng, size, size * slim, rough=rough), rng.uniform(0, np.pi), centre_um))
+    if form == "popcorn":
+        angles = rng.uniform(0, 2 * np.pi, rng.integers(9, 22))
+        reach = radius_um * rng.uniform(0.5, 1.05, len(angles))
+        knobs = np.stack([reach * np.cos(angles), slim * reach * np.sin(angles)], axis=1) + centre_um
+        mask = np.maximum(mask, view.dotted(knobs, radius_um * rng.uniform(0.1, 0.25, len(knobs)), np.ones(len(knobs))))
+    return mask
+
+
+def _vesicle(view: Sheet, rng: np.random.Generator, x_um: float, y_um: float, radius_um: float) -> None:
+    """A smooth bubble of cytoplasm with an outline of its own, inside a dying cell or bulging out of it."""
+    angle, reach, size = (
+        rng.uniform(0, 2 * np.pi),
+        radius_um * rng.uniform(0.3, 0.95),
+        radius_um * rng.uniform(0.25, 0.5),
+    )
+    centre = (x_um + reach * np.cos(angle), y_um + reach * np.sin(angle))
+    dome = view.domed(view.filled(ring(rng, size, size * rng.uniform(0.8, 1)) + centre), 0.5 * size)
+    view.opd_um += dome * np.float32(rng.uniform(-0.02, 0.07))
 
 
 def _lobed_nucleus(view: Sheet, rng: np.random.Generator, x_um: float, y_um: float, radius_um: float) -> None:
@@ -124,10 +204,11 @@ def _granules(
 
 
 def _blebs(view: Sheet, rng: np.random.Generator, x_um: float, y_um: float, radius_um: float) -> None:
-    for _ in range(rng.integers(8, 28)):
-        angle, reach, size = rng.uniform(0, 2 * np.pi), rng.uniform(0.75, 1.2), radius_um * rng.uniform(0.08, 0.22)
+    """Small balls that pinch off from a dying cell."""
+    for _ in range(rng.integers(2, 14)):
+        angle, reach, size = rng.uniform(0, 2 * np.pi), rng.uniform(0.75, 1.2), radius_um * rng.uniform(0.06, 0.22)
         centre = (x_um + reach * radius_um * np.cos(angle), y_um + reach * radius_um * np.sin(angle))
-        view.ball(*centre, size, rng.uniform(0.03, 0.06))
+        view.ball(*centre, size, rng.uniform(0.02, 0.06))
 
 
 def rbc(rng: np.random.Generator, um_per_px: float) -> Sheet:
@@ -165,14 +246,22 @@ def wbc_clump(rng: np.random.Generator, um_per_px: float) -> Sheet:
 
 
 def _nucleus(
-    sheet: Sheet, rng: np.random.Generator, x_um: float, y_um: float, radius_um: float, opd_um: float, dark: float
+    sheet: Sheet,
+    rng: np.random.Generator,
+    x_um: float,
+    y_um: float,
+    radius_um: float,
+    opd_um: float,
+    dark: float,
+    *,
+    chromatin: float = 0.22,
 ) -> None:
     """A round or oval nucleus with a sharp membrane, grainy chromatin and a nucleolus."""
     view = sheet.part(x_um, y_um, 1.5 * radius_um)
     outline = ring(rng, radius_um, radius_um * rng.uniform(0.75, 1), rough=0.03)
     mask = view.filled(turn(outline, rng.uniform(0, np.pi), (x_um, y_um)))
     dome = view.domed(mask, 0.35 * radius_um)
-    view.opd_um += np.float32(opd_um) * dome * (1 + np.float32(0.22) * view.noise(rng, 0.25 * radius_um))
+    view.opd_um += np.float32(opd_um) * dome * (1 + np.float32(chromatin) * view.noise(rng, 0.25 * radius_um))
     view.tint(dome, np.array([0.9, 0.9, 1.0]) * dark)
     spot = rng.uniform(-0.35, 0.35, 2) * radius_um
     view.ball(x_um + spot[0], y_um + spot[1], 0.22 * radius_um, 0.04)
@@ -181,31 +270,39 @@ def _nucleus(
 def squamous(rng: np.random.Generator, um_per_px: float) -> Sheet:
     """A squamous cell: thin polygonal plate of 35 to 60 um, folded edges, sparse granules, small central nucleus."""
     radius = rng.uniform(17, 30)
+    crumpled = rng.random() < 0.2
     outline = _plate(rng, radius)
+    if crumpled:
+        outline = turn(outline * (rng.uniform(0.4, 0.9), rng.uniform(0.5, 1)), rng.uniform(0, np.pi))
     sheet = Sheet.holding(outline, um_per_px)
     mask = sheet.filled(outline)
     plate = sheet.domed(mask, rng.uniform(0.8, 2.6))
     thin = rng.uniform(0.08, 0.2)
-    sheet.opd_um += plate * np.float32(thin) * (1 + np.float32(0.25) * sheet.noise(rng, 5))
-    if rng.random() < 0.3:  # crumpled
-        ridges = np.exp(-((sheet.noise(rng, rng.uniform(4, 11)) / rng.uniform(0.1, 0.25)) ** 2))
-        sheet.opd_um += plate * ridges * np.float32(rng.uniform(0.15, 0.7) * thin)
-    for _ in range(rng.integers(0, 5)):
+    sheet.opd_um += plate * np.float32(thin) * (1 + np.float32(rng.uniform(0.1, 0.4)) * sheet.noise(rng, 5))
+    # fine grain like sand all over it
+    sheet.opd_um += plate * sheet.noise(rng, rng.uniform(0.6, 1.6)) * np.float32(rng.uniform(0, 0.012))
+    if crumpled or rng.random() < 0.4:
+        ridges = np.exp(-((sheet.noise(rng, rng.uniform(2, 11)) / rng.uniform(0.1, 0.3)) ** 2))
+        patchy = 1.5 if crumpled else np.clip(0.5 + sheet.noise(rng, 12), 0, 1)
+        sheet.opd_um += plate * ridges * patchy * np.float32(rng.uniform(0.15, 0.9) * thin)
+    for _ in range(rng.integers(0, 9 if crumpled else 4)):
         _fold(sheet, rng, outline, mask, thin)
     _granules(sheet, rng, mask, int(rng.uniform(20, 260)), (0.15, 0.5), rng.uniform(0.02, 0.08))
-    sheet.tint(plate, np.array([0.03, 0.03, 0.045]) * rng.uniform(0, 2.2))
+    sheet.tint(plate, np.array([0.03, 0.03, 0.045]) * rng.choice([0.3, 2.2]) * rng.random())
     centre = rng.normal(0, 0.12, 2) * radius
-    _nucleus(sheet, rng, centre[0], centre[1], rng.uniform(3, 4.6), rng.uniform(0.08, 0.2), rng.uniform(0, 0.12))
+    size, step, dark = rng.uniform(2.6, 4.6), rng.uniform(0.02, 0.2), rng.uniform(0, 0.15)
+    _nucleus(sheet, rng, centre[0], centre[1], size, step, dark, chromatin=0.1)
     return sheet
 
 
 def _plate(rng: np.random.Generator, radius_um: float) -> Points:
     """A polygon with soft corners, hollow or bulging sides, and a slightly frayed edge."""
-    shape = corners(rng, radius_um, int(rng.integers(4, 9)), uneven=0.3)
+    shape = corners(rng, radius_um, int(rng.integers(4, 10)), uneven=rng.uniform(0.2, 0.42))
     shape[:, 1] *= rng.uniform(0.65, 1) if rng.random() < 0.8 else rng.uniform(0.3, 0.6)  # or rolled up
-    middles = (shape + np.roll(shape, -1, axis=0)) / 2 * rng.uniform(0.92, 1.08, (len(shape), 1))
+    middles = (shape + np.roll(shape, -1, axis=0)) / 2 * rng.uniform(0.85, 1.1, (len(shape), 1))
     outline = rounded(np.stack([shape, middles], axis=1).reshape(-1, 2), 2)
-    return turn(outline * (1 + rng.normal(0, 0.002, (len(outline), 1))), rng.uniform(0, np.pi))
+    frayed = rng.normal(0, rng.choice([0.002, 0.012]), (len(outline), 1))
+    return turn(outline * (1 + frayed), rng.uniform(0, np.pi))
 
 
 def _fold(sheet: Sheet, rng: np.random.Generator, outline: Points, mask: Floats, thin: float) -> None:

@@ -64,33 +64,33 @@ def _prism(length_um: float, width_um: float, tip_um: float) -> Points:
 
 def calcium_oxalate(rng: np.random.Generator, um_per_px: float) -> Sheet:
     """Calcium oxalate: bright envelope with a cross (dihydrate), or oval, dumbbell and hempseed (monohydrate)."""
-    form = rng.choice(["envelope", "oval", "dumbbell"], p=[0.66, 0.2, 0.14])
+    form = rng.choice(["envelope", "oval", "dumbbell"], p=[0.74, 0.15, 0.11])
     if form == "envelope":
         return _envelope(rng, um_per_px)
     return _monohydrate(rng, um_per_px, dumbbell=form == "dumbbell")
 
 
 def _envelope(rng: np.random.Generator, um_per_px: float) -> Sheet:
-    side = float(np.clip(rng.lognormal(np.log(6), 0.42), 3.2, 24))
-    outline = _rectangle(side, side * rng.uniform(0.82, 1)) * 1.0
+    side = float(np.clip(rng.lognormal(np.log(5), 0.5), 2.4, 24))
+    outline = _rectangle(side, side * rng.uniform(0.8, 1))
     outline[:, 0] += outline[:, 1] * rng.normal(0, 0.08)  # seen a little from the side: the square leans
     outline = turn(outline, rng.uniform(0, np.pi))
     sheet = Sheet.holding(outline, um_per_px)
     slope = rng.uniform(0.7, 1.25)
     height, gap = _facets(sheet, outline, np.full(4, slope) * rng.uniform(0.85, 1.15, 4), 99)
     truncated = np.minimum(height, side * slope * rng.uniform(0.35, 0.6))
-    sheet.opd_um += truncated * np.float32(rng.uniform(0.3, 0.6) / max(1.0, side / 9))
+    sheet.opd_um += truncated * np.float32(rng.uniform(0.16, 0.55) / max(1.0, side / 9))
     sheet.tint((height > 0).astype(np.float32), np.full(3, rng.uniform(0.02, 0.25)) * [1, 0.9, 1.2])
     # the light that the crystal gathers: in a cross along its creases, or in a spot on each face
     cross = np.exp(-((gap / (0.14 * side * slope)) ** 2))
     spots = np.clip(gap / (0.5 * side * slope), 0, 1) ** 2 * np.clip(height / (0.25 * side * slope), 0, 1)
     where = cross if rng.random() < 0.6 else spots
-    sheet.tint(where * (height > 0.04 * side), np.full(3, -rng.uniform(0.1, 1.1)))
+    sheet.tint(where * (height > 0.04 * side), np.full(3, -rng.uniform(0.1, 1.1 if side > 5 else 1.6)))
     return sheet
 
 
 def _monohydrate(rng: np.random.Generator, um_per_px: float, *, dumbbell: bool) -> Sheet:
-    length = rng.uniform(4, 14)
+    length = float(np.clip(rng.lognormal(np.log(6.5), 0.35), 3.5, 15))
     width = length * rng.uniform(0.5, 0.8)
     theta = np.linspace(0, 2 * np.pi, 80, endpoint=False)
     waist = 1 - (rng.uniform(0.3, 0.5) * np.abs(np.sin(theta)) ** 4 if dumbbell else 0)
@@ -204,8 +204,11 @@ def ammonium_biurate(rng: np.random.Generator, um_per_px: float) -> Sheet:
         angle, reach = rng.uniform(0, 2 * np.pi), radius * rng.uniform(1.2, 2)
         hook = angle + rng.normal(0, 0.35)
         tip = reach * np.array([np.cos(hook), np.sin(hook)])
-        base = [0.85 * radius * np.array([np.cos(angle + d), np.sin(angle + d)]) for d in (-0.16, 0.16)]
-        thorns.append(np.array([base[0], tip, base[1]]))
+        broad = rng.uniform(0.08, 0.2)
+        base = [0.85 * radius * np.array([np.cos(angle + d), np.sin(angle + d)]) for d in (-broad, broad)]
+        bow = rng.normal(0, 0.12) * np.array([-tip[1], tip[0]])  # thorns bend like those of a rose
+        middles = [(0.6 * foot + 0.4 * tip) + bow for foot in base]
+        thorns.append(np.array([base[0], middles[0], tip, middles[1], base[1]]))
     outline = ring(rng, radius, radius * rng.uniform(0.85, 1), rough=0.03)
     sheet = Sheet.holding(np.concatenate([outline, *thorns]), um_per_px)
     colour = np.array([0.18, 0.5, 1.0]) * rng.uniform(0.6, 1.6)
@@ -214,7 +217,9 @@ def ammonium_biurate(rng: np.random.Generator, um_per_px: float) -> Sheet:
         sheet.opd_um += layer * np.float32(0.3)
         sheet.tint(layer, colour * 0.6)
     body = sheet.domed(sheet.filled(outline), 0.8 * radius)
-    sheet.opd_um += body * np.float32(rng.uniform(0.6, 1.2)) * (1 + np.float32(0.12) * sheet.noise(rng, 1.2))
+    sheet.opd_um += (
+        body * np.float32(rng.uniform(0.6, 1.2)) * (1 + np.float32(rng.uniform(0.02, 0.1)) * sheet.noise(rng, 1.2))
+    )
     along, across = sheet.turned(0, 0, 0)
     rays = np.cos(np.arctan2(across, along) * np.float32(rng.integers(9, 20)))
     sheet.tint(body * (1 + np.float32(0.15) * rays), colour)
@@ -289,14 +294,17 @@ def leucine(rng: np.random.Generator, um_per_px: float) -> Sheet:
     mask = sheet.filled(outline)
     body = sheet.domed(mask, 0.7 * radius)
     x, y = sheet.grid()
-    distance = np.sqrt(x * x + y * y) / np.float32(radius)
+    distance = np.sqrt(x * x + y * y) / np.float32(radius) + np.float32(rng.uniform(0, 0.03)) * sheet.noise(rng, 4)
     rings = np.cos(2 * np.pi * distance * np.float32(rng.uniform(2.5, 5.5)))
     rays = np.cos(np.arctan2(y, x) * np.float32(rng.integers(14, 34)) + np.float32(1.1) * sheet.noise(rng, 3))
     fade = np.clip(distance * 1.4, 0, 1) * mask
     sheet.opd_um += body * np.float32(rng.uniform(0.5, 0.9))
-    sheet.opd_um += rings * mask * np.float32(rng.uniform(0.03, 0.07)) + rays * fade * np.float32(rng.uniform(0, 0.04))
+    sheet.opd_um += rings * mask * np.float32(rng.uniform(0.005, 0.06)) + rays * fade * np.float32(rng.uniform(0, 0.04))
     colour = np.array([0.1, 0.28, 0.7]) * rng.uniform(0.5, 1.5)
-    sheet.tint(mask * (1 + np.float32(0.25) * rings + np.float32(0.1) * rays * fade) * (0.5 + 0.5 * body), colour)
+    sheet.tint(
+        mask * (1 + np.float32(rng.uniform(0.05, 0.25)) * rings + np.float32(0.1) * rays * fade) * (0.5 + 0.5 * body),
+        colour,
+    )
     return sheet
 
 

@@ -86,7 +86,7 @@ def render(
         height_px: Height of the picture.
         rng: Decides everything that is not given; the same state gives the same field.
         um_per_px: Scale; None takes a random one at which a red cell covers 20 to 60 px. If the recipe is left open
-            too, one field in ten is seen through a 10x objective instead, and holds only large particles.
+            too, some fields are seen through a 10x objective instead, and hold only large particles.
         recipe: What the field holds; None takes a random training mixture of all 39 classes.
 
     Returns:
@@ -118,7 +118,7 @@ def plan(
     if recipe is None:
         sampled = Recipe.sampled_low_power if low_power else Recipe.sampled
         recipe = sampled(rng, width_px * height_px * um_per_px**2)
-    light = recipe.light or Light.sampled(rng, round_field=recipe.round_field)
+    light = recipe.light or Light.sampled(rng, round_field=recipe.round_field, low_power=um_per_px > COARSEST_UM_PER_PX)
     particles: list[Placed] = []
     taken = np.empty((0, 3))
     for name, (low, high) in recipe.counts.items():
@@ -244,12 +244,19 @@ def _scatter_debris(scene: Floats, planned: Plan, rng: np.random.Generator) -> N
     area = float(size_um.prod()) / 16_000
     granular = 20 if rng.random() < 0.12 else 1  # some samples are full of pale grains
     dots = rng.poisson(18 * planned.debris * area * granular)
-    if dots:
+    tiny = rng.poisson(2 * planned.debris * area) if scale > COARSEST_UM_PER_PX else 0
+    if dots or tiny:
         sheet = Sheet.holding(np.array([(0, 0), size_um]), scale * 1.0, margin_um=0)
         grains = sheet.dotted(
             rng.uniform(0, 1, (dots, 2)) * size_um, rng.gamma(2, 0.16, dots), rng.uniform(0.1, 1, dots)
         )
         sheet.opd_um += grains * np.float32(rng.uniform(0.01, 0.05))
+        if tiny:  # cells, crystals and yeast too small to tell at low power
+            specks = sheet.dotted(
+                rng.uniform(0, 1, (tiny, 2)) * size_um, rng.uniform(1, 3.6, tiny), rng.uniform(0.2, 1, tiny)
+            )
+            sheet.opd_um += specks * np.float32(rng.uniform(0.1, 0.5))
+            sheet.tint(specks, np.full(3, rng.uniform(0, 0.5)))
         factor = transmission(sheet, light, light.focus_um + rng.normal(0, 0.5))
         scene *= factor[: planned.height_px, : planned.width_px]
     for _ in range(rng.poisson(1.6 * planned.debris * area)):

@@ -157,8 +157,8 @@ def enterobius_egg(rng: np.random.Generator, um_per_px: float) -> Sheet:
     """Pinworm egg: 50 to 60 by 20 to 30 um, one side flattened (a D), thick clear double shell, larva folded inside."""
     length, width = rng.uniform(50, 60), rng.uniform(21, 31)
     theta = np.linspace(0, 2 * np.pi, 120, endpoint=False)
-    flat = np.where(np.sin(theta) < 0, rng.uniform(0.45, 0.7), 1.0)
-    outline = np.stack([length / 2 * np.cos(theta), width * 0.6 * np.sin(theta) * flat], axis=1)
+    flat = np.where(np.sin(theta) < 0, rng.uniform(0.15, 0.5), 1.0)
+    outline = np.stack([length / 2 * np.cos(theta), width * 0.72 * np.sin(theta) * flat], axis=1)
     outline[:, 1] -= (outline[:, 1].max() + outline[:, 1].min()) / 2
     angle = rng.uniform(0, 2 * np.pi)
     outline = turn(outline, angle)

@@ -18,12 +18,15 @@ from renalcore.sediment.synthetic.sheet import Floats, Sheet, blurred
 
 _BACKGROUNDS = (
     # red, green, blue of an empty field at full light; weights follow how common such microscopes are
-    ((0.74, 0.74, 0.66), 0.30),  # halogen through a green-grey filter
-    ((0.80, 0.79, 0.80), 0.18),  # neutral LED
-    ((0.84, 0.80, 0.62), 0.12),  # warm halogen
-    ((0.68, 0.72, 0.82), 0.12),  # blue daylight filter
-    ((0.66, 0.76, 0.68), 0.10),  # green
-    ((0.76, 0.70, 0.70), 0.10),  # pinkish white balance
+    ((0.74, 0.74, 0.66), 0.18),  # halogen through a green-grey filter
+    ((0.64, 0.69, 0.62), 0.12),  # greenish grey
+    ((0.58, 0.66, 0.70), 0.08),  # bluish grey
+    ((0.73, 0.68, 0.56), 0.08),  # tan
+    ((0.80, 0.79, 0.80), 0.14),  # neutral LED
+    ((0.84, 0.80, 0.62), 0.08),  # warm halogen
+    ((0.68, 0.72, 0.82), 0.10),  # blue daylight filter
+    ((0.66, 0.76, 0.68), 0.06),  # green
+    ((0.72, 0.66, 0.64), 0.08),  # pinkish white balance
     ((0.92, 0.93, 0.95), 0.08),  # bright, nearly white
 )
 
@@ -50,6 +53,7 @@ class Light:
         range_share: Share of the full tonal range used; low is a flat, low-contrast camera.
         noise: Sensor noise (standard deviation, 0..1).
         noise_grain_px: Size of a noise grain.
+        noise_colour: Spread of coloured noise against grey noise; it is coarser, as cameras interpolate colour.
         jpeg_quality: 30..100, or None for no JPEG artefacts.
         round_field: Centre (shares of width and height) and radius (share of the shorter side) of the bright disc
             of a phone picture through an eyepiece, or None.
@@ -72,36 +76,45 @@ class Light:
     range_share: float = 1.0
     noise: float = 0.0
     noise_grain_px: float = 0.6
+    noise_colour: float = 0.5
     jpeg_quality: int | None = None
     round_field: tuple[float, float, float] | None = None
 
     @classmethod
-    def sampled(cls, rng: np.random.Generator, *, round_field: bool = False) -> Light:
-        """A random microscope: grey, yellowish, bluish, greenish or pinkish, good or poor."""
+    def sampled(cls, rng: np.random.Generator, *, round_field: bool = False, low_power: bool = False) -> Light:
+        """A random microscope: grey, yellowish, bluish, greenish or pinkish, good or poor.
+
+        Args:
+            rng: Decides.
+            round_field: A phone picture through an eyepiece.
+            low_power: A 10x objective: it resolves less, and what it shows lies farther from focus.
+        """
         colours, weights = zip(*_BACKGROUNDS, strict=True)
         colour = np.array(colours[rng.choice(len(colours), p=np.array(weights) / sum(weights))])
         brightness = rng.uniform(0.85, 1.08) if rng.random() < 0.75 else rng.uniform(0.4, 0.85)
         red, green, blue = np.clip(colour * brightness * rng.normal(1, 0.025, 3), 0.12, 0.985)
         poor = rng.random() < 0.2
+        farther = rng.uniform(1.5, 4) if low_power else 1.0
         disc = (rng.uniform(0.45, 0.55), rng.uniform(0.45, 0.55), rng.uniform(0.4, 0.62)) if round_field else None
         return cls(
             colour=(float(red), float(green), float(blue)),
             gradient=(float(rng.normal(0, 0.06)), float(rng.normal(0, 0.06))),
             vignetting=float(rng.uniform(0.05, 0.4)) if round_field or rng.random() < 0.3 else rng.uniform(0, 0.08),
             blotches=float(rng.gamma(2, 0.004 if rng.random() < 0.8 else 0.008)),
-            focus_um=float(-rng.uniform(0.5, 1.6) if rng.random() < 0.75 else rng.uniform(0.5, 1.5)),
-            depth_um=float(rng.gamma(2, 0.12)),
-            resolution_um=float(rng.uniform(0.1, 0.24) if not poor else rng.uniform(0.24, 0.45)),
+            focus_um=float(-rng.uniform(0.4, 1.8) if rng.random() < 0.72 else rng.uniform(0.4, 1.6)) * farther,
+            depth_um=float(rng.gamma(2, 0.17)) * farther,
+            resolution_um=float(rng.uniform(0.1, 0.24) if not poor else rng.uniform(0.24, 0.45)) * min(farther, 2.5),
             contrast=float(np.exp(rng.normal(0.15, 0.3))) * (0.7 if poor else 1.0),
             tilt=(float(rng.normal(0, 0.25)), float(rng.normal(0, 0.25))),
             colour_fringe=float(rng.normal(0, 0.2)),
-            halo=float(rng.uniform(0, 0.7)),
-            halo_radius_um=float(rng.uniform(0.5, 1.2)),
+            halo=float(rng.uniform(0, 1.3)),
+            halo_radius_um=float(rng.uniform(0.4, 1.3)) * farther,
             sharpening=float(rng.uniform(0, 1.8)) if rng.random() < 0.65 else 0.0,
             gamma=float(np.exp(rng.normal(0, 0.15))),
             range_share=float(rng.uniform(0.45, 0.8)) if poor else float(rng.uniform(0.8, 1.0)),
             noise=float(rng.gamma(2, 0.006)),
             noise_grain_px=float(rng.uniform(0.3, 1.1)),
+            noise_colour=float(rng.uniform(0, 1)),
             jpeg_quality=int(rng.integers(45, 97)) if rng.random() < 0.7 else None,
             round_field=disc,
         )
@@ -156,9 +169,12 @@ def photograph(scene: Floats, light: Light, rng: np.random.Generator, um_per_px:
     if light.round_field is not None:
         scene = scene * _eyepiece(scene.shape[1], scene.shape[0], light.round_field)[..., None]
     if light.noise > 0:
-        grains = rng.standard_normal(scene.shape, np.float32)
-        grains = blurred(grains, light.noise_grain_px) * np.float32(light.noise * (1 + 1.5 * light.noise_grain_px))
-        scene = scene + grains * (np.float32(0.4) + np.float32(0.6) * np.sqrt(scene))
+        height, width = scene.shape[:2]
+        grey = blurred(rng.standard_normal((height, width), np.float32), light.noise_grain_px)
+        colour = rng.standard_normal((height // 2 + 1, width // 2 + 1, 3), np.float32) * np.float32(light.noise_colour)
+        colour = cv2.resize(colour, (width, height), interpolation=cv2.INTER_LINEAR)
+        strength = np.float32(light.noise) * (np.float32(0.4) + np.float32(0.6) * np.sqrt(scene))
+        scene = scene + (grey[..., None] * np.float32(1 + 1.5 * light.noise_grain_px) + colour) * strength
     picture = np.clip(scene * 255 + 0.5, 0, 255).astype(np.uint8)
     return picture if light.jpeg_quality is None else _through_jpeg(picture, light.jpeg_quality)
 

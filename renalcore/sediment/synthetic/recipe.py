@@ -15,7 +15,7 @@ RBC_UM = 7.0
 FINEST_UM_PER_PX, COARSEST_UM_PER_PX = RBC_UM / 60, RBC_UM / 20
 """A red cell covers 60 px at the finest scale and 20 px at the coarsest."""
 
-LOW_POWER_SHARE = 0.1
+LOW_POWER_SHARE = 0.15
 """Share of random training fields that are seen through the 10x objective."""
 
 LOW_POWER_UM_PER_PX = (0.45, 0.9)
@@ -61,7 +61,7 @@ class Recipe:
         counts: dict[str, tuple[int, int]] = {}
         for index in rng.choice(len(names), size=int(rng.integers(1, 5)), replace=False, p=weights / weights.sum()):
             counts[names[index]] = (1, max(1, round(2 * KINDS[names[index]].most * share * rng.beta(1, 2))))
-        if rng.random() < 0.6:
+        if rng.random() < 0.75:
             counts["Epithelial cell (squamous)"] = (1, 1 + round(14 * share * rng.beta(1, 2)))
         debris = float(rng.gamma(1.5, 0.4))
         return cls("training at low power", counts, crowding=float(rng.beta(1.2, 3)), debris=debris)
@@ -89,7 +89,14 @@ class Recipe:
 _LOW_POWER_RADIUS_UM = 9.0
 """Smaller classes cannot be told apart at the 10x objective."""
 
-_BYSTANDERS = (("RBC", 0.5, 8), ("WBC", 0.5, 5), ("Bacteria", 0.25, 15), ("Epithelial cell (squamous)", 0.2, 1))
+_BYSTANDERS = (
+    ("RBC", 0.55, 12),
+    ("WBC", 0.5, 6),
+    ("Bacteria", 0.25, 15),
+    ("Epithelial cell (squamous)", 0.2, 1),
+    ("Calcium oxalate", 0.15, 4),
+    ("Yeast", 0.12, 5),
+)
 
 
 _DEMO_LIGHT = Light(
