@@ -6,6 +6,7 @@ The second opinion is laid beside the counts and never into them: what it finds 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db.models import Analysis, FieldResult
-from db.objects import MinScore, ReviewedObject, objects
+from db.objects import ONLY_WHEN_CONFIRMED, MinScore, ReviewedObject, objects
 from renalcore import taxonomy
 from renalcore.metrics.detection import paired
 
@@ -69,15 +70,16 @@ class Agreement:
     classes: tuple[ClassAgreement, ...]
 
 
-def agreement(session: Session, first: Analysis, second: Analysis, *, classes: tuple[str, ...]) -> Agreement:
+def agreement(session: Session, first: Analysis, second: Analysis) -> Agreement:
     """Compare a second opinion with what counts now, in the fields that both models have searched.
 
     Args:
         session: An open session.
         first: The analysis under review, with its corrections.
-        second: The second opinion.
-        classes: Classes that the second model looks for; others of the first are no disagreement.
+        second: The second opinion. Classes without a lowest score of their own in its options it does not look for:
+            those of the first are no disagreement.
     """
+    classes = _looked_for(second)
     searched_by_both = set(
         session.scalars(select(FieldResult.field_id).where(FieldResult.analysis_id == first.id))
     ) & set(session.scalars(select(FieldResult.field_id).where(FieldResult.analysis_id == second.id)))
@@ -101,7 +103,7 @@ def agreement(session: Session, first: Analysis, second: Analysis, *, classes: t
     kept = set(confirmed.values())
     findings = [SecondFinding(item, confirmed.get(item.key)) for items in of_second.values() for item in items]
     lines = []
-    for name in sorted(classes, key=taxonomy.class_id):
+    for name in classes:
         counted = [item for (_, class_name), items in of_first.items() if class_name == name for item in items]
         lines.append(
             ClassAgreement(
@@ -119,6 +121,14 @@ def agreement(session: Session, first: Analysis, second: Analysis, *, classes: t
 def _lowest(analysis: Analysis) -> MinScore:
     setting: MinScore = analysis.options.get("min_score", 0.0)
     return setting
+
+
+def _looked_for(analysis: Analysis) -> tuple[str, ...]:
+    """The classes in which the model's word counts, in the order of the taxonomy."""
+    setting = _lowest(analysis)
+    if not isinstance(setting, Mapping):
+        return taxonomy.NAMES
+    return tuple(name for name in taxonomy.NAMES if setting.get(name, ONLY_WHEN_CONFIRMED) < ONLY_WHEN_CONFIRMED)
 
 
 def _by_place(items: list[ReviewedObject]) -> dict[tuple[int, str], list[ReviewedObject]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -20,8 +21,8 @@ from renalcore.errors import ModelError, UnknownName
 
 Modality = Literal["sediment", "histology", "ct"]
 
-WEIGHTS = Path(__file__).parent / "weights"
-"""The folder of the models that come with RenalCore."""
+WEIGHTS = Path(os.environ.get("RENAL_MODELS") or Path(__file__).parent / "weights").resolve()
+"""The folder of the models: `RENAL_MODELS`, or else of those that come with RenalCore."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import functools
 import streamlit as st
 from sqlalchemy.orm import Session
 
-from db import analyses, queue
+from db import analyses, queue, specimens
 from db.engine import session_scope
 from db.models import Analysis, Specimen, User
 from db.objects import ONLY_WHEN_CONFIRMED, MinScore
@@ -63,6 +63,27 @@ def request(session: Session, specimen: Specimen, *, by: User) -> Analysis:
         options={"min_score": counted_from(card)},
         by=by,
     )
+
+
+def request_second(specimen_id: int, model_key: str, *, by: User) -> None:
+    """Ask another model for its opinion on a specimen under review, and hand it to the workers.
+
+    Raises:
+        Conflict: The specimen is not under review, or has an opinion that is not finished.
+        UnknownName: The model is not installed.
+    """
+    card = models.card(model_key)
+    with session_scope() as session:
+        asked = analyses.request_second(
+            session,
+            specimens.get(session, specimen_id),
+            model_key=card.key,
+            weights_sha256=card.sha256,
+            code_version=__version__,
+            options={"min_score": counted_from(card)},
+            by=by,
+        )
+    send(asked.id)
 
 
 def send(analysis_id: int) -> None:

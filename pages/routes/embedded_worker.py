@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from db.settings import Settings
+from renalcore import models
 
 _LOG = logging.getLogger(__name__)
 
@@ -84,7 +85,8 @@ class EmbeddedWorker:
             self._child = subprocess.Popen(
                 [sys.executable, str(REPOSITORY / "worker.py"), "--parent", str(os.getpid())],
                 cwd=REPOSITORY,
-                env={**os.environ, **Settings.from_env().absolute()},  # a relative path means another folder there
+                # a relative path means another folder there
+                env={**os.environ, **Settings.from_env().absolute(), "RENAL_MODELS": str(models.WEIGHTS)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

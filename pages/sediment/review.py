@@ -12,7 +12,19 @@ from db.engine import session_scope
 from db.models import Analysis, Specimen
 from db.objects import MinScore
 from pages.components import analysis as asking
-from pages.components import auth, counts, download, findings, gallery, links, specimen_menu, status, style, viewer
+from pages.components import (
+    auth,
+    counts,
+    download,
+    findings,
+    gallery,
+    links,
+    second_opinion,
+    specimen_menu,
+    status,
+    style,
+    viewer,
+)
 from pages.components.findings import Review, ShownField
 from renalcore.errors import NotFound, RenalError
 
@@ -173,6 +185,7 @@ def _body(specimen_id: int, analysis_id: int) -> None:
         report = reports.report(session, specimen_id)
         min_score: MinScore = current.options.get("min_score", 0.0)
         fields = _shown_fields(session, specimen_id, current, min_score)
+        opinion = second_opinion.opinion_on(session, current)
     card = asking.card_of(current.model_key)
     unvalidated = card.unvalidated_classes if card else ()
     released = asking.released_scores(card) if card else min_score
@@ -250,9 +263,13 @@ def _body(specimen_id: int, analysis_id: int) -> None:
                     objects=near,
                     on_actions=lambda: apply(viewer.key_of(analysis_id)),
                     on_field=visited,
+                    second=second_opinion.layer(opinion, viewer.neighbours(fields, shown_now)),
                 )
         with right, st.container(key="review-side"):
             _side(report, specimen_id, analysis_id, unvalidated, state)
+            second_opinion.panel(opinion, current, state, read_only=specimen.state != "needs_review")
+            with st.expander("History", key=f"history-{analysis_id}"):
+                _history(specimen_id, analysis_id, opinion)
     # Only a step puts the field into the address: else the browser's Back would lead to this page for ever.
     if st.query_params.get("field", str(fields[0].id)) != str(shown_now):
         st.query_params["field"] = str(shown_now)
@@ -285,15 +302,15 @@ def _side(
             st.error(style.plain(str(error)))
         else:
             st.rerun()
-    with st.expander("History", key=f"history-{analysis_id}"):
-        _history(specimen_id, analysis_id)
 
 
-def _history(specimen_id: int, analysis_id: int) -> None:
+def _history(specimen_id: int, analysis_id: int, opinion: second_opinion.Opinion | None) -> None:
     with session_scope(read_only=True) as session:
         signatures = reviews.history(session, specimen_id)
         events = audit.events(session, entity="analysis", entity_id=analysis_id, limit=100)
         events += audit.events(session, entity="specimen", entity_id=specimen_id, limit=100)
+        if opinion is not None:
+            events += audit.events(session, entity="analysis", entity_id=opinion.second.id, limit=100)
     lines = [(entry.at, entry.by, _signature_words(entry.kind, entry.meaning, entry.reason)) for entry in signatures]
     lines += [(event.at, event.actor_name, words) for event in events if (words := _change_in_words(event)) is not None]
     if not lines:
@@ -335,6 +352,8 @@ def _change_in_words(event: Any) -> str | None:
         return f"{new['name']} brought back"
     if event.action == "object.add":
         return f"{new['class']} added by hand"
+    if event.action == "analysis.request_second":
+        return f"Second opinion asked of {new['model_key']}"
     if event.action == "analysis.set_threshold":
         return "Confidence threshold changed"
     if event.action not in _VERBS:

@@ -24,7 +24,7 @@ def crystals(*boxes: tuple[int, int, int, int], score: float = 0.9) -> Detection
 
 
 def asked(session: Session, specimen: Specimen, by: User) -> Analysis:
-    return analyses.request_second(session, specimen, **SECOND, options={"min_score": 0.4}, by=by)
+    return analyses.request_second(session, specimen, **SECOND, options={"min_score": {CAOX: 0.4, "RBC": 1.0}}, by=by)
 
 
 def given(session: Session, done: Analysed, by: User, *detections: Detections) -> Analysis:
@@ -125,7 +125,7 @@ def test_agreement_is_told_for_each_class_that_the_second_model_knows(
         ),
         crystals((200, 200, 240, 240)),
     )
-    both = second_opinions.agreement(session, done.analysis, second, classes=(CAOX,))
+    both = second_opinions.agreement(session, done.analysis, second)
     first_keys = [item.key for item in reviews.objects(session, done.analysis.id)]
     second_keys = [item.key for item in reviews.objects(session, second.id)]
     (line,) = both.classes
@@ -139,7 +139,7 @@ def test_agreement_is_told_for_each_class_that_the_second_model_knows(
     ]  # fmt: skip
     reviews.remove(session, done.analysis.id, [first_keys[1]], by=technologist)
     specimens.withdraw_field(session, done.fields[1].id, by=technologist, reason="out of focus")
-    (line,) = second_opinions.agreement(session, done.analysis, second, classes=(CAOX,)).classes
+    (line,) = second_opinions.agreement(session, done.analysis, second).classes
     assert (line.counted, line.confirmed, len(line.only_first), len(line.only_second)) == (1, 1, 0, 1)
 
 

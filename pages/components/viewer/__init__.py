@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from db.reviews import ReviewedObject
 from pages.components import findings
@@ -30,6 +31,7 @@ def viewer(
     objects: Sequence[ReviewedObject],
     on_actions: Callable[[], None],
     on_field: Callable[[], None],
+    second: dict[str, Any] | None = None,
 ) -> None:
     """Show the viewer.
 
@@ -39,6 +41,7 @@ def viewer(
         objects: Findings of the fields near `current`; others are left out.
         on_actions: Called with new actions in `st.session_state[key_of(analysis_id)].actions`.
         on_field: Called when another field is shown, its id in `.field`.
+        second: A second opinion to lay over the findings, see `second_opinion.layer`.
     """
     number, _, goal_key = findings.state_of(review.analysis_id).goal
     _component(
@@ -46,6 +49,7 @@ def viewer(
         data={
             **findings.data_of(review, objects, neighbours(review.fields, current)),
             "goal": {"number": number, "field": current, "key": goal_key},
+            "second": second,
         },
         on_actions_change=on_actions,
         on_field_change=on_field,

@@ -4,6 +4,7 @@ const KEYS = [
   ["→  n", "next field"], ["←  p", "previous field"], ["j  k", "next, previous finding"],
   ["c", "confirm"], ["Delete", "remove (again: put back)"], ["r", "reclassify"], ["a", "add a finding by drawing"],
   ["u", "undo my last correction"], ["o", "original without boxes"], ["l", "labels"],
+  ["s", "boxes of the second opinion, where there is one"],
   ["+  −", "zoom"], ["0", "fit"], ["1", "one picture pixel per screen pixel"], ["Esc", "drop selection, leave adding"],
   ["?", "this list"],
 ];
@@ -11,7 +12,7 @@ const MOST_LABELS = 160; // more labels than this at once hide the picture
 
 // Switches and the place in the picture outlive a change of tab, not a reload.
 const remembered = new Map();
-const preferences = { boxes: true, labels: true, removed: false, opacity: 0.95 };
+const preferences = { boxes: true, labels: true, removed: false, second: false, opacity: 0.95 };
 
 class Viewer extends Reviewing {
   constructor(parent) {
@@ -20,6 +21,7 @@ class Viewer extends Reviewing {
     this.view = { scale: 1, x: 0, y: 0, fit: true };
     this.mode = "select";
     this.shown = [];
+    this.seconds = []; // boxes of the second opinion: looked at, never corrected
     this.build();
     this.listen(this.stage);
   }
@@ -35,6 +37,11 @@ class Viewer extends Reviewing {
     this.boxesSwitch = this.switch("Boxes", "boxes", "Boxes on or off: the original picture (o)");
     this.labelsSwitch = this.switch("Labels", "labels", "Class and confidence on each box (l)");
     this.removedSwitch = this.switch("Removed", "removed", "Show removed findings, crossed out");
+    this.secondSwitch = this.switch("Second opinion, not counted", "second", "");
+    this.secondSwitch.classList.add("part", "second");
+    this.secondWords = element("span", { class: "number quiet" });
+    this.secondSwitch.firstChild.after(element("i", { "aria-hidden": "true" }, "2"));
+    this.secondSwitch.append(this.secondWords);
     this.opacity = element("input", { type: "range", min: 0.2, max: 1, step: 0.05, "aria-label": "Opacity of the boxes" });
     this.opacity.addEventListener("input", () => { preferences.opacity = Number(this.opacity.value); this.draw(); });
     this.zoomWords = element("span", { class: "zoom quiet" });
@@ -85,7 +92,7 @@ class Viewer extends Reviewing {
         element("span", { class: "part switches" }, this.boxesSwitch, this.labelsSwitch, this.moreButton),
         element("label", { class: "part", title: "Findings below this confidence are neither shown nor counted" },
           "Confidence from", this.confidence, this.confidenceWords), this.ownThresholds),
-      element("div", { class: "bar" }, this.groupSwitches, this.classButton, this.flags),
+      element("div", { class: "bar" }, this.groupSwitches, this.classButton, this.secondSwitch, this.flags),
       this.stage,
       element("div", { class: "bar below" }, this.said, element("span", { class: "space" }), this.actions),
       this.strip);
@@ -115,6 +122,10 @@ class Viewer extends Reviewing {
     for (const [fieldId, columns] of Object.entries(data.objects)) {
       this.objects.set(Number(fieldId), this.received(fieldId, columns));
     }
+    this.opinions = new Map(Object.entries(data.second?.fields ?? {}).map(([fieldId, columns]) =>
+      [Number(fieldId), unpack(Number(fieldId), columns).map((box, i) => ({ ...box, second: true, confirms: columns.confirms[i] }))]));
+    this.secondSwitch.hidden = !data.second;
+    this.secondSwitch.title = data.second ? `Dashed: what ${data.second.title} found; never counted (s)` : "";
     if (first) {
       this.hidden = remembered.get(data.analysis) ?? { groups: new Set(), classes: new Set() };
       remembered.set(data.analysis, this.hidden);
@@ -208,7 +219,10 @@ class Viewer extends Reviewing {
     [...this.strip.children].forEach((thumb, i) => thumb.setAttribute("aria-selected", i === this.index));
     const thumb = this.strip.children[this.index];
     if (thumb) this.strip.scrollLeft = thumb.offsetLeft - this.strip.offsetLeft - (this.strip.clientWidth - thumb.offsetWidth) / 2;
-    if (key) this.centreOn(key);
+    if (key) {
+      if ((this.opinions.get(field[0]) ?? []).some((box) => box.key === key)) this.setSecond(true);
+      this.centreOn(key);
+    }
     this.refresh();
     if (tell && changed) this.component.setStateValue("field", field[0]);
   }
@@ -270,8 +284,12 @@ class Viewer extends Reviewing {
       if (this.hidden.groups.has(admitted.group) || this.hidden.classes.has(object.cls)) continue;
       this.shown.push(object);
     }
+    const opinions = this.opinions.get(this.field[0]) ?? [];
+    this.seconds = !preferences.second ? [] : opinions.filter((box) =>
+      !this.hidden.groups.has(this.data.classes[box.cls][1]) && !this.hidden.classes.has(box.cls));
+    this.secondWords.textContent = opinions.length;
     for (const key of this.selected) {
-      if (!this.shown.some((object) => object.key === key)) this.selected.delete(key);
+      if (![...this.shown, ...this.seconds].some((object) => object.key === key)) this.selected.delete(key);
     }
     [...this.groupSwitches.children].forEach((button, group) => {
       button.lastChild.textContent = counts[group];
@@ -297,22 +315,33 @@ class Viewer extends Reviewing {
   describe() {
     const chosen = this.shown.filter((object) => this.selected.has(object.key));
     const living = this.shown.filter((object) => object.status !== STATUS.removed).length;
+    const second = this.seconds.find((box) => this.selected.has(box.key));
     let words;
     if (!this.objects.has(this.field[0])) words = "Loading findings…";
-    else if (chosen.length === 1) {
+    else if (second && !chosen.length) {
+      words = `${this.data.classes[second.cls][0]} ${scoreWords(second)}: second opinion${second.confirms ? " on a counted box" : " alone, not counted"}`;
+    } else if (chosen.length === 1) {
       const [object] = chosen;
       const was = object.status === STATUS.reclassified && object.model >= 0 ? `, the model said ${this.data.classes[object.model][0]}` : "";
       const doubt = this.data.classes[object.cls][2] ? "" : reaches(object, this.thresholds)
         ? "; class never validated on real pictures" : "; class never validated on real pictures, counts once confirmed";
-      words = `${this.data.classes[object.cls][0]} ${scoreWords(object)}: ${STATUS_WORDS[object.status]}${was}${doubt}`;
+      const same = this.seconds.find((box) => box.confirms === object.key);
+      const agreed = same ? `; the second opinion has it too, ${scoreWords(same)}` : "";
+      words = `${this.data.classes[object.cls][0]} ${scoreWords(object)}: ${STATUS_WORDS[object.status]}${was}${doubt}${agreed}`;
     } else if (chosen.length > 1) words = `${chosen.length} selected of ${living} shown`;
     else words = living === 1 ? "1 finding shown" : `${living} findings shown`;
     this.said.textContent = words;
     this.root.dataset.shown = living;
     this.root.dataset.field = this.field[0];
-    this.root.dataset.selected = chosen.map((object) => object.key).join(" ");
+    this.root.dataset.second = this.seconds.length;
+    this.root.dataset.selected = [...this.selected].join(" ");
     for (const button of [this.confirmButton, this.removeButton, this.reclassifyButton]) button.disabled = chosen.length === 0;
     this.addButton.setAttribute("aria-pressed", this.mode === "add");
+  }
+
+  setSecond(shown) {
+    preferences.second = shown;
+    this.secondSwitch.firstChild.checked = shown;
   }
 
   flip(set, value) { if (!set.delete(value)) set.add(value); }
@@ -376,7 +405,7 @@ class Viewer extends Reviewing {
   }
 
   centreOn(key) {
-    const object = (this.objects.get(this.field[0]) ?? []).find((candidate) => candidate.key === key);
+    const object = [this.objects, this.opinions].flatMap((fields) => fields.get(this.field[0]) ?? []).find((candidate) => candidate.key === key);
     if (!object || !this.size) return;
     const span = Math.max(object.x2 - object.x1, object.y2 - object.y1, 24);
     const scale = Math.max(this.view.scale, Math.min(4, Math.min(this.size.width, this.size.height) / (span * 6)));
@@ -388,7 +417,7 @@ class Viewer extends Reviewing {
   }
 
   revealSelected() {
-    const object = this.shown.find((candidate) => this.selected.has(candidate.key));
+    const object = [...this.shown, ...this.seconds].find((candidate) => this.selected.has(candidate.key));
     if (!object) return;
     const left = object.x1 * this.view.scale + this.view.x;
     const top = object.y1 * this.view.scale + this.view.y;
@@ -397,11 +426,13 @@ class Viewer extends Reviewing {
 
   inPicture(x, y) { return [(x - this.view.x) / this.view.scale, (y - this.view.y) / this.view.scale]; }
 
-  // The smallest box under the pointer; clicking the same spot again takes the next larger one.
-  hits(x, y) {
+  // The smallest box under the pointer, those that can be corrected first; clicking the same spot again takes the next.
+  hits(x, y) { return [...this.under(this.shown, x, y), ...this.under(this.seconds, x, y)]; }
+
+  under(objects, x, y) {
     const [px, py] = this.inPicture(x, y);
     const slack = 3 / this.view.scale;
-    return this.shown
+    return objects
       .filter((o) => px >= o.x1 - slack && px <= o.x2 + slack && py >= o.y1 - slack && py <= o.y2 + slack)
       .sort((a, b) => (a.x2 - a.x1) * (a.y2 - a.y1) - (b.x2 - b.x1) * (b.y2 - b.y1));
   }
@@ -424,6 +455,7 @@ class Viewer extends Reviewing {
     context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
     context.clearRect(0, 0, this.size.width, this.size.height);
     if (preferences.boxes) this.paintBoxes(context);
+    if (preferences.boxes) this.paintSeconds(context);
     if (this.draft) {
       const [x1, y1, x2, y2] = this.draft;
       context.setLineDash([5, 4]);
@@ -493,13 +525,47 @@ class Viewer extends Reviewing {
     for (const o of [...chosen, ...near]) this.paintLabel(context, o, true);
   }
 
+  // Dashed in black and white around the boxes of the groups, and a 2: no group looks like that.
+  paintSeconds(context) {
+    const { scale, x, y } = this.view;
+    const margin = 3;
+    const corners = (o) => [o.x1 * scale + x - margin, o.y1 * scale + y - margin, o.x2 * scale + x + margin, o.y2 * scale + y + margin];
+    context.globalAlpha = preferences.opacity;
+    context.textBaseline = "middle";
+    for (const o of this.seconds) {
+      const [left, top, right, bottom] = corners(o);
+      if (right < 0 || bottom < 0 || left > this.size.width || top > this.size.height) continue;
+      const chosen = this.selected.has(o.key);
+      context.setLineDash([]);
+      context.lineWidth = chosen ? 6 : 3.4;
+      context.strokeStyle = "rgba(255,255,255,0.85)";
+      context.strokeRect(left, top, right - left, bottom - top);
+      context.setLineDash([6, 4]);
+      context.lineWidth = chosen ? 3.2 : 1.8;
+      context.strokeStyle = "#111827";
+      context.strokeRect(left, top, right - left, bottom - top);
+      context.setLineDash([]);
+      context.fillStyle = "#111827";
+      context.fillRect(right - 6, bottom - 6, 11, 11);
+      context.fillStyle = "#ffffff";
+      context.font = `bold 9px ${getComputedStyle(this.root).fontFamily}`;
+      context.fillText("2", right - 3, bottom);
+    }
+    context.globalAlpha = 1;
+    context.font = `11px ${getComputedStyle(this.root).fontFamily}`;
+    for (const o of this.seconds) {
+      const itself = [o.key, o.confirms].some((key) => key && (this.selected.has(key) || this.hovered?.key === key));
+      if (itself) this.paintLabel(context, o, true);
+    }
+  }
+
   paintLabel(context, object, strong) {
     const { scale, x, y } = this.view;
     const [name, group] = this.data.classes[object.cls];
-    const words = strong ? `${name} ${scoreWords(object)}` : name;
+    const words = object.second ? `${name} ${scoreWords(object)}, second opinion` : strong ? `${name} ${scoreWords(object)}` : name;
     const width = context.measureText(words).width + 19;
     const left = Math.max(0, Math.min(object.x1 * scale + x - 1, this.size.width - width));
-    const above = object.y1 * scale + y - 17;
+    const above = object.second ? -1 : object.y1 * scale + y - 17; // the label of a second opinion lies below its box
     const top = above >= 0 ? above : Math.min(object.y2 * scale + y + 2, this.size.height - 16);
     context.fillStyle = strong ? "#ffffff" : "rgba(255,255,255,0.82)";
     context.fillRect(left, top, width, 15);
@@ -692,9 +758,11 @@ class Viewer extends Reviewing {
   }
 
   selectNext(by) {
-    if (!this.shown.length) return;
+    // What a second opinion confirms is passed over: its box is there already.
+    const reachable = [...this.shown, ...this.seconds.filter((box) => !box.confirms)];
+    if (!reachable.length) return;
     const later = (a, b) => Math.round(a.y1 / 60) - Math.round(b.y1 / 60) || a.x1 - b.x1;
-    const ordered = [...this.shown].sort(later);
+    const ordered = reachable.sort(later);
     const at = ordered.findIndex((object) => this.selected.has(object.key));
     let next = (at + by + ordered.length) % ordered.length;
     if (at < 0) {
@@ -720,7 +788,7 @@ class Viewer extends Reviewing {
       j: () => this.selectNext(1), k: () => this.selectNext(-1),
       c: () => this.confirm(), Delete: () => this.remove(), Backspace: () => this.remove(), r: () => this.reclassify(),
       a: () => this.setMode(this.mode === "add" ? "select" : "add"), u: () => this.act({ kind: "undo" }),
-      o: () => flipSwitch("boxes"), l: () => flipSwitch("labels"),
+      o: () => flipSwitch("boxes"), l: () => flipSwitch("labels"), s: () => this.data.second && flipSwitch("second"),
       "+": () => this.zoomAtCentre(1.4), "=": () => this.zoomAtCentre(1.4), "-": () => this.zoomAtCentre(1 / 1.4),
       0: () => this.fit(), 1: () => this.actualSize(), "?": () => this.toggleHelp(),
       Escape: () => this.escape(),
