@@ -199,6 +199,25 @@ def read_pixels(source: bytes | Path | BinaryIO, *, name: str, limits: Limits = 
     return _decoded(source, safe_name(name), limits)[0]
 
 
+def read_size(path: Path) -> tuple[int, int]:
+    """Width and height in px of the upright picture that `read_pixels` gives, from the file's header.
+
+    Raises:
+        UnreadableFile: It is not a picture of a kind that can be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            kind = media_type(stream.read(512))
+        with READERS[kind](path) as image:
+            width, height = image.size
+            turned = _orientation_of(image, kind) >= 5
+    except DECODER_ERRORS:
+        raise UnreadableFile(
+            f"{safe_name(path.name)} is not a picture that can be read; replace it or remove it"
+        ) from None
+    return (height, width) if turned else (width, height)
+
+
 def _decoded(
     source: bytes | Path | BinaryIO, name: str, limits: Limits
 ) -> tuple[NDArray[np.uint8], tuple[QualityFlag, ...]]:
@@ -214,8 +233,7 @@ def _decoded(
             frames = _frames(image, kind)
             deep = _bits_per_channel(image, content, kind) > 8
             pixels = _deep_pixels(image, content) if deep else _pixels(image)
-            if kind != "image/tiff":  # Pillow turns TIFF upright by itself
-                pixels = _upright(pixels, _orientation(image.info.get("exif")))
+            pixels = _upright(pixels, _orientation_of(image, kind))
     except (Image.DecompressionBombError, MemoryError):
         raise TooLarge(f"{name}: the picture is too large to be opened; reduce it and upload it again.") from None
     except DECODER_ERRORS as error:
@@ -321,6 +339,11 @@ def _to_8_bit(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     else:
         full = next((2.0**bits - 1 for bits in (8, 10, 12, 14, 16) if top <= 2**bits - 1), top)
     return np.clip(np.round(numbers * (255 / full)), 0, 255).astype(np.uint8)
+
+
+def _orientation_of(image: ImageFile.ImageFile, kind: str) -> int:
+    """How a picture has to be turned: TIFF not at all, for Pillow has its size and pixels upright already."""
+    return 1 if kind == "image/tiff" else _orientation(image.info.get("exif"))
 
 
 def _orientation(exif: bytes | None) -> int:

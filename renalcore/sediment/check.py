@@ -23,10 +23,9 @@ from numpy.typing import NDArray
 
 from renalcore import taxonomy
 from renalcore.errors import RenalError
-from renalcore.io.image import Limits, read_pixels
 from renalcore.sediment.findings import Finding, Findings, Kind, counted, shown_path
 from renalcore.sediment.names import IGNORE
-from renalcore.sediment.pictures import Split
+from renalcore.sediment.pictures import Split, read_rgb
 from renalcore.sediment.readers import AS_IS, LabelledFields, ReadOptions, survey
 
 _SIDE_PX: Final = 96
@@ -41,7 +40,6 @@ _ALIKE: Final = 0.8
 """Correlation of the detail from which on two pictures count as one. Fields of URISED-2K correlate with a copy of
 theirs by 0.89 or more after JPEG of quality 30, half the size, more contrast with noise, or a blur of 1.5 px; two
 fields with the same dirt on the camera by up to 0.64."""
-_ANY_SIDE: Final = Limits(min_side_px=1)
 _BLOCK: Final = 512
 
 
@@ -133,7 +131,7 @@ def check(
     kept: list[int] = []
     for index, path in enumerate(pictures):
         try:
-            pixels = read_pixels(path, name=path.name, limits=_ANY_SIDE)
+            pixels = read_rgb(path)
         except (RenalError, OSError) as error:
             found.add(Kind.UNREADABLE_PICTURE, path, str(error), "replace it or remove it with its labels")
         else:

@@ -12,16 +12,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from renalcore.errors import InputError, UnreadableFile
-from renalcore.io.image import DECODER_ERRORS, READERS, media_type
+from renalcore.io.image import Limits, read_pixels, read_size
 from renalcore.sediment.findings import Findings, Kind
 
 Image = NDArray[np.uint8]
 Split = Literal["train", "val", "test"]
+
+ANY_SIDE: Final = Limits(min_side_px=1)
+"""Training data may be crops; only what is reported of a patient has to be a whole field."""
 
 PICTURE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
 
@@ -46,30 +48,14 @@ def find_pictures(folder: Path) -> tuple[Path, ...]:
     return tuple(path for path in files_under(folder) if path.suffix.lower() in PICTURE_SUFFIXES)
 
 
-def picture_size(path: Path) -> tuple[int, int]:
-    """Width and height in px of a picture as it is shown, upright, from its header.
+def read_rgb(path: Path) -> Image:
+    """A training picture as `(H, W, 3)` uint8 RGB, decoded as the fields of a patient are, whatever its size.
 
     Raises:
-        UnreadableFile: It is no picture.
+        UnreadableFile: It cannot be decoded.
+        TooLarge: It exceeds a limit of `renalcore.io.image`.
     """
-    try:
-        with path.open("rb") as stream:
-            kind = media_type(stream.read(512))
-        with READERS[kind](path) as picture:
-            width, height = picture.size
-            told = picture.format != "PNG" or "exif" in picture.info  # else Pillow would decode it all to look for it
-            turned = told and picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except DECODER_ERRORS:
-        raise UnreadableFile(f"{path.name} is not a picture that can be read; replace it or remove it") from None
-    return (height, width) if turned else (width, height)
-
-
-def read_rgb(path: Path) -> Image:
-    """A training picture as `(H, W, 3)` uint8 RGB; raises `UnreadableFile` when it cannot be decoded."""
-    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB)
-    if pixels is None:
-        raise UnreadableFile(f"{path.name} cannot be decoded as a picture; remove it from the data set or replace it")
-    return np.asarray(pixels, np.uint8)
+    return read_pixels(path, name=path.name, limits=ANY_SIDE)
 
 
 def read_text(path: Path) -> str:
@@ -151,9 +137,9 @@ def split_called(word: str) -> Split | None:
 
 
 def size_of(path: Path, findings: Findings) -> tuple[int, int] | None:
-    """As `picture_size`; None, with a finding, where it cannot be read."""
+    """Width and height in px of the upright picture; None, with a finding, where it cannot be read."""
     try:
-        return picture_size(path)
+        return read_size(path)
     except UnreadableFile:
         findings.add(Kind.UNREADABLE_PICTURE, path, "is not a picture that can be read", "replace it or remove it")
         return None

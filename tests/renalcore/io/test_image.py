@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from renalcore.errors import InputError, TooLarge, UnreadableFile
-from renalcore.io.image import Limits, media_type, read_field, read_pixels, safe_name
+from renalcore.io.image import Limits, media_type, read_field, read_pixels, read_size, safe_name
 from renalcore.io.quality import quality, round_field
 
 Pixels = NDArray[np.uint8]
@@ -171,7 +171,7 @@ def test_a_deep_picture_whose_white_is_zero_is_not_a_negative() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_a_picture_stands_upright_as_its_camera_was_held(file_format: str, orientation: int) -> None:
+def test_a_picture_stands_upright_as_its_camera_was_held(file_format: str, orientation: int, tmp_path: Path) -> None:
     scene = np.zeros((96, 128, 3), np.uint8)
     scene[:48, :64], scene[:48, 64:], scene[48:, :64] = (250, 0, 0), (0, 250, 0), (0, 0, 250)
     undo: dict[int, Callable[[Pixels], Pixels]] = {  # how such a camera stores what stands upright
@@ -194,9 +194,12 @@ def test_a_picture_stands_upright_as_its_camera_was_held(file_format: str, orien
         options["exif"] = exif
     if file_format == "WEBP":
         options["lossless"] = True
-    pixels = read_field(encoded(stored, file_format, **options), name="f").pixels
+    content = encoded(stored, file_format, **options)
+    pixels = read_field(content, name="f").pixels
     assert pixels.shape == scene.shape
     assert mean_difference(pixels, scene) < 4
+    (tmp_path / "f").write_bytes(content)
+    assert read_size(tmp_path / "f") == (128, 96)
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])

@@ -5,15 +5,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from renalcore import taxonomy
 from renalcore.errors import InputError
+from renalcore.io.image import read_field
 from renalcore.sediment.findings import Kind
 from renalcore.sediment.names import IGNORE, SYNONYMS, class_called, nearest, read_mapping
-from renalcore.sediment.pictures import find_pictures, picture_size
+from renalcore.sediment.pictures import find_pictures, read_rgb
 from renalcore.sediment.readers import Format, LabelledField, LabelledFields, ReadOptions, read_fields, survey
 
 RBC, WBC = taxonomy.class_id("RBC"), taxonomy.class_id("WBC")
@@ -212,8 +214,18 @@ def test_a_picture_turned_by_its_camera_is_read_upright(yolo: Path) -> None:
     turned[0x0112] = 6
     path = picture(yolo / "images" / "c.jpg", size=(100, 200), exif=turned)
     text(yolo / "labels" / "c.txt", f"0 {YOLO_BOX}")
-    assert picture_size(path) == (200, 100)
+    assert read_rgb(path).shape == (100, 200, 3)
     assert read_fields(yolo).fields[2].boxes_px.tolist() == [pytest.approx(BOX_PX)]
+
+
+@pytest.mark.parametrize("kind", ["12 of 16 bit", "transparent"])
+def test_training_sees_a_picture_as_prediction_does(tmp_path: Path, kind: str) -> None:
+    values = np.random.default_rng(0).integers(0, 4096 if kind == "12 of 16 bit" else 256, (80, 80, 4), np.uint16)
+    deep, transparent = values[..., :3], values.astype(np.uint8)
+    assert cv2.imwrite(str(tmp_path / "a.png"), deep if kind == "12 of 16 bit" else transparent)
+    pixels = read_rgb(tmp_path / "a.png")
+    assert pixels.max() > 250  # OpenCV alone makes 16 of 4096 steps
+    np.testing.assert_array_equal(pixels, read_field(tmp_path / "a.png", name="a.png").pixels)
 
 
 def test_an_empty_label_file_is_an_empty_field_and_a_missing_one_is_no_field(yolo: Path) -> None:
