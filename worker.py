@@ -64,15 +64,30 @@ class Detector:
         predict: Finds every object in one field, in px of that field; called from several threads.
         device: What runs it, in words.
         weights_sha256: Digest of the weights it was loaded with.
+        calibration_sha256: Digest of what makes its scores probabilities; empty where they are the network's own.
     """
 
     predict: Callable[[Field], Detections]
     device: str
     weights_sha256: str
+    calibration_sha256: str = ""
 
 
 DetectorFor = Callable[[str], Detector]
 """Loads the model of a key. Called once for each key and worker; raises ModelError or UnknownName where it cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The model that an analysis was asked for with."""
+
+    model_key: str
+    weights_sha256: str
+    calibration_sha256: str
+
+    @classmethod
+    def of(cls, analysis: Analysis) -> _Asked:
+        return cls(analysis.model_key, analysis.weights_sha256, analysis.options.get("calibration", ""))
 
 
 class _Told(BaseException):
@@ -118,9 +133,9 @@ class Worker:
             analysis = analyses.get(session, analysis_id)
             if not _is_ours(analysis, attempt):
                 return [], ""
-            model_key, weights_sha256 = analysis.model_key, analysis.weights_sha256
+            asked = _Asked.of(analysis)
         try:
-            device = self._detector(model_key, weights_sha256).device
+            device = self._detector(asked).device
         except ModelError as error:
             _event("model failed", analysis=analysis_id, error=_fault(error))
             return [], str(error)
@@ -149,7 +164,7 @@ class Worker:
                         return "done", ""  # stored by the worker that was killed before it could say so
                     row = session.get_one(SpecimenField, field_id)
                     name, sha256, um_per_px = row.name, row.file.sha256, row.specimen.um_per_px
-                detector = self._detector(analysis.model_key, analysis.weights_sha256)
+                detector = self._detector(_Asked.of(analysis))
                 field = read_field(files.store().read(sha256), name=name, um_per_px=um_per_px)
                 started = time.monotonic()
                 detections = detector.predict(field)
@@ -201,7 +216,8 @@ class Worker:
             analyses.fail(session, analysis_id, _told(done, total, problems, trouble))
         _event("analysis failed", analysis=analysis_id, fields_done=done, fields=total)
 
-    def _detector(self, model_key: str, weights_sha256: str) -> Detector:
+    def _detector(self, asked: _Asked) -> Detector:
+        model_key = asked.model_key
         with self._loading:
             if model_key not in self._detectors:
                 started = time.monotonic()
@@ -214,10 +230,15 @@ class Worker:
                     "model loaded", model=model_key, device=self.device, seconds=round(time.monotonic() - started, 1)
                 )
             detector = self._detectors[model_key]
-        if detector.weights_sha256 != weights_sha256:
+        if detector.weights_sha256 != asked.weights_sha256:
             raise ModelError(
-                f"The analysis was asked for with other weights of {model_key} ({weights_sha256[:12]}) than this "
+                f"The analysis was asked for with other weights of {model_key} ({asked.weights_sha256[:12]}) than this "
                 f"worker has ({detector.weights_sha256[:12]}). Cancel it and ask for a new analysis."
+            )
+        if detector.calibration_sha256 != asked.calibration_sha256:
+            raise ModelError(
+                f"The scores of {model_key} have been calibrated anew since the analysis was asked for, so they cannot "
+                "be compared with its thresholds. Cancel it and ask for a new analysis."
             )
         return detector
 
@@ -349,7 +370,7 @@ def _registered_detector(device: str, model_key: str) -> Detector:
     from renalcore.sediment.predict import SedimentDetector
 
     loaded = SedimentDetector.load(model_key, device=device)
-    return Detector(loaded.predict, str(loaded.device), loaded.card.sha256)
+    return Detector(loaded.predict, str(loaded.device), loaded.card.sha256, loaded.card.calibration_sha256)
 
 
 def _keep_duties(worker: Worker, host: str, pid: int, ended: threading.Event) -> None:

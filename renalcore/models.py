@@ -73,6 +73,30 @@ class HeldOutFigure:
 
 
 @dataclass(frozen=True, slots=True)
+class Calibration:
+    """What turns the network's scores of one class into probabilities, see `renalcore.sediment.calibration`.
+
+    Attributes:
+        slope: Of the score's logit; positive, so that no box overtakes another.
+        intercept: Added to it.
+        boxes: Counted boxes that it was fitted on.
+        pooled: Fitted on the boxes of all validated classes, since those of this class were too few.
+
+    Raises:
+        ValueError: The slope is not positive.
+    """
+
+    slope: float
+    intercept: float
+    boxes: int
+    pooled: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.slope > 0:  # also refuses nan
+            raise ValueError(f"the slope of a calibration must be positive, got {self.slope}")
+
+
+@dataclass(frozen=True, slots=True)
 class ModelCard:
     """What a reader must know before a model's answers may be used.
 
@@ -96,6 +120,8 @@ class ModelCard:
         limits: What it is known not to do.
         date: Day the weights were made.
         network: The code that the weights belong to, where its wing has several, e.g. `multihead` or `retinanet`.
+        calibration: By class, what makes its scores probabilities; `min_score` is on the scale of the result. The
+            scores of a class without it are the network's own.
 
     Raises:
         ValueError: A value contradicts another one or leaves its range.
@@ -120,11 +146,12 @@ class ModelCard:
     limits: tuple[str, ...]
     date: date
     network: str = "multihead"
+    calibration: Mapping[str, Calibration] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.modality not in get_args(Modality):
             raise ValueError(f"modality must be one of {', '.join(get_args(Modality))}, got {self.modality!r}")
-        named = set(self.validated_classes)
+        named = set(self.validated_classes) | set(self.calibration)
         if isinstance(self.min_score, Mapping):
             named |= set(self.min_score)
             if missing := set(self.classes) - set(self.min_score):
@@ -141,6 +168,14 @@ class ModelCard:
         """Classes the network knows of which no held-out figure on real pictures exists."""
         return tuple(name for name in self.classes if name not in self.validated_classes)
 
+    @property
+    def calibration_sha256(self) -> str:
+        """Digest of the calibration, empty without one: scores of two are never to be compared."""
+        if not self.calibration:
+            return ""
+        told = {name: dataclasses.astuple(found) for name, found in self.calibration.items()}
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
     def min_score_of(self, class_name: str) -> float:
         """Score from which a finding of `class_name` is reported."""
         return self.min_score[class_name] if isinstance(self.min_score, Mapping) else self.min_score
@@ -155,6 +190,7 @@ class ModelCard:
             "training_data": [dataclasses.asdict(entry) for entry in self.training_data],
             "figures": [dataclasses.asdict(figure) for figure in self.figures],
             "date": self.date.isoformat(),
+            "calibration": {name: dataclasses.asdict(found) for name, found in self.calibration.items()},
         }
         return json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
 
@@ -177,6 +213,7 @@ class ModelCard:
                     "figures": tuple(HeldOutFigure(**figure) for figure in plain["figures"]),
                     "limits": tuple(plain["limits"]),
                     "date": date.fromisoformat(plain["date"]),
+                    "calibration": {name: Calibration(**found) for name, found in plain.get("calibration", {}).items()},
                 }
             )
         except (ValueError, TypeError, KeyError) as error:

@@ -60,7 +60,7 @@ def request(session: Session, specimen: Specimen, *, by: User) -> Analysis:
         model_key=card.key,
         weights_sha256=card.sha256,
         code_version=__version__,
-        options={"min_score": counted_from(card)},
+        options={"min_score": counted_from(card), "calibration": card.calibration_sha256},
         by=by,
     )
 
@@ -80,7 +80,7 @@ def request_second(specimen_id: int, model_key: str, *, by: User) -> None:
             model_key=card.key,
             weights_sha256=card.sha256,
             code_version=__version__,
-            options={"min_score": counted_from(card)},
+            options={"min_score": counted_from(card), "calibration": card.calibration_sha256},
             by=by,
         )
     send(asked.id)

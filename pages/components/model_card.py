@@ -62,8 +62,18 @@ def _classes(card: ModelCard) -> None:
     if isinstance(card.min_score, Mapping):
         with st.expander("Lowest score reported, by class"):
             style.table(
-                ["Class", "Score"], [[name, f"{card.min_score_of(name):.2f}"] for name in card.classes], numeric=(1,)
+                ["Class", "Score", "The score is"],
+                [[name, f"{card.min_score_of(name):.2f}", _scale(card, name)] for name in card.classes],
+                numeric=(1,),
             )
+
+
+def _scale(card: ModelCard, name: str) -> str:
+    found = card.calibration.get(name)
+    if found is None:
+        return "the network's own, no probability"
+    boxes = f"{style.number(found.boxes, 0)} boxes" + (" of all validated classes" if found.pooled else "")
+    return f"a probability, fitted on {boxes}"
 
 
 def show(card: ModelCard) -> None:

@@ -37,7 +37,7 @@ def _sediment_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the tables")
     parser.add_argument(
         "--write-card", action="store_true",
-        help="choose the score thresholds here and put them and the figures on the model's card; "
+        help="fit the calibration here, choose the score thresholds, and put both and the figures on the model's card; "
         "none of the fields may have been trained on",
     )  # fmt: skip
 
@@ -65,7 +65,8 @@ def _sediment(arguments: argparse.Namespace) -> int:
     arguments.output.mkdir(parents=True, exist_ok=True)
     found = _found(arguments, card, fields)
     thresholds = None if arguments.write_card else {name: card.min_score_of(name) for name in card.classes}
-    evaluation = evaluate.evaluate(fields, found, classes=card.classes, min_score=thresholds)
+    calibration = None if arguments.write_card else card.calibration
+    evaluation = evaluate.evaluate(fields, found, classes=card.classes, min_score=thresholds, calibration=calibration)
     command = _command(arguments)
     side = f"groups {', '.join(arguments.hold_out)}" if arguments.hold_out else f"split {arguments.split}"
     name = arguments.data.resolve().name
@@ -130,6 +131,8 @@ def _command(arguments: argparse.Namespace) -> str:
         words += ["--split", arguments.split]
     if arguments.val_share != 0.2:
         words += ["--val-share", str(arguments.val_share)]
+    if arguments.device == "openvino-int8":  # the others differ by rounding only
+        words += ["--device", arguments.device]
     return shlex.join(["python", "-m", "renalcore", "evaluate", "sediment", *words, "--output", "evaluation"])
 
 

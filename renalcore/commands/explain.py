@@ -76,10 +76,9 @@ def _explain(path: Path, arguments: argparse.Namespace, detector: SedimentDetect
 
     from renalcore.io.image import read_field
     from renalcore.sediment.explain import panels
-    from renalcore.sediment.predict import LOWEST_SCORE
 
     field = read_field(path, name=path.name)
-    found = detector.predict(field, min_score=arguments.min_score or LOWEST_SCORE)
+    found = detector.predict(field, min_score=arguments.min_score)
     if arguments.min_score is None:
         least = np.array([detector.card.min_score_of(name) for name in found.classes])
         found = found.where(found.scores >= least[found.class_ids])

@@ -35,8 +35,9 @@ def _sediment_arguments(parser: argparse.ArgumentParser) -> None:
     add_models(parser)
     add_device(parser)
     parser.add_argument(
-        "--min-score", type=share, default=0.05, metavar="S", help="leave out what scores below this (%(default)s)"
-    )
+        "--min-score", type=share, metavar="S",
+        help="leave out what scores below this; by default what the network itself scores below 0.05",
+    )  # fmt: skip
 
 
 def _sediment(arguments: argparse.Namespace) -> int:
@@ -63,9 +64,9 @@ def _sediment(arguments: argparse.Namespace) -> int:
                 progress.write(str(field), file=sys.stderr)  # names the file
             else:
                 start = time.perf_counter()
-                found = detector.predict(field, min_score=arguments.min_score, alternatives=True)
+                found, best = detector.every_label(field, min_score=arguments.min_score)
                 images.append(image_row(path.name, field, time.perf_counter() - start))
-                predictions += box_rows(path.name, found, detector.best_labels(found))
+                predictions += box_rows(path.name, found, best)
             progress.update(1)
     write_json(arguments.output, {"model": detector.card.key, "images": images, "predictions": predictions})
     if refused:

@@ -19,6 +19,7 @@ from renalcore.models import HeldOutFigure, InputScale, ModelCard, TrainingData
 
 if TYPE_CHECKING:
     from renalcore.sediment.evaluate import Evaluation
+    from renalcore.sediment.readers import LabelledField
 
 OBJECTS_TO_VALIDATE = 20
 """Held-out real objects below which a class counts as unvalidated: an AP over fewer says little."""
@@ -64,7 +65,7 @@ def unmeasured(
         training_data: What it was trained on.
         classes: What it finds, in the order of its outputs.
         limits: What training knows that it does not do.
-        network: What loads the weights, see `renalcore.sediment.predict.NETWORKS`.
+        network: What loads the weights, see `renalcore.sediment.runners.NETWORKS`.
     """
     return ModelCard(
         key=key,
@@ -87,6 +88,23 @@ def unmeasured(
     )
 
 
+def sources(data: Path, licence: str, fields: Sequence[LabelledField], *, note: str) -> list[TrainingData]:
+    """What a card tells of the fields trained on: the real ones of `data` and the rendered ones, where there are some.
+
+    Args:
+        data: Folder of the real fields.
+        licence: Its licence words.
+        fields: All fields trained on.
+        note: What a reader must know of the real ones.
+    """
+    real = sum(field.real for field in fields)
+    found = [TrainingData(data.resolve().name, licence, real, note)] if real else []
+    if len(fields) > real:
+        drawn = "drawn by renalcore.sediment.synthetic, all 39 classes"
+        found.append(TrainingData("rendered fields", "AGPL-3.0-only", len(fields) - real, drawn))
+    return found
+
+
 def measured(card: ModelCard, weights: Path, evaluation: Evaluation, *, data: str, on: str, command: str) -> ModelCard:
     """`card` with what `evaluation` measured in place of what stood there; what training knows stays.
 
@@ -104,6 +122,7 @@ def measured(card: ModelCard, weights: Path, evaluation: Evaluation, *, data: st
         **_file(weights),
         validated_classes=evaluation.validated,
         min_score={name: evaluation.min_score[name] for name in card.classes},
+        calibration=dict(evaluation.calibration_used),
         figures=tuple(_figures(evaluation, on, command)),
         limits=(*_measured_limits(card, evaluation, data), *kept),
     )
@@ -148,12 +167,19 @@ def _figures(evaluation: Evaluation, on: str, command: str) -> list[HeldOutFigur
         if mistaken.missed:
             name = f"Share of the missed {mistaken.true} called {mistaken.called}"
             figures.append(HeldOutFigure(name, round(mistaken.share, 4), f"{on}; {mistaken.missed} missed", command))
-    if rows:
-        name = "Expected calibration error of the scores"
-        boxes = int(evaluation.calibration.boxes.sum())
+    for check in evaluation.calibrated:
+        name = "of the counted boxes" if check.name == "all" else f"of {check.name}"
+        told = f"{on}; {check.boxes} boxes"
         figures.append(
-            HeldOutFigure(name, round(evaluation.calibration.expected_error, 4), f"{on}; {boxes} boxes", command)
+            HeldOutFigure(f"Calibration error {name}, the network's scores", round(check.before, 4), told, command)
         )
+        if evaluation.calibration_used:
+            figures.append(
+                HeldOutFigure(
+                    f"Calibration error {name}, calibrated", round(check.after, 4),
+                    f"{told}, each calibrated by the other samples", command,
+                )
+            )  # fmt: skip
     return figures
 
 
@@ -168,6 +194,14 @@ def _measured_limits(card: ModelCard, evaluation: Evaluation, data: str) -> list
             limits.append(f"{_HELD_OUT}only {objects} of {row.name}, too few for a figure.")
     if evaluation.validated:
         limits.append(f"{_HELD_OUT}precision and recall are at score thresholds that were chosen on the same fields.")
+    if evaluation.calibration_used:
+        names = ", ".join(evaluation.calibration_used)
+        limits.append(
+            f"{_HELD_OUT}scores of {names} are calibrated as probabilities among fields like these; those of all other "
+            "classes are the network's own and no probabilities."
+        )
+    elif evaluation.validated:
+        limits.append(f"{_HELD_OUT}scores are the network's own and no probabilities.")
     one_label = [row.ap50_one_label for row in evaluation.rows if row.name in evaluation.validated]
     every_label = [row.ap50 for row in evaluation.rows if row.name in evaluation.validated]
     if one_label != every_label:

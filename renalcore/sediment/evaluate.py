@@ -16,7 +16,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +27,11 @@ from renalcore.errors import InputError
 from renalcore.io.image import read_field
 from renalcore.metrics import detection
 from renalcore.metrics.detection import ANY, Bools, Ints, Matches, Objects, OperatingPoint, Predictions, Reliability
+from renalcore.models import Calibration
 from renalcore.sediment import predictions
+from renalcore.sediment.calibration import FOLDS, Counted, chosen_form, cross_fitted, fit, of_boxes
 from renalcore.sediment.card import OBJECTS_TO_VALIDATE, SCORE_UNVALIDATED
+from renalcore.sediment.groups import split_groups
 from renalcore.sediment.names import IGNORE
 from renalcore.sediment.predict import LOWEST_SCORE
 
@@ -141,6 +144,24 @@ class Mistaken:
         return self.mistaken / self.missed if self.missed else math.nan
 
 
+@dataclass(frozen=True, slots=True)
+class CalibrationCheck:
+    """Expected calibration error of the counted boxes of one class, before and after a calibration fitted here.
+
+    Attributes:
+        name: The class, or `all` for those of all validated classes together.
+        boxes: How many boxes.
+        before: Error of the network's own scores.
+        after: Error of each box's probability by a fit on the samples of other folds, see
+            `renalcore.sediment.calibration`; nan where no calibration was better than none.
+    """
+
+    name: str
+    boxes: int
+    before: float
+    after: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
     """Everything measured of one model on one set of fields.
@@ -157,6 +178,8 @@ class Evaluation:
         calibration_by_class: By class.
         red_and_white: RBC and WBC taken for each other.
         counts: The count table, at the scores from which each class is reported.
+        calibration_used: What made the network's scores probabilities, by class; empty where nothing did.
+        calibrated: What calibration does to the scores; empty where the predictions do not tell the network's own.
     """
 
     rows: tuple[ClassFigures, ...]
@@ -172,6 +195,8 @@ class Evaluation:
     calibration_by_class: Mapping[str, Reliability]
     red_and_white: tuple[Mistaken, ...]
     counts: tuple[Counts, ...]
+    calibration_used: Mapping[str, Calibration]
+    calibrated: tuple[CalibrationCheck, ...]
 
     def mistakes(self, name: str) -> str:
         """In words, what becomes of the objects of `name` that are missed."""
@@ -189,6 +214,8 @@ def detect(
 ) -> dict[str, Any]:
     """Search `fields`; the result has the form of `predict sediment`, and names the weights as well.
 
+    Scores are the network's own, before any calibration (`"calibrated": false`), so that one can be fitted and judged.
+
     Args:
         detector: The model.
         fields: What to search.
@@ -203,12 +230,13 @@ def detect(
     for labelled in fields:
         field = read_field(labelled.path, name=labelled.path.name)
         start = time.perf_counter()
-        found = detector.predict(field, alternatives=True)
+        found, best = detector.every_label(field, calibrated=False)
         images.append(predictions.image_row(labelled.path.name, field, time.perf_counter() - start))
-        boxes += predictions.box_rows(labelled.path.name, found, detector.best_labels(found))
+        boxes += predictions.box_rows(labelled.path.name, found, best)
         done()
     card = detector.card
-    return {"model": card.key, "weights_sha256": card.sha256, "images": images, "predictions": boxes}
+    about = {"model": card.key, "weights_sha256": card.sha256, "calibrated": False}
+    return {**about, "images": images, "predictions": boxes}
 
 
 def evaluate(
@@ -217,8 +245,12 @@ def evaluate(
     *,
     classes: Sequence[str] = taxonomy.NAMES,
     min_score: Mapping[str, float] | None = None,
+    calibration: Mapping[str, Calibration] | None = None,
 ) -> Evaluation:
     """Judge predictions by labels.
+
+    Predictions that tell the network's own scores (`"calibrated": false`, as `detect` gives them) are calibrated
+    first; all figures but those of `Evaluation.calibrated` are of the scores that result.
 
     Args:
         fields: The labels; a class that is not known in a field is not judged there.
@@ -226,6 +258,8 @@ def evaluate(
         classes: Classes the model knows; others are not judged.
         min_score: Score from which each class is reported. By default it is chosen here: the best F1 where a class has
             `OBJECTS_TO_VALIDATE` objects, else `SCORE_UNVALIDATED`.
+        calibration: What makes the network's scores probabilities. By default it is fitted here, for the classes that
+            have `OBJECTS_TO_VALIDATE` objects.
 
     Raises:
         InputError: A field was not searched, two have one name, or nothing can be judged in them.
@@ -239,13 +273,22 @@ def evaluate(
         )
     known = np.stack([field.known for field in fields]) & np.isin(taxonomy.NAMES, classes)
     objects, (boxes, best_label) = _objects(fields), _boxes(fields, found)
-    ranked = detection.match(objects, boxes, known)
-    boxes = boxes.where(best_label)
-    matches = detection.match(objects, boxes, known)
     judged = np.flatnonzero(known.any(0))
     if not len(judged):
         raise InputError("none of the model's classes was looked for in these fields; there is nothing to judge")
-    offered = detection.HUNDREDTHS[detection.HUNDREDTHS >= LOWEST_SCORE]
+    checks: tuple[CalibrationCheck, ...] = ()
+    if found.get("calibrated") is False:
+        fitted, checks = _calibration(fields, objects, boxes.where(best_label), known)
+        calibration = fitted if calibration is None else calibration
+        boxes = replace(boxes, scores=of_boxes(boxes.scores, boxes.class_ids, taxonomy.NAMES, calibration))
+    else:
+        calibration = {}
+    ranked = detection.match(objects, boxes, known)
+    boxes = boxes.where(best_label)
+    matches = detection.match(objects, boxes, known)
+    offered = detection.HUNDREDTHS  # what the network scores least is told by any calibrated score
+    if not calibration:
+        offered = offered[offered >= LOWEST_SCORE]
     best = {i: detection.best_operating_point(matches[i], min_scores=offered) for i in judged}
     validated = [i for i in judged if matches[i].objects >= OBJECTS_TO_VALIDATE]
     if min_score is None:
@@ -292,6 +335,8 @@ def evaluate(
         {taxonomy.NAMES[i]: detection.reliability(*matches[i].judged()) for i in judged},
         tuple(_mistaken(names, confusion, *pair) for pair in RED_AND_WHITE if {*pair[:2]} <= {*names}),
         tuple(Counts.of(taxonomy.NAMES[i], matches[i], min_score[taxonomy.NAMES[i]]) for i in judged),
+        calibration,
+        checks,
     )
 
 
@@ -356,6 +401,37 @@ def _boxes(fields: Sequence[LabelledField], found: Mapping[str, Any]) -> tuple[P
     ), ~np.array([row.get("alternative", False) for row in rows], np.bool_)
 
 
+def _calibration(
+    fields: Sequence[LabelledField], objects: Objects, counted: Predictions, known: Bools
+) -> tuple[dict[str, Calibration], tuple[CalibrationCheck, ...]]:
+    """The calibration that fits the counted boxes of the validated classes, and its error on samples left out."""
+    groups = len({field.group for field in fields})
+    folds = split_groups(fields, min(FOLDS, groups)) if groups > 1 else [tuple({field.group for field in fields})]
+    fold_of = {group: fold for fold, members in enumerate(folds) for group in members}
+    fold_of_field = np.array([fold_of[field.group] for field in fields])
+    by_fold = [detection.match(objects, counted, known & (fold_of_field == i)[:, None]) for i in range(len(folds))]
+    boxes: dict[str, Counted] = {}
+    for class_id, name in enumerate(taxonomy.NAMES):
+        if sum(matches[class_id].objects for matches in by_fold) >= OBJECTS_TO_VALIDATE:
+            parts = [matches[class_id].judged() for matches in by_fold]
+            boxes[name] = Counted.together(
+                [Counted(scores, hit, np.full(len(hit), fold)) for fold, (scores, hit) in enumerate(parts)]
+            )
+    form = chosen_form(boxes)
+    after = (
+        cross_fitted(boxes, form) if form else {name: np.full(len(each.hit), np.nan) for name, each in boxes.items()}
+    )
+
+    def check(name: str, parts: Sequence[str]) -> CalibrationCheck:
+        each = Counted.together([boxes[part] for part in parts])
+        told = np.concatenate([after[part] for part in parts])
+        error = detection.reliability(told, each.hit).expected_error if form else math.nan
+        return CalibrationCheck(name, len(told), detection.reliability(each.scores, each.hit).expected_error, error)
+
+    checks = tuple(check(*row) for row in (*((name, [name]) for name in boxes), ("all", [*boxes]))) if boxes else ()
+    return fit(boxes, form) if form else {}, checks
+
+
 def _averages(rows: Sequence[ClassFigures]) -> tuple[Averages, Averages]:
     counts = np.array([row.objects for row in rows], np.int64)
     columns = [(row.best.precision, row.best.recall, row.ap50, row.ap50_95) for row in rows]
@@ -381,13 +457,15 @@ def _table7(evaluation: Evaluation) -> list[list[Any]]:
     table: list[list[Any]] = [
         ["class", "images", "images_with_class", "objects", "precision", "recall", "mAP50", "mAP50-95", "min_score",
          "precision_as_reported", "recall_as_reported", "min_score_as_reported", "calibration_error",
-         "mAP50_one_label", "mAP50-95_one_label"]
+         "mAP50_one_label", "mAP50-95_one_label", "calibration_error_of_network", "calibration_error_cross_fitted"]
     ]  # fmt: skip
+    checks = {check.name: (check.before, check.after) for check in evaluation.calibrated}
     for row in evaluation.rows:
         table.append(
             [row.name, row.images, row.images_with_class, row.objects, row.best.precision, row.best.recall, row.ap50,
              row.ap50_95, row.best.min_score, row.reported.precision, row.reported.recall, row.reported.min_score,
-             row.calibration_error, row.ap50_one_label, row.ap50_95_one_label]
+             row.calibration_error, row.ap50_one_label, row.ap50_95_one_label,
+             *checks.get(row.name, (math.nan, math.nan))]
         )  # fmt: skip
     validated = f"of classes with {OBJECTS_TO_VALIDATE} objects"
     for name, mean in (
@@ -423,6 +501,8 @@ def _content(evaluation: Evaluation) -> dict[str, Any]:
             "all": curve(evaluation.calibration),
             **{name: curve(found) for name, found in evaluation.calibration_by_class.items()},
         },
+        "calibration_used": {name: asdict(found) for name, found in evaluation.calibration_used.items()},
+        "calibration_error": [asdict(check) for check in evaluation.calibrated],
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -20,7 +20,8 @@ from renalcore.engine import backends, devices
 from renalcore.engine.backends import Backend
 from renalcore.engine.devices import Device
 from renalcore.errors import ModelError
-from renalcore.models import ModelCard
+from renalcore.models import Calibration, ModelCard
+from renalcore.sediment.calibration import network_score, of_boxes
 from renalcore.sediment.slicing import STANDARD, Boxes, Finder, Slicing, best_labels, search
 from renalcore.types import Detections, Field
 
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "sediment-multihead-n"
 LOWEST_SCORE = 0.05
-"""Boxes below this are noise; what is reported starts at the card's higher threshold, which a user may move."""
+"""What the network itself scores below this is noise; what is reported starts at the card's threshold, which a user may
+move."""
 
 SLICE_IOU = 0.7
 """Overlap at which two boxes of one class in one slice are one object; Ultralytics' value for prediction."""
@@ -94,46 +96,64 @@ class SedimentDetector:
         backend = backends.load(partial(build, card.scale, weights), chosen, key=_network_key(card.sha256))
         return cls(card, NetworkFinder(backend), chosen, slicing=slicing)
 
-    def best_labels(self, found: Detections) -> NDArray[np.bool_]:
-        """Which of the boxes of `predict(..., alternatives=True)` it gives without alternatives, `(N,)`."""
-        iou = self._slicing.one_label_iou
-        boxes = np.column_stack((found.boxes_px, found.scores, found.class_ids)).astype(np.float32)
-        return np.ones(len(boxes), np.bool_) if iou is None else best_labels(boxes, iou)
-
-    def predict(self, field: Field, *, min_score: float = LOWEST_SCORE, alternatives: bool = False) -> Detections:
-        """The particles of `field`, best first.
+    def predict(self, field: Field, *, min_score: float | None = None) -> Detections:
+        """The particles of `field`, each with its best label, best first.
 
         Of a round field on black only the bounding square of the disc is searched, and what has its centre off the
         disc is left out.
 
         Args:
             field: The picture to search.
-            min_score: Particles scoring below this are left out.
-            alternatives: Give the other labels of a particle too, as a ranking for average precision needs them; by
-                default only its best-scored label counts. `best_labels` tells which are which.
+            min_score: Particles scoring below this are left out; by default those to which the network itself gives
+                less than `LOWEST_SCORE`.
 
         Raises:
             ValueError: `min_score` leaves 0..1, or the picture is not `(H, W, 3)` uint8.
         """
-        if not 0 < min_score < 1:
+        found, best = self.every_label(field, min_score=min_score)
+        return found.where(best)
+
+    def every_label(
+        self, field: Field, *, min_score: float | None = None, calibrated: bool = True
+    ) -> tuple[Detections, NDArray[np.bool_]]:
+        """All labels of each particle, as a ranking for average precision needs them, and which are the best ones.
+
+        Args:
+            field: The picture to search.
+            min_score: Labels scoring below this are left out, as in `predict`.
+            calibrated: Give probabilities where the card has a calibration, else the network's own scores. Which
+                label is the best is decided on the latter, see `renalcore.sediment.calibration`.
+
+        Raises:
+            ValueError: As `predict` does.
+        """
+        if min_score is not None and not 0 < min_score < 1:
             raise ValueError(f"min_score must lie between 0 and 1, got {min_score}")
         if field.pixels.ndim != 3 or field.pixels.shape[2] != 3 or field.pixels.dtype != np.uint8:
             raise ValueError(f"a field is (H, W, 3) uint8, got {field.pixels.shape} {field.pixels.dtype}")
         left, top, right, bottom = _searched(field)
-        slicing = replace(self._slicing, one_label_iou=None) if alternatives else self._slicing
+        calibration = self.card.calibration if calibrated else {}
         boxes = search(
             field.pixels[top:bottom, left:right],
             self._finder,
             self.card.classes,
-            min_score=min_score,
-            slicing=slicing,
+            min_score=_searched_from(min_score, calibration),
+            slicing=replace(self._slicing, one_label_iou=None),
         )
+        iou = self._slicing.one_label_iou
+        best = np.ones(len(boxes), np.bool_) if iou is None else best_labels(boxes, iou)
         boxes = boxes + np.array([left, top, left, top, 0, 0], np.float32)
+        class_ids = boxes[:, 5].astype(np.int64)
+        scores = of_boxes(boxes[:, 4], class_ids, self.card.classes, calibration)
+        keep = scores >= (0 if min_score is None else min_score)
         if field.round_field_px is not None:
             x, y, radius = field.round_field_px
             centres = (boxes[:, :2] + boxes[:, 2:4]) / 2
-            boxes = boxes[np.hypot(centres[:, 0] - x, centres[:, 1] - y) <= radius]
-        return Detections(boxes[:, :4], boxes[:, 4], boxes[:, 5].astype(np.int64), self.card.classes)
+            keep &= np.hypot(centres[:, 0] - x, centres[:, 1] - y) <= radius
+        order = np.argsort(-scores, kind="stable")
+        order = order[keep[order]]
+        found = Detections(boxes[order, :4], scores[order].astype(np.float32), class_ids[order], self.card.classes)
+        return found, best[order]
 
 
 def network_backend(network: Callable[[], MultiHeadDetectionModel], device: Device, weights_sha256: str) -> Backend:
@@ -185,6 +205,13 @@ def _network_key(weights_sha256: str) -> str:
     for module in ("networks.py", "decoding.py", "retinanet.py"):
         made_from.update((Path(__file__).parent / module).read_bytes())
     return f"sediment-{made_from.hexdigest()[:32]}"
+
+
+def _searched_from(min_score: float | None, calibration: Mapping[str, Calibration]) -> float:
+    """The network's score from which a picture must be searched for everything that scores `min_score`."""
+    if min_score is None:
+        return LOWEST_SCORE
+    return min(min_score, *(network_score(min_score, found) for found in calibration.values()), 1)
 
 
 def _distinct(

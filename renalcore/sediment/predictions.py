@@ -34,7 +34,7 @@ def box_rows(file_name: str, found: Detections, best: NDArray[np.bool_]) -> Iter
             "category": name,
             "group": taxonomy.particle(name).group.value,
             "bbox": [round(float(value), 2) for value in (x1, y1, x2 - x1, y2 - y1)],
-            "score": round(float(score), 5),
+            "score": round(float(score), 7),  # so fine that two boxes do not tie where probabilities are small
             **({} if is_best else {"alternative": True}),
         }
 

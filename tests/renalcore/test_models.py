@@ -12,7 +12,7 @@ import pytest
 
 from renalcore import models
 from renalcore.errors import ModelError, UnknownName
-from renalcore.models import HeldOutFigure, InputScale, ModelCard, TrainingData
+from renalcore.models import Calibration, HeldOutFigure, InputScale, ModelCard, TrainingData
 
 CARD = ModelCard(
     key="tiny",
@@ -47,6 +47,18 @@ def root(tmp_path: Path) -> Path:
 def test_a_card_is_read_as_it_was_written(root: Path) -> None:
     assert models.card("tiny", root) == CARD
     assert models.all_cards(root) == (CARD,)
+
+
+def test_a_card_keeps_its_calibration_and_an_older_one_has_none(root: Path) -> None:
+    fitted = replace(CARD, calibration={"RBC": Calibration(2.0, 0.5, 120)})
+    assert ModelCard.from_json(fitted.to_json()) == fitted
+    assert len(fitted.calibration_sha256) == 64
+    older = json.loads(CARD.to_json())
+    del older["calibration"]
+    read = ModelCard.from_json(json.dumps(older))
+    assert (read, read.calibration_sha256) == (CARD, "")
+    with pytest.raises(ValueError, match="slope of a calibration must be positive"):
+        Calibration(0.0, 0.5, 120)
 
 
 def test_classes_without_a_figure_are_said_to_be_unvalidated() -> None:

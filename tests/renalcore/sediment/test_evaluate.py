@@ -53,7 +53,7 @@ def test_a_detector_is_run_over_fields_and_judged_by_their_labels(tmp_path: Path
     Image.fromarray(pixels).save(path)
     fields = [labelled(path, (RBC, 40, 40, 60, 60), (WBC, 200, 40, 220, 60))]
     found = detect(detector(), fields)
-    assert list(found) == ["model", "weights_sha256", "images", "predictions"]
+    assert list(found) == ["model", "weights_sha256", "calibrated", "images", "predictions"]
     assert [image["file_name"] for image in found["images"]] == ["field.png"]
     measured = evaluate(fields, found)
     assert [(row.name, row.images, row.objects) for row in measured.rows] == [("RBC", 1, 1), ("WBC", 1, 1)]
@@ -191,6 +191,7 @@ def test_an_evaluation_replaces_what_an_earlier_one_measured_and_nothing_else(
         poorly,
         "Held-out fields: only one object of WBC, too few for a figure.",
         "Held-out fields: precision and recall are at score thresholds that were chosen on the same fields.",
+        "Held-out fields: scores are the network's own and no probabilities.",
         "Held-out fields: they are part of fields, of which the rest was trained on; expect less elsewhere.",
         cards.BRIGHT_FIELD_ONLY,
     )

@@ -57,9 +57,9 @@ def test_the_other_labels_of_a_particle_are_given_on_request_and_told_apart() ->
     draw(pixels, WBC, 12, 12, 48, 48)  # the same particle: 36 x 36 of 40 x 40 px are an overlap of 0.81
     finder = detector()
     assert finder.predict(field(pixels)).names == ["RBC"]
-    found = finder.predict(field(pixels), alternatives=True)
+    found, best = finder.every_label(field(pixels))
     assert found.names == ["RBC", "WBC"]
-    assert finder.best_labels(found).tolist() == [True, False]
+    assert best.tolist() == [True, False]
 
 
 def test_an_empty_field_has_no_particles() -> None:

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from renalcore import cli, models, taxonomy
 from renalcore.errors import InputError
 from renalcore.sediment.data import PAPER
-from renalcore.sediment.folds import cross_validate, split_groups
+from renalcore.sediment.folds import cross_validate
+from renalcore.sediment.groups import split_groups
 from renalcore.sediment.networks import build, load_weights, save_weights
 from renalcore.sediment.readers import LabelledField, ReadOptions
 from renalcore.sediment.train import SedimentTrainer, TrainConfig, paper_recipe, train
