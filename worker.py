@@ -1,4 +1,4 @@
-"""The compute side: takes analyses from the queue and searches their fields with a model.
+"""The compute side: takes analyses from the queue and searches their fields with a model, and draws heat maps.
 
 One durable workflow a specimen, one step a field. DBOS remembers the steps that are done and the record keeps their
 results, so a worker killed at any moment costs the field it was at and nothing else:
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import io
 import logging
 import os
 import signal
@@ -27,11 +28,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from dbos import DBOS, DBOSConfig
 
-from db import analyses, files, queue, workers
+from db import analyses, files, heat_maps, queue, workers
 from db.engine import session_scope
-from db.models import Analysis, SpecimenField
+from db.models import Analysis, HeatMap, SpecimenField
 from db.settings import Settings
 from renalcore.errors import (
     Conflict,
@@ -47,13 +49,27 @@ from renalcore.io.image import read_field
 from renalcore.types import Detections, Field
 
 ATTEMPTS = 3  # at one field, before it is given up
-WAITS_S = (1.0, 4.0)  # between the attempts: long enough for a network drive to come back
 POLL_S = 0.5  # how soon a free worker notices new work
 MESSAGES = 3  # of single fields, shown one by one when an analysis fails
 TIDY_EVERY_S = 24 * 3600.0
 STOP_WITHIN_S = 600  # the longest a field may take once we were told to stop
 
 log = logging.getLogger("renalcore.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long a worker waits for what.
+
+    Attributes:
+        waits_s: Between the attempts at a field: long enough for a network drive to come back.
+        beat_s: Between two reports for duty, at which it also looks after what others left undone.
+        silent_after_s: After which silence another worker loses what it holds.
+    """
+
+    waits_s: tuple[float, ...] = (1.0, 4.0)
+    beat_s: float = workers.BEAT_S
+    silent_after_s: float = workers.SILENT_AFTER_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +94,28 @@ DetectorFor = Callable[[str], Detector]
 
 
 @dataclass(frozen=True, slots=True)
+class Explainer:
+    """What draws heat maps with a model, as far as the worker cares.
+
+    Attributes:
+        draw: Where the evidence for some boxes of one class lies: a PNG as large as the field, or None where there is
+            no heat at all; called from several threads.
+        classes: The classes of the model, in its order.
+        min_score_of: The lowest score of a class that the model reports.
+        weights_sha256: Digest of the weights it was loaded with.
+    """
+
+    draw: Callable[[Field, Detections], bytes | None]
+    classes: tuple[str, ...]
+    min_score_of: Callable[[str], float]
+    weights_sha256: str
+
+
+ExplainerFor = Callable[[str], Explainer]
+"""As `DetectorFor`; raises ModelError too where the model has no heat maps."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Asked:
     """The model that an analysis was asked for with."""
 
@@ -95,15 +133,19 @@ class _Told(BaseException):
 
 
 class Worker:
-    """One worker process: its detectors, its fields at hand, and the words for what goes wrong."""
+    """One worker process: its models, its fields at hand, and the words for what goes wrong."""
 
-    def __init__(self, name: str, detector_for: DetectorFor) -> None:
+    def __init__(self, name: str, detector_for: DetectorFor, explainer_for: ExplainerFor, pace: Pace) -> None:
         self.name = name
+        self.pace = pace
         self.stopping = threading.Event()
         self.device: str | None = None
         self._detector_for = detector_for
         self._detectors: dict[str, Detector] = {}
         self._loading = threading.Lock()
+        self._explainer_for = explainer_for
+        self._explainers: dict[str, Explainer] = {}
+        self._loading_explainer = threading.Lock()  # of its own: torch takes seconds, and fields go on meanwhile
 
     def analyse(self, analysis_id: int) -> None:
         """The workflow: its own code runs again after a kill, so all it does to the world lies in steps."""
@@ -175,12 +217,7 @@ class Worker:
                     )
             except (InputError, NotFound, DamagedFile) as error:
                 _event("field unreadable", analysis=analysis_id, field=field_id, error=_fault(error))
-                if isinstance(error, InputError):
-                    return "field failed", str(error)
-                what = "is missing from" if isinstance(error, NotFound) else "was damaged or altered in"
-                return "field failed", (
-                    f"{name}: its picture {what} the file store. Ask IT to restore it, or withdraw the field."
-                )
+                return "field failed", _unreadable(error, name)
             except ModelError as error:
                 _event("model failed", analysis=analysis_id, field=field_id, error=_fault(error))
                 return "all fail", str(error)
@@ -188,7 +225,7 @@ class Worker:
                 _event("attempt failed", analysis=analysis_id, field=field_id, attempt=tried,
                        error=_fault(error, hide=name))  # fmt: skip
                 if tried < ATTEMPTS:
-                    self.stopping.wait(WAITS_S[tried - 1])
+                    self.stopping.wait(self.pace.waits_s[tried - 1])
                     continue
                 if isinstance(error, StorageError):
                     return "all fail", str(error)
@@ -215,6 +252,71 @@ class Worker:
                 return
             analyses.fail(session, analysis_id, _told(done, total, problems, trouble))
         _event("analysis failed", analysis=analysis_id, fields_done=done, fields=total)
+
+    def draw_heat_map(self, heat_map_id: int) -> None:
+        """The workflow of a heat map."""
+        if self.stopping.is_set():
+            raise _Told
+        DBOS.run_step({"name": "draw"}, self.draw, heat_map_id, str(DBOS.workflow_id))
+
+    def draw(self, heat_map_id: int, attempt: str) -> None:
+        """The one step of a heat map. It is not tried again: whoever waits for it reads why it failed, and can."""
+        name, started = "", time.monotonic()
+        try:
+            with session_scope(read_only=True) as session:
+                asked = session.get_one(HeatMap, heat_map_id)
+                if asked.state != "waiting" or asked.workflow_id != attempt:
+                    return
+                analysis, name, sha256 = asked.analysis, asked.field.name, asked.field.file.sha256
+                found, one_box = heat_maps.findings(session, asked), asked.finding_id is not None
+            explainer = self._explainer(analysis.model_key, analysis.weights_sha256)
+            if not one_box:
+                class_name = found[0].class_name
+                least = explainer.min_score_of(class_name)
+                found = [finding for finding in found if finding.score >= least]
+                if not found:
+                    raise InputError(
+                        f"No {class_name} of this field scores {least:.2f}, from which the model reports it."
+                    )
+            field = read_field(files.store().read(sha256), name=name)
+            boxes = np.array([(box.x1, box.y1, box.x2, box.y2) for box in found], np.float32)
+            scores = np.array([box.score for box in found], np.float32)
+            ids = np.array([explainer.classes.index(box.class_name) for box in found], np.int64)
+            png = explainer.draw(field, Detections(boxes, scores, ids, explainer.classes))
+            with session_scope() as session:
+                if png is None:
+                    heat_maps.store_empty(session, heat_map_id)
+                else:
+                    digest, size = files.store().put(io.BytesIO(png))
+                    heat_maps.store(session, heat_map_id, sha256=digest, size=size)
+        except Exception as error:  # noqa: BLE001  # whatever a model or a driver raises must end in words
+            _event("heat map failed", heat_map=heat_map_id, error=_fault(error, hide=name))
+            if isinstance(error, InputError | NotFound | DamagedFile):
+                words = _unreadable(error, name)
+            elif isinstance(error, RenalError):
+                words = str(error)
+            else:
+                words = (
+                    f"The map cannot be drawn ({type(error).__name__}). Tell your administrator, who finds the reason "
+                    "in the worker's log."
+                )
+            with session_scope() as session:
+                heat_maps.fail(session, heat_map_id, words)
+        else:
+            _event("heat map done", heat_map=heat_map_id, boxes=len(found), empty=png is None,
+                   seconds=round(time.monotonic() - started, 3))  # fmt: skip
+
+    def _explainer(self, model_key: str, weights_sha256: str) -> Explainer:
+        with self._loading_explainer:
+            if model_key not in self._explainers:
+                self._explainers[model_key] = self._explainer_for(model_key)
+            explainer = self._explainers[model_key]
+        if explainer.weights_sha256 != weights_sha256:
+            raise ModelError(
+                f"This was found with other weights of {model_key} ({weights_sha256[:12]}) than are installed now "
+                f"({explainer.weights_sha256[:12]}), so it cannot be explained."
+            )
+        return explainer
 
     def _detector(self, asked: _Asked) -> Detector:
         model_key = asked.model_key
@@ -246,24 +348,33 @@ class Worker:
 def run(
     *,
     detector_for: DetectorFor | None = None,
+    explainer_for: ExplainerFor | None = None,
     name: str | None = None,
     concurrency: int = 2,
     parent: int | None = None,
+    pace: Pace | None = None,
 ) -> None:
     """Work until told to stop.
 
     Args:
         detector_for: Gives the detector of a model's key; by default the registry's.
+        explainer_for: Gives what draws heat maps with the model of a key; by default the registry's.
         name: The worker's name, its own among all workers of the database; host and process id by default.
         concurrency: Specimens at a time. All workers of a database share the figure of the one started last.
         parent: Stop when this process has ended.
+        pace: How long it waits for what; all workers of a database should agree.
 
     Raises:
         Conflict: Another worker is at work under this name.
     """
     settings = Settings.from_env()
     host, pid = socket.gethostname(), os.getpid()
-    worker = Worker(name or f"{host}-{pid}", detector_for or functools.partial(_registered_detector, settings.device))
+    worker = Worker(
+        name or f"{host}-{pid}",
+        detector_for or functools.partial(_registered_detector, settings.device),
+        explainer_for or functools.partial(_registered_explainer, settings.device),
+        pace or Pace(),
+    )
     _listen_to_signals(worker.stopping)
     orphaned = _watch(parent) if parent is not None else lambda: False
 
@@ -284,9 +395,13 @@ def run(
     queue.prepare(settings.database_url)
     DBOS(config=config)
 
-    @DBOS.workflow(name=queue.WORKFLOW)
+    @DBOS.workflow(name=queue.ANALYSIS.workflow)
     def analyse_specimen(analysis_id: int) -> None:
         worker.analyse(analysis_id)
+
+    @DBOS.workflow(name=queue.HEAT_MAP.workflow)
+    def draw_heat_map(heat_map_id: int) -> None:
+        worker.draw_heat_map(heat_map_id)
 
     DBOS.launch()
     DBOS.register_queue(
@@ -354,6 +469,14 @@ def _is_ours(analysis: Analysis, attempt: str) -> bool:
     return analysis.state in ("queued", "running") and analysis.workflow_id == attempt
 
 
+def _unreadable(error: InputError | NotFound | DamagedFile, name: str) -> str:
+    """What a technologist reads of a picture that cannot be searched."""
+    if isinstance(error, InputError):
+        return str(error)
+    what = "is missing from" if isinstance(error, NotFound) else "was damaged or altered in"
+    return f"{name}: its picture {what} the file store. Ask IT to restore it, or withdraw the field."
+
+
 def _told(done: int, total: int, problems: list[str], trouble: str) -> str:
     """What a technologist reads beside the Retry button."""
     shown = [trouble] if trouble else []
@@ -373,6 +496,19 @@ def _registered_detector(device: str, model_key: str) -> Detector:
     return Detector(loaded.predict, str(loaded.device), loaded.card.sha256, loaded.card.calibration_sha256)
 
 
+def _registered_explainer(device: str, model_key: str) -> Explainer:
+    from renalcore.sediment import explain
+
+    # Where OpenVINO searches, torch explains: OpenVINO computes no gradients.
+    loaded = explain.Explainer.load(model_key, device="auto" if device.startswith("openvino") else device)
+
+    def draw(field: Field, found: Detections) -> bytes | None:
+        (of_class,) = loaded.explain(field, found).classes
+        return explain.png(of_class.heat) if of_class.heat.any() else None
+
+    return Explainer(draw, loaded.card.classes, loaded.card.min_score_of, loaded.card.sha256)
+
+
 def _keep_duties(worker: Worker, host: str, pid: int, ended: threading.Event) -> None:
     """Report for duty until the very end; until told to stop, also look after what others left undone."""
     while True:
@@ -380,14 +516,14 @@ def _keep_duties(worker: Worker, host: str, pid: int, ended: threading.Event) ->
             with session_scope() as session:
                 workers.beat(session, worker.name, host=host, pid=pid, device=worker.device)
             if not worker.stopping.is_set():
-                for left in queue.take_over(functools.partial(_at_work, host)):
-                    _event("given up" if left.given_up else "taken over", analysis=left.analysis_id,
-                           from_worker=left.from_worker)  # fmt: skip
-                for analysis_id in queue.mend():
-                    _event("put back into the queue", analysis=analysis_id)
+                for left in queue.take_over(functools.partial(_at_work, host, worker.pace.silent_after_s)):
+                    _event("given up" if left.given_up else "taken over",
+                           **{left.task.work.name: left.task.record_id}, from_worker=left.from_worker)  # fmt: skip
+                for task in queue.mend():
+                    _event("put back into the queue", **{task.work.name: task.record_id})
         except Exception as error:  # noqa: BLE001  # a database that is away for a while must not end the worker
             _event("duties failed", error=_fault(error))
-        if ended.wait(workers.BEAT_S):
+        if ended.wait(worker.pace.beat_s):
             return
 
 
@@ -410,10 +546,10 @@ def _tidy_daily(stopping: threading.Event) -> None:
             return
 
 
-def _at_work(host: str) -> set[str]:
+def _at_work(host: str, silent_after_s: float) -> set[str]:
     """Names of the workers that are at work."""
     with session_scope(read_only=True) as session:
-        nodes = workers.alive(session)
+        nodes = workers.alive(session, silent_after_s)
         # A SQLite file has all its workers on one machine: there a dead process is known to be dead at once.
         one_machine = session.get_bind().dialect.name == "sqlite"
     return {node.name for node in nodes if not (one_machine and node.host == host and not _is_running(node.pid))}

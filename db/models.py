@@ -24,6 +24,7 @@ AnalysisState = Literal["queued", "running", "done", "failed", "cancelled"]
 Purpose = Literal["count", "second_opinion"]
 CorrectionAction = Literal["add", "reclassify", "remove", "confirm", "restore"]
 SignOffKind = Literal["sign", "reopen", "amend"]
+HeatMapState = Literal["waiting", "done", "empty", "failed"]
 
 ROLES: tuple[Role, ...] = get_args(Role)
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
@@ -69,6 +70,7 @@ class Base(DeclarativeBase):
         Purpose: _one_of(Purpose, "purpose"),
         CorrectionAction: _one_of(CorrectionAction, "action"),
         SignOffKind: _one_of(SignOffKind, "kind"),
+        HeatMapState: _one_of(HeatMapState, "state"),
     }
 
 
@@ -278,6 +280,36 @@ class Finding(Base):
     y1: Mapped[float]
     x2: Mapped[float]
     y2: Mapped[float]
+
+
+class HeatMap(Base):
+    """Where the evidence lies for one finding, or for all of a class in one field: a picture made on demand.
+
+    Made again from the field and the model at any time, so it is neither append-only nor in the audit trail.
+    """
+
+    __tablename__ = "heat_maps"
+    __table_args__ = (
+        UniqueConstraint("finding_id"),
+        UniqueConstraint("analysis_id", "field_id", "class_name"),
+        sa.CheckConstraint("(finding_id IS NULL) != (class_name IS NULL)", name="finding_or_class"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    analysis_id: Mapped[int] = mapped_column(ForeignKey("analyses.id"))
+    field_id: Mapped[int] = mapped_column(ForeignKey("specimen_fields.id"), index=True)
+    finding_id: Mapped[int | None] = mapped_column(ForeignKey("findings.id"))
+    class_name: Mapped[str | None] = mapped_column(String(100))  # of all its findings in the field
+    state: Mapped[HeatMapState] = mapped_column(default="waiting", index=True)
+    message: Mapped[str | None] = mapped_column(sa.Text)
+    file_id: Mapped[int | None] = mapped_column(ForeignKey("stored_files.id"), index=True)
+    workflow_id: Mapped[str | None] = mapped_column(String(200))
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    finished_at: Mapped[datetime | None]
+
+    analysis: Mapped[Analysis] = relationship()
+    field: Mapped[SpecimenField] = relationship()
+    file: Mapped[StoredFile | None] = relationship()
 
 
 class Correction(Base):

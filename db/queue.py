@@ -1,4 +1,4 @@
-"""The queue between the web app, which asks for analyses, and the workers, which carry them out.
+"""The queue between the web app, which asks for analyses and heat maps, and the workers, which carry them out.
 
 The queue is DBOS's. On PostgreSQL its tables lie in the schema `dbos` of RenalCore's own database. On SQLite they lie
 in a file of their own beside RenalCore's (`renalcore-queue.db` beside `renalcore.db`): SQLite lets one writer in at a
@@ -6,8 +6,8 @@ time, and DBOS polls, claims and checkpoints all day; so it never waits for a cl
 other way round. It also keeps a backup of the record free of running work.
 
 Two files cannot be written in one transaction, so the record alone says what is to be done, and the queue is derived
-from it: an analysis that is queued or running and that nobody works on is put back into the queue by the workers
-(`mend`), be it that the web process was killed between its two commits or that a backup was restored.
+from it: what is to be done (`Work`) and nobody works on is put back into the queue by the workers (`mend`), be it that
+the web process was killed between its two commits or that a backup was restored.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,9 +26,9 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from db import analyses
+from db import analyses, heat_maps
 from db.engine import now, session_scope
-from db.models import Analysis, FieldResult
+from db.models import Analysis, FieldResult, HeatMap
 from db.settings import Settings
 from renalcore.errors import StorageError
 
@@ -35,21 +36,14 @@ if TYPE_CHECKING:
     from dbos import DBOSClient, WorkflowStatus
 
 QUEUE = "sediment"
-WORKFLOW = "analyse_specimen"
 APPLICATION = "renalcore"
 APPLICATION_VERSION = "1"  # fixed: what an older release began, a newer one goes on with
 SCHEMA = "dbos"
 
 MAX_TAKEOVERS = 3
-"""How often an analysis without progress is taken over before it is given up: it may be what kills the workers."""
+"""How often work without progress is taken over before it is given up: it may be what kills the workers."""
 
 _TAKEOVER_LOCK = 0x52454E41_54414B45  # "RENATAKE": one worker at a time looks for what the dead left
-_GIVEN_UP = (
-    f"The worker ended unexpectedly {MAX_TAKEOVERS} times at the same field. One picture may be too much for this "
-    "machine. Press Retry; if it fails again, tell your administrator, who finds the reason in the worker's log."
-)
-_BROKEN_OFF = "The analysis broke off. Press Retry; if it fails again, tell your administrator."
-
 _ENDED = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 
 _log = logging.getLogger(__name__)
@@ -57,10 +51,80 @@ _clients: dict[str, DBOSClient] = {}
 _opening = threading.Lock()
 
 
-class TakenOver(NamedTuple):
-    """An analysis that a dead worker held and that was put back into the queue, or given up."""
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One kind of work: what the queue calls it, and where the record says what is to be done.
 
-    analysis_id: int
+    Attributes:
+        workflow: Name of its workflow, which takes the id of a row.
+        name: Its name in the log; with hyphens also in the ids of workflows.
+        table: Where a row stands for each piece of work.
+        unfinished: The states of a row that is still to be done.
+        hold: Reads a row afresh and locks it.
+        fail: Gives a row up, with a message for whoever waits for it.
+        progress: The steps of a row that are done and kept.
+        given_up: Message for what ended one worker after the other.
+        broken_off: Message for what broke off by a fault of the program.
+    """
+
+    workflow: str
+    name: str
+    table: type[Analysis] | type[HeatMap]
+    unfinished: tuple[str, ...]
+    hold: Callable[[Session, int], Analysis | HeatMap]
+    fail: Callable[[Session, int, str], bool]
+    progress: Callable[[Session, int], int]
+    given_up: str
+    broken_off: str
+
+
+def _fields_done(session: Session, analysis_id: int) -> int:
+    return session.scalar(select(func.count()).where(FieldResult.analysis_id == analysis_id)) or 0
+
+
+ANALYSIS = Work(
+    workflow="analyse_specimen",
+    name="analysis",
+    table=Analysis,
+    unfinished=("queued", "running"),
+    hold=lambda session, analysis_id: analyses.hold(session, analysis_id)[0],
+    fail=analyses.fail,
+    progress=_fields_done,
+    given_up=(
+        f"The worker ended unexpectedly {MAX_TAKEOVERS} times at the same field. One picture may be too much for this "
+        "machine. Press Retry; if it fails again, tell your administrator, who finds the reason in the worker's log."
+    ),
+    broken_off="The analysis broke off. Press Retry; if it fails again, tell your administrator.",
+)
+HEAT_MAP = Work(
+    workflow="draw_heat_map",
+    name="heat_map",
+    table=HeatMap,
+    unfinished=("waiting",),
+    hold=heat_maps.hold,
+    fail=heat_maps.fail,
+    progress=lambda _session, _heat_map_id: 0,
+    given_up=(
+        f"The worker ended unexpectedly {MAX_TAKEOVERS} times at this heat map. The picture may be too much for this "
+        "machine. Try again; if it fails again, tell your administrator, who finds the reason in the worker's log."
+    ),
+    broken_off="The heat map broke off. Try again; if it fails again, tell your administrator.",
+)
+WORKS = (ANALYSIS, HEAT_MAP)
+_BY_WORKFLOW = {work.workflow: work for work in WORKS}
+
+
+class Task(NamedTuple):
+    """One piece of work: its kind, and the id of its row."""
+
+    work: Work
+    record_id: int
+
+
+class TakenOver(NamedTuple):
+    """What a dead worker held and what was put back into the queue, or given up."""
+
+    task: Task
     from_worker: str
     given_up: bool
 
@@ -88,36 +152,40 @@ def prepare(database_url: str | None = None) -> None:
     DBOS.migrate(url, schema=SCHEMA)
 
 
-def enqueue(analysis_id: int) -> str:
-    """Put a queued analysis into the queue, once, however often it is asked for.
+def enqueue(record_id: int, work: Work = ANALYSIS) -> str:
+    """Put what is to be done into the queue, once, however often it is asked for.
 
-    Called after the transaction that asked for the analysis, in no transaction of its own.
+    Called after the transaction that asked for it, in no transaction of its own.
+
+    Args:
+        record_id: The row that says what is to be done.
+        work: Its kind.
 
     Returns:
-        The workflow's id, also kept as `Analysis.workflow_id`. Another attempt at the analysis has another id.
+        The workflow's id, also kept as the row's `workflow_id`. Another attempt has another id.
 
     Raises:
-        NotFound: There is no such analysis.
-        StorageError: The queue cannot be reached; a worker that can will put the analysis there (`mend`).
+        NotFound: There is no such row.
+        StorageError: The queue cannot be reached; a worker that can will put the work there (`mend`).
     """
     from dbos import EnqueueOptions
 
     with session_scope() as session:
-        analysis, _ = analyses.hold(session, analysis_id)  # two clicks: the second one waits, then finds the id
-        if analysis.workflow_id is None:
-            analysis.workflow_id = f"analysis-{analysis_id}-{secrets.token_hex(4)}"
-        workflow_id = analysis.workflow_id
+        row = work.hold(session, record_id)  # two clicks: the second one waits, then finds the id
+        if row.workflow_id is None:
+            row.workflow_id = f"{work.name.replace('_', '-')}-{record_id}-{secrets.token_hex(4)}"
+        workflow_id = row.workflow_id
     options: EnqueueOptions = {
-        "workflow_name": WORKFLOW,
+        "workflow_name": work.workflow,
         "queue_name": QUEUE,
         "workflow_id": workflow_id,
         "app_version": APPLICATION_VERSION,
     }
     try:
-        _client().enqueue(options, analysis_id)
+        _client().enqueue(options, record_id)
     except DBAPIError as error:
         raise StorageError(
-            "The queue cannot be reached. Nothing is lost: the analysis starts by itself once a worker reaches it."
+            "The queue cannot be reached. Nothing is lost: the work starts by itself once a worker reaches it."
         ) from error
     return workflow_id
 
@@ -135,16 +203,10 @@ def cancel(workflow_id: str | None) -> None:
         _log.warning("workflow %s is cancelled in the record alone: %s", workflow_id, type(error).__name__)
 
 
-def hand_back(worker: str) -> list[int]:
-    """A worker that ends in good order returns what it has begun, for the next one to go on with.
-
-    Returns:
-        The analyses.
-    """
-    held = _held(executor_id=worker)
-    for status in held:
+def hand_back(worker: str) -> None:
+    """A worker that ends in good order returns what it has begun, for the next one to go on with."""
+    for status in _held(executor_id=worker):
         _client().resume_workflow(status.workflow_id, queue_name=QUEUE)
-    return [_analysis_id(status) for status in held]
 
 
 def take_over(at_work: Callable[[], Collection[str]]) -> list[TakenOver]:
@@ -163,49 +225,53 @@ def take_over(at_work: Callable[[], Collection[str]]) -> list[TakenOver]:
     with session_scope() as session:
         _lock(session)
         for status in _orphans(at_work):
-            analysis_id = _analysis_id(status)
-            done = session.scalar(select(func.count()).where(FieldResult.analysis_id == analysis_id)) or 0
+            task = _task(status)
+            done = task.work.progress(session, task.record_id)
             before = status.attributes or {}
             times = 1 + (before.get("takeovers", 0) if before.get("fields_done") == done else 0)
             given_up = times > MAX_TAKEOVERS
             if given_up:
-                analyses.fail(session, analysis_id, _GIVEN_UP)
+                task.work.fail(session, task.record_id, task.work.given_up)
                 _client().cancel_workflow(status.workflow_id)
             else:
                 _client().update_workflow_attributes(status.workflow_id, {"takeovers": times, "fields_done": done})
                 _client().resume_workflow(status.workflow_id, queue_name=QUEUE)
-            taken.append(TakenOver(analysis_id, str(status.executor_id), given_up))
+            taken.append(TakenOver(task, str(status.executor_id), given_up))
     return taken
 
 
-def mend() -> list[int]:
+def mend() -> list[Task]:
     """Put into the queue what the record says is to be done and the queue knows nothing of.
 
     Returns:
-        The analyses that were put there; those that broke off by a fault of the program are failed instead.
+        What was put there; what broke off by a fault of the program is failed instead.
     """
+    return [task for work in WORKS for task in _mended(work)]
+
+
+def _mended(work: Work) -> list[Task]:
     with session_scope(read_only=True) as session:
-        rows = select(Analysis.id, Analysis.workflow_id).where(Analysis.state.in_(("queued", "running")))
+        rows = select(work.table.id, work.table.workflow_id).where(work.table.state.in_(work.unfinished))
         unfinished: dict[int, str | None] = {row.id: row.workflow_id for row in session.execute(rows)}
     if not unfinished:
         return []
     known = {status.workflow_id: str(status.status) for status in _statuses(filter(None, unfinished.values()))}
-    put_back: list[int] = []
-    for analysis_id, workflow_id in unfinished.items():
+    put_back: list[Task] = []
+    for record_id, workflow_id in unfinished.items():
         state = known.get(workflow_id or "")
         if state in ("ENQUEUED", "DELAYED", "PENDING"):
             continue
         with session_scope() as session:
-            analysis, _ = analyses.hold(session, analysis_id)
-            if analysis.state not in ("queued", "running") or analysis.workflow_id != workflow_id:
+            row = work.hold(session, record_id)
+            if row.state not in work.unfinished or row.workflow_id != workflow_id:
                 continue  # it ended, or was asked for again, since we looked
             if state in ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"):
-                analyses.fail(session, analysis_id, _BROKEN_OFF)
+                work.fail(session, record_id, work.broken_off)
                 continue
             if state is not None:
-                analysis.workflow_id = None  # that one has ended and cannot run again
-        enqueue(analysis_id)
-        put_back.append(analysis_id)
+                row.workflow_id = None  # that one has ended and cannot run again
+        enqueue(record_id, work)
+        put_back.append(Task(work, record_id))
     return put_back
 
 
@@ -234,7 +300,9 @@ def forget_clients() -> None:
 
 def _held(*, executor_id: str | None = None) -> list[WorkflowStatus]:
     """The workflows that some worker has begun and not ended."""
-    return _client().list_workflows(status="PENDING", name=WORKFLOW, executor_id=executor_id, load_output=False)
+    return _client().list_workflows(
+        status="PENDING", name=list(_BY_WORKFLOW), executor_id=executor_id, load_output=False
+    )
 
 
 def _orphans(at_work: Callable[[], Collection[str]]) -> list[WorkflowStatus]:
@@ -251,10 +319,10 @@ def _statuses(workflow_ids: Iterable[str]) -> list[WorkflowStatus]:
     return found
 
 
-def _analysis_id(status: WorkflowStatus) -> int:
+def _task(status: WorkflowStatus) -> Task:
     if status.input is None:
         raise ValueError(f"workflow {status.workflow_id} has no input")
-    return int(status.input["args"][0])
+    return Task(_BY_WORKFLOW[status.name], int(status.input["args"][0]))
 
 
 def _lock(session: Session) -> None:

@@ -366,6 +366,17 @@ def seen_before(session: Session, sha256: str) -> list[str]:
     )
 
 
+def stored_file(session: Session, sha256: str, *, size: int, media_type: str) -> StoredFile:
+    """The record of a file in the store, made where there is none, whoever else is making it at the same moment."""
+    file = StoredFile(sha256=sha256, size_bytes=size, media_type=media_type)
+    try:
+        with session.begin_nested():
+            session.add(file)
+    except IntegrityError:
+        return session.scalars(select(StoredFile).where(StoredFile.sha256 == sha256)).one()
+    return file
+
+
 def _all_fields(session: Session, specimen_id: int) -> list[SpecimenField]:
     return list(
         session.scalars(
@@ -446,7 +457,7 @@ def _add(
     }
     for upload in sorted(uploads, key=lambda upload: upload.sha256):  # in one order, or two uploads wait for each other
         if upload.sha256 not in files:
-            files[upload.sha256] = _file(session, upload)
+            files[upload.sha256] = stored_file(session, upload.sha256, size=upload.size, media_type=upload.media_type)
     added = []
     for position, upload in enumerate(uploads, start=first_position):
         field = SpecimenField(
@@ -463,13 +474,3 @@ def _add(
         added.append(field)
     session.flush()
     return added
-
-
-def _file(session: Session, upload: UploadedField) -> StoredFile:
-    file = StoredFile(sha256=upload.sha256, size_bytes=upload.size, media_type=upload.media_type)
-    try:
-        with session.begin_nested():
-            session.add(file)
-    except IntegrityError:  # stored for another specimen at this very moment
-        return session.scalars(select(StoredFile).where(StoredFile.sha256 == upload.sha256)).one()
-    return file
