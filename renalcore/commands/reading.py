@@ -37,7 +37,7 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
 
 def reading(arguments: argparse.Namespace) -> ReadOptions:
     """The options as the reader takes them."""
-    from renalcore.sediment.formats import Format
+    from renalcore.sediment.labels.record import Format
     from renalcore.sediment.readers import ReadOptions
 
     return ReadOptions(

@@ -30,6 +30,9 @@ class Kind(StrEnum):
     PICTURE_TWICE = "the same picture twice"
     UNLABELLED = "pictures without labels"
     LABEL_ALONE = "labels without a picture"
+    LISTED_NOT_THERE = "pictures on a list of a split that are not there"
+    UNSPLIT = "pictures that no split names"
+    PICTURE_OUTSIDE = "pictures outside the folder"
     UNUSED_NAME = "class names that have no box and no class"
     UNUSED_MAPPING = "names of the mapping that the data lack"
     UNGROUPED = "pictures whose group nobody knows"
@@ -94,5 +97,5 @@ def shown_path(path: Path, folder: Path) -> str:
 
 
 def counted(number: int, word: str) -> str:
-    """`1 box`, `2 boxes`, `3 pictures`."""
-    return f"{number} {word}" if number == 1 else f"{number} {word}{'es' if word.endswith('x') else 's'}"
+    """`1 box`, `2 boxes`, `2 classes`, `3 pictures`."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}{'es' if word.endswith(('x', 's')) else 's'}"

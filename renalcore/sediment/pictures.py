@@ -7,7 +7,7 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal
@@ -74,20 +74,32 @@ def absolute(path: Path) -> Path:
     return Path(os.path.normpath(path.absolute()))
 
 
+def places(entry: str, bases: Iterable[Path]) -> Iterator[Path]:
+    """Where a path of somebody else's machine may lie here; Roboflow writes `../train/images` for `train/images`."""
+    forms = [entry, *([entry[3:]] if entry.startswith("../") else [])]
+    return (absolute(base / form) for form in forms for base in bases)
+
+
 def files_under(folder: Path) -> list[Path]:
-    """All files in a folder and below, by name; hidden ones are left out."""
-    return sorted(
-        Path(place, name)
-        for place, folders, names in os.walk(folder, followlinks=True)
-        if not _prune(folders)
-        for name in names
-        if not name.startswith(".")
-    )
+    """All files in a folder and below, by name; hidden ones are left out, and so is a link back to a folder above.
+
+    Raises:
+        OSError: A folder cannot be opened.
+    """
+    found: list[Path] = []
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
+        here = Path(place).resolve()
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith((".", "__MACOSX")) and not here.is_relative_to(Path(place, name).resolve())
+        ]
+        found += [Path(place, name) for name in names if not name.startswith(".")]
+    return sorted(found)
 
 
-def _prune(folders: list[str]) -> bool:
-    folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-    return False
+def _refuse(error: OSError) -> None:
+    raise error
 
 
 def key(text: str) -> str:
@@ -106,11 +118,13 @@ class Finder:
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self.by_place: dict[str, Path] = {}
+        self.by_full_place: dict[str, Path] = {}
         by_stem: dict[str, list[Path]] = defaultdict(list)
         by_name: dict[str, list[Path]] = defaultdict(list)
         self.paths = tuple(paths)
         for path in self.paths:
             self.by_place.setdefault(place_of(path), path)
+            self.by_full_place.setdefault(place_of(path) + key(path.suffix), path)
             by_stem[key(path.stem)].append(path)
             by_name[key(path.name)].append(path)
         self.by_stem = {stem: found[0] for stem, found in by_stem.items() if len(found) == 1}

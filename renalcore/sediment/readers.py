@@ -30,29 +30,19 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from renalcore import taxonomy
 from renalcore.errors import InputError
-from renalcore.io.table import read_table
 from renalcore.sediment.findings import Finding, Findings, Kind, counted, shown_path
-from renalcore.sediment.formats import FORMATS, Format, Record, Source, format_of, same_size
+from renalcore.sediment.formats import FORMATS, format_of
+from renalcore.sediment.labels.record import Format, Record, Source
+from renalcore.sediment.manifest import Tables
 from renalcore.sediment.names import IGNORE, class_called, nearest, read_mapping
-from renalcore.sediment.pictures import Split, absolute, find_pictures, key, split_called
-
-URISED_SCOPES: Final = MappingProxyType(
-    {
-        "all_cells": ("RBC", "WBC", "Yeast", "Calcium oxalate", "Epithelial cell (squamous)"),
-        "wbc_only": ("WBC",),
-        "rbc_only_incomplete": (),  # even some RBC are unboxed: only the boxes themselves are known
-        "epi_only_lowpower": ("Epithelial cell (squamous)",),
-    }
-)
-"""Classes that were looked for in a field, by a manifest's `label_scope`."""
+from renalcore.sediment.pictures import Split, absolute, find_pictures, key
 
 _TOLERANCE_PX: Final = 1.0
 """How far a box may reach over the edge without a word: label files round."""
@@ -215,14 +205,14 @@ def survey(folder: Path, options: ReadOptions = AS_IS, *, real: bool = True) -> 
     if chosen is Format.UNLABELLED:
         return LabelledFields(folder, chosen, (), (), False, "picture", (), pictures, ())
     source = FORMATS[chosen](folder, pictures, findings, real)
-    if not source.records and not source.unlabelled:
+    if not source.records and not source.unlabelled and not findings.rows:
         raise InputError(f"{folder} holds no pictures; give the folder that holds pictures and labels")
-    table = _Table.read(folder)
-    records = _listed(source.records, table, findings)
+    tables = Tables.read(folder)
+    records = tables.listed(source.records, findings)
     classes = _classes(source, records, options, findings)
     ids = {each.name: each.class_id for each in classes}
-    groups, grouped_by = _groups(records, table, options, findings)
-    splits, own_splits = _sides([record.split for record in records], groups, options.val_share, findings)
+    groups, grouped_by = _groups(records, tables, options, findings)
+    splits, own_splits = _sides(records, groups, options.val_share, findings)
     listed = np.zeros(len(taxonomy.CLASSES), bool)
     if not options.partial:
         listed[[index for index in ids.values() if index is not None and index != IGNORE]] = True
@@ -231,6 +221,13 @@ def survey(folder: Path, options: ReadOptions = AS_IS, *, real: bool = True) -> 
         known = listed if record.known is None else record.known
         boxes, class_ids = _usable(record, ids, findings)
         fields.append(LabelledField(record.path, boxes, class_ids, known, group, real))
+    outside = [record.path for record in records if not record.path.is_relative_to(folder)]
+    if outside:
+        findings.add(
+            Kind.PICTURE_OUTSIDE, outside[0],
+            f"{counted(len(outside), 'picture')} (this is the first) outside the folder, by its labels' word",
+            "see that they are meant",
+        )  # fmt: skip
     if source.unlabelled:
         findings.add(
             Kind.UNLABELLED, source.unlabelled[0],
@@ -240,98 +237,6 @@ def survey(folder: Path, options: ReadOptions = AS_IS, *, real: bool = True) -> 
     return LabelledFields(
         folder, chosen, tuple(fields), splits, own_splits, grouped_by, classes, source.unlabelled, findings.done()
     )
-
-
-# Tables beside the labels, names, groups and splits: the same for every form.
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """`manifest.csv` and `groups.csv`, by picture."""
-
-    manifest: dict[str, dict[str, str]] | None
-    groups: dict[str, str] | None
-    folder: Path
-
-    @classmethod
-    def read(cls, folder: Path) -> _Table:
-        manifest = folder / "manifest.csv"
-        rows = _records(manifest, "image") if manifest.is_file() else None
-        groups = folder / "groups.csv"
-        pairs = _records(groups, "image", "group") if groups.is_file() else None
-        return cls(
-            None if rows is None else {key(row["image"].replace("\\", "/")): row for row in rows},
-            None if pairs is None else {key(row["image"].replace("\\", "/")): row["group"] for row in pairs},
-            folder,
-        )
-
-    def entry_of(self, path: Path, entries: Mapping[str, Any]) -> str | None:
-        """The entry that names a picture: by path, by name, or by name without suffix."""
-        shown = key(shown_path(path, self.folder))
-        return next((name for name in (shown, key(path.name), key(path.stem)) if name in entries), None)
-
-
-def _records(path: Path, *required: str) -> list[dict[str, str]]:
-    """The lines of a CSV file by the names of its columns, which are in lower case."""
-    table = read_table(path.read_bytes(), name=str(path))
-    header = [name.lower() for name in table.header]
-    if not set(required) <= set(header):
-        raise InputError(f"{path} needs the columns {', '.join(required)}; its first line names {', '.join(header)}")
-    return [dict(zip(header, cells, strict=True)) for _, cells in table.rows]
-
-
-def _listed(records: list[Record], table: _Table, findings: Findings) -> list[Record]:
-    """The pictures that the manifest lists, with what it says of them; all of them where there is none."""
-    if table.manifest is None:
-        return records
-    manifest = table.folder / "manifest.csv"
-    found, seen = [], set()
-    for record in records:
-        entry = table.entry_of(record.path, table.manifest)
-        if entry is None:
-            findings.add(Kind.UNLABELLED, record.path, "is not listed in manifest.csv and left out", "list it there")
-            continue
-        seen.add(entry)
-        row = table.manifest[entry]
-        record.known = _known(row, manifest)
-        if row.get("split"):
-            record.split = split_called(row["split"])
-            if record.split is None:
-                raise InputError(
-                    f"{manifest}: unknown split {row['split']!r} for {row['image']}; use train, val or test"
-                )
-        said = tuple(int(row[side]) if row.get(side, "").isdigit() else 0 for side in ("width", "height"))
-        if same_size(said, record.size_px, manifest, findings, row["image"]):
-            found.append(record)
-    for entry, row in table.manifest.items():
-        if entry not in seen:
-            _known(row, manifest)
-            findings.add(
-                Kind.MISSING_PICTURE, manifest, f"lists {row['image']}, which has no picture or labels", _ADD_LISTED
-            )
-    return found
-
-
-_ADD_LISTED: Final = "add them, or remove the line"
-
-
-def _known(row: dict[str, str], manifest: Path) -> NDArray[np.bool_] | None:
-    """The classes that a manifest says were looked for in a picture; None where it says nothing."""
-    known = np.zeros(len(taxonomy.CLASSES), bool)
-    if row.get("label_scope"):
-        if row["label_scope"] not in URISED_SCOPES:
-            raise InputError(f"{manifest}: unknown label_scope {row['label_scope']!r} for {row['image']}")
-        known[[taxonomy.class_id(name) for name in URISED_SCOPES[row["label_scope"]]]] = True
-        return known
-    if "known" not in row or row["known"].strip() == "*":
-        return None
-    for name in filter(None, map(str.strip, row["known"].split(";"))):
-        class_id = class_called(name)
-        if class_id is None:
-            raise InputError(f"{manifest}: unknown class {name!r} in `known` of {row['image']}")
-        if class_id != IGNORE:
-            known[class_id] = True
-    return known
 
 
 def _classes(
@@ -362,7 +267,7 @@ def _classes(
     return tuple(classes)
 
 
-def _groups(records: list[Record], table: _Table, options: ReadOptions, findings: Findings) -> tuple[list[str], str]:
+def _groups(records: list[Record], tables: Tables, options: ReadOptions, findings: Findings) -> tuple[list[str], str]:
     """The group of each picture, and where groups come from."""
     stems = Counter(key(_source_name(record.path)) for record in records)
     parents: dict[str, set[Path]] = defaultdict(set)
@@ -373,10 +278,10 @@ def _groups(records: list[Record], table: _Table, options: ReadOptions, findings
         name = _source_name(record.path)
         if stems[key(name)] == 1 or len(parents[key(name)]) == 1 or ".rf." in record.path.name:
             return name
-        return shown_path(record.path.with_suffix(""), table.folder)
+        return shown_path(record.path.with_suffix(""), tables.folder)
 
-    pairs = table.groups
-    rows = table.manifest or {}
+    pairs = tables.groups
+    rows = tables.manifest or {}
     if pairs is None and not options.group_pattern and any(row.get("group") for row in rows.values()):
         pairs = {entry: row.get("group", "") for entry, row in rows.items()}
         grouped_by = "manifest.csv"
@@ -386,7 +291,7 @@ def _groups(records: list[Record], table: _Table, options: ReadOptions, findings
     for record in records:
         group = ""
         if pairs is not None:
-            entry = table.entry_of(record.path, pairs)
+            entry = tables.entry_of(record.path, pairs)
             group = pairs[entry] if entry else ""
         elif options.group_pattern:
             match = re.search(options.group_pattern, unicodedata.normalize("NFC", record.path.stem))
@@ -416,9 +321,17 @@ def _source_name(path: Path) -> str:
 
 
 def _sides(
-    said: list[Split | None], groups: list[str], val_share: float, findings: Findings
+    records: list[Record], groups: list[str], val_share: float, findings: Findings
 ) -> tuple[tuple[Split, ...], bool]:
     """The side of each picture, and whether the data said so."""
+    said = [record.split for record in records]
+    unsaid = [record.path for record in records if record.split is None]
+    if unsaid and len(unsaid) < len(said):
+        findings.add(
+            Kind.UNSPLIT, unsaid[0],
+            f"{counted(len(unsaid), 'picture')} (this is the first) in none of the data's splits, taken as train",
+            "put every picture into a split, or move these out of the folder",
+        )  # fmt: skip
     free = [index for index, side in enumerate(said) if side in (None, "train")]
     if "val" in said or not free or (None not in said and "train" not in said):
         return tuple(side or "train" for side in said), True

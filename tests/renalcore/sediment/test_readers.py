@@ -261,10 +261,38 @@ def test_labels_without_a_class_list_are_refused(yolo: Path) -> None:
         read_fields(yolo)
 
 
-def test_a_broken_yaml_is_refused_by_name(yolo: Path) -> None:
-    text(yolo / "data.yaml", "names: [a\nb: ]c")
-    with pytest.raises(InputError, match=r"data\.yaml is not valid YAML"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("names: [a\nb: ]c", "is not valid YAML"),
+        ("names: [a]\ndate: 2026-13-45", "is not valid YAML: month must be in 1..12"),
+        ("names: {900000000: RBC}", "must give a name to each number 0, 1, 2"),
+        ("names: {-1: RBC}", "must give a name to each number 0, 1, 2"),
+        ("a: &a [x, x]\nnames: [[*a, *a]]", "each of `names` must be one name"),
+    ],
+)
+def test_a_broken_yaml_is_refused_by_name(yolo: Path, content: str, message: str) -> None:
+    text(yolo / "data.yaml", content)
+    with pytest.raises(InputError, match=rf"data\.yaml.* {message}"):
         read_fields(yolo)
+
+
+def test_what_a_list_of_a_split_lacks_or_has_too_much_is_told(yolo: Path) -> None:
+    outside = picture(yolo.with_name("elsewhere") / "c.png")
+    text(outside.with_suffix(".txt"), f"0 {YOLO_BOX}")
+    text(yolo / "val.txt", f"images/a.png\nimages/gone.png\n{outside}\n")
+    read = survey(yolo)
+    assert read.splits == ("val", "train", "val")
+    assert "val.txt: lists 1 picture of which there is no file, the first is images/gone.png" in only(
+        read, Kind.LISTED_NOT_THERE
+    )
+    assert "images/b.png: 1 picture (this is the first) in none of the data's splits" in only(read, Kind.UNSPLIT)
+    assert "../elsewhere/c.png: 1 picture (this is the first) outside the folder" in only(read, Kind.PICTURE_OUTSIDE)
+
+
+def test_a_link_back_to_a_folder_above_is_not_followed(yolo: Path) -> None:
+    (yolo / "images" / "all").symlink_to(yolo)
+    assert len(find_pictures(yolo)) == 2
 
 
 # Pascal VOC
@@ -330,6 +358,39 @@ def test_voc_says_which_picture_is_missing_resized_or_broken(tmp_path: Path) -> 
     assert [names_of(field) for field in read.fields] == [["RBC"]]
 
 
+BOMB = "<!DOCTYPE a [<!ENTITY a '" + "x" * 1000 + "'>" + "".join(
+    f"<!ENTITY {name} '{f'&{of};' * 40}'>" for of, name in zip("abcde", "bcdef", strict=True)
+) + "]>"  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (BOMB + voc("a.png", thing("&f;"))[21:], "limit on input amplification factor"),
+        ("<?xml version='1.0' encoding='xyz'?>" + voc("a.png", thing("rbc"))[21:], "unknown encoding: xyz"),
+    ],
+)
+def test_xml_that_grows_without_end_or_cannot_be_decoded_is_told(tmp_path: Path, content: str, message: str) -> None:
+    picture(tmp_path / "a.png")
+    text(tmp_path / "a.xml", content)
+    assert message in only(survey(tmp_path), Kind.BROKEN_LABEL)
+
+
+def test_voc_of_any_encoding_with_odd_names_and_sizes_is_read(tmp_path: Path) -> None:
+    for name in ("a b 1.jpg", "a b 1.png"):
+        picture(tmp_path / name)
+    content = voc("a b 1.png", thing("rbc")).replace("'1.0'", "'1.0' encoding='gb2312'").replace("200", "细胞")
+    text(tmp_path / "a b 1.xml", content, "gb2312")
+    text(tmp_path / "ImageSets" / "Main" / "val.txt", "a b 1\ngone 1\n")
+    read = survey(tmp_path)
+    assert [(field.path.name, side) for field, side in zip(read.fields, read.splits, strict=True)] == [
+        ("a b 1.png", "val")
+    ]
+    assert "lists 1 picture of which there is no file, the first is gone 1" in only(read, Kind.LISTED_NOT_THERE)
+    text(tmp_path / "a b 1.xml", voc(" / ", thing("rbc")))
+    assert len(survey(tmp_path).fields) == 1
+
+
 # COCO
 
 
@@ -380,7 +441,11 @@ def test_a_coco_picture_in_two_files_is_a_leak(tmp_path: Path) -> None:
     [
         ({"image_id": 99, "category_id": 7, "bbox": [0, 0, 9, 9]}, "belongs to image 99, which is not listed"),
         ({"image_id": 10, "category_id": 8, "bbox": [0, 0, 9, 9]}, "has category 8, which is not listed"),
+        ({"image_id": 10, "category_id": [7], "bbox": [0, 0, 9, 9]}, "has category [7], which is not listed"),
         ({"image_id": 10, "category_id": 7, "bbox": [0, 0, 9]}, "of a.jpg has no bbox of four numbers"),
+        ({"image_id": 10, "category_id": 7, "bbox": "0099"}, "of a.jpg has no bbox of four numbers"),
+        ({"image_id": 10, "category_id": 7, "bbox": [[0], 0, 9, 9]}, "of a.jpg has no bbox of four numbers"),
+        ({"image_id": 10, "category_id": 7, "bbox": [0, 0, 10**400, 1e308]}, "of a.jpg has no bbox of four numbers"),
     ],
 )
 def test_a_broken_coco_annotation_is_told(tmp_path: Path, row: dict[str, Any], message: str) -> None:
@@ -389,11 +454,44 @@ def test_a_broken_coco_annotation_is_told(tmp_path: Path, row: dict[str, Any], m
     assert f"c.json: annotation 5 {message}" in only(survey(tmp_path), Kind.BROKEN_LABEL)
 
 
-def test_what_is_not_coco_is_refused_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"images": []}', "`annotations` is no list of entries"),
+        ('{"images": ' + "[" * 100_000, "maximum recursion depth"),
+        (coco("a.jpg", images=[{"id": [1], "file_name": "a.jpg"}]), "an entry of `images` has no id"),
+        (coco("a.jpg", images=[{"id": 1, "file_name": None}]), "an entry of `images` has no file_name"),
+        (
+            coco("a.jpg", categories=[{"id": 7, "name": "rbc"}, {"id": 7, "name": "wbc"}]),
+            "calls category 7 rbc and wbc",
+        ),
+    ],
+)
+def test_what_is_not_coco_is_refused_by_name(tmp_path: Path, content: str, message: str) -> None:
     picture(tmp_path / "a.jpg")
-    text(tmp_path / "c.json", '{"images": []}')
-    with pytest.raises(InputError, match=r"c\.json is not COCO \(KeyError: 'annotations'\)"):
+    text(tmp_path / "c.json", content)
+    with pytest.raises(InputError, match=f"c\\.json .*{message}"):
         read_fields(tmp_path)
+
+
+def test_an_image_id_given_to_two_pictures_is_wrong(tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        picture(tmp_path / f"{name}.jpg", seed=seed)
+    images = [{"id": 10, "file_name": name, "width": "two hundred"} for name in ("a.jpg", "b.jpg")]
+    text(tmp_path / "c.json", coco("a.jpg", images=images))
+    read = survey(tmp_path)
+    assert "c.json: image 10 is a.jpg and b.jpg, so nobody knows" in only(read, Kind.BROKEN_LABEL)
+    assert [len(field.class_ids) for field in read.fields] == [0]
+
+
+def test_a_coco_picture_of_its_split_is_found_where_both_splits_use_its_name(tmp_path: Path) -> None:
+    for seed, side in enumerate(("train2017", "val2017")):
+        picture(tmp_path / side / "1.jpg", seed=seed)
+        text(tmp_path / "annotations" / f"instances_{side}.json", coco("1.jpg"))
+    read = read_fields(tmp_path)
+    assert [(field.path.parent.name, side) for field, side in zip(read.fields, read.splits, strict=True)] == [
+        ("train2017", "train"), ("val2017", "val"),
+    ]  # fmt: skip
 
 
 # Forms
@@ -471,6 +569,12 @@ def test_a_manifest_lists_the_set(yolo: Path) -> None:
     assert [field.path.name for field in read.fields] == ["a.png"]
     assert only(read, Kind.MISSING_PICTURE).startswith("manifest.csv: lists gone.png, which has no picture or labels")
     assert only(read, Kind.UNLABELLED).startswith("images/b.png: is not listed in manifest.csv")
+
+
+def test_a_table_that_contradicts_itself_is_refused(yolo: Path) -> None:
+    text(yolo / "groups.csv", "image,group\na,P1\nb,P2\nA,P2\n")
+    with pytest.raises(InputError, match=r"groups\.csv, line 4: A was listed otherwise before"):
+        read_fields(yolo)
 
 
 def test_partial_labels_are_known_where_they_are(yolo: Path) -> None:
@@ -575,6 +679,8 @@ def test_a_mapped_name_that_the_data_lack_is_told(yolo: Path, tmp_path: Path) ->
         ("0 0.5 0.5 0.1", Kind.BROKEN_LABEL, "line 1 is not `class x y w h`: '0 0.5 0.5 0.1'", []),
         ("rbc 0.5 0.5 0.1 0.1", Kind.BROKEN_LABEL, "line 1 is not `class x y w h`", []),
         ("0 nan 0.5 0.1 0.1", Kind.BROKEN_LABEL, "line 1 is not `class x y w h`", []),
+        ("0 1e308 0.5 1e308 0.1", Kind.BROKEN_LABEL, "line 1 is not `class x y w h`", []),
+        ("0;0,5;0,5;0,1;0,1", Kind.BROKEN_LABEL, "line 1 is not `class x y w h`", []),
         (f"2 {YOLO_BOX}", Kind.UNKNOWN_ID, "1 box of class id 2; the class list ends at 1", []),
     ],
 )
@@ -602,6 +708,9 @@ def test_labels_without_a_picture_and_pictures_that_are_none_are_told(yolo: Path
     assert only(read, Kind.LABEL_ALONE).startswith("labels/gone.txt: has no picture")
     assert only(read, Kind.UNREADABLE_PICTURE).startswith("images/b.png: is not a picture that can be read")
     assert [field.path.name for field in read.fields] == ["a.png"]
+    text(yolo / "images" / "a.png", "")
+    with pytest.raises(InputError, match=r"images/a\.png: is not a picture that can be read"):
+        read_fields(yolo)
 
 
 def test_one_folder_for_two_splits_is_a_leak(yolo: Path) -> None:
