@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 
 from renalcore.commands.command import Command, Family, bar, count, say
-from renalcore.commands.train import add_detector, detector_config
-from renalcore.errors import InputError
+from renalcore.commands.train import add_detector, check_folders, detector_config
 
 
 def _sediment_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,9 +33,7 @@ def _sediment_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _sediment(arguments: argparse.Namespace) -> int:
     """Search the parameters of the multi-head network's training."""
-    for folder in (arguments.data, *arguments.synthetic):
-        if not folder.is_dir():
-            raise InputError(f"{folder} is not a folder; --data and --synthetic name folders of fields with labels")
+    check_folders(arguments)
 
     from renalcore.sediment.search import search
 

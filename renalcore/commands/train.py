@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from renalcore.commands.command import Command, Family, count, say
+from renalcore.commands.command import Command, Family, count, hours, say
 from renalcore.commands.reading import add_reading, reading
 from renalcore.errors import InputError
 
@@ -18,27 +18,37 @@ _RUN = ("scale", "hours", "resume", "start", "seed")  # options of every stage, 
 _SIZES = {"epochs": "epochs", "items": "items", "lr0": "lr0", "batch": "batch", "size": "size_px"}
 _DETECTOR_ONLY = (
     "synthetic", "hold_out", "normaliser", "optimizer", "recipe", "hyperparameters", "patience", "validate_every",
-    "folds", "fold", "mapping", "format", "groups", "val_share", "partial",
+    "rendered_only", "folds", "fold", "licence", "mapping", "format", "groups", "val_share", "partial",
 )  # fmt: skip
 
 
-def add_detector(parser: argparse.ArgumentParser) -> None:
-    """What describes the training of a detector, here and in `search`."""
+def add_run(parser: argparse.ArgumentParser, data: str) -> None:
+    """Where a training reads and writes, and how long it takes; `data` says what `--data` holds."""
+    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help=data)
+    parser.add_argument("--output", required=True, type=Path, metavar="RUN", help="folder of the run")
+    parser.add_argument("--epochs", type=count, default=None, metavar="N", help="length of the run")
+    parser.add_argument("--hours", type=hours, default=None, metavar="H", help="end after this time instead")
+    parser.add_argument("--lr0", type=float, default=None, metavar="RATE", help="first and highest learning rate")
+    parser.add_argument("--licence", default="not stated", metavar="WORDS", help="of the real fields, for the card")
+
+
+def add_crops(parser: argparse.ArgumentParser) -> None:
+    """What is trained on and validated with."""
     parser.add_argument(
         "--synthetic", action="append", default=[], type=Path, metavar="DIR", help="rendered fields; may be repeated"
     )
-    parser.add_argument("--scale", choices=("n", "s", "m", "l", "x"), default="n", help="size of YOLO12 (%(default)s)")
     parser.add_argument("--items", type=count, default=None, metavar="N", help="crops an epoch")
     parser.add_argument("--size", type=count, default=None, metavar="PX", help="side of a crop, a multiple of 32")
     parser.add_argument("--batch", type=count, default=None, metavar="N", help="crops a step")
     parser.add_argument(
-        "--start", type=Path, metavar="FILE",
-        help="safetensors to begin from: a detector of an earlier stage, or a pretrained backbone",
-    )  # fmt: skip
-    parser.add_argument(
         "--hold-out", action="append", default=[], metavar="GROUP",
-        help="validate on this sample instead of the manifest's split; may be repeated",
+        help="validate on this sample instead of the data's own split; may be repeated",
     )  # fmt: skip
+    add_reading(parser)
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """How YOLO12 and its rivals are trained."""
     parser.add_argument(
         "--normaliser", choices=("head", "batch"), default="head",
         help="heads pull the backbone alike, as in the paper, or by their objects (%(default)s)",
@@ -48,12 +58,31 @@ def add_detector(parser: argparse.ArgumentParser) -> None:
         "--recipe", choices=("crops", "paper"), default="crops",
         help="crops at many zooms, or whole fields at 960 px with the augmentations of Table 3 (%(default)s)",
     )  # fmt: skip
+
+
+def add_repetition(parser: argparse.ArgumentParser, *, validate_every: int) -> None:
+    """When a single run is validated, and what makes it repeatable."""
     parser.add_argument(
-        "--validate-every", type=int, default=1, metavar="N",
+        "--validate-every", type=int, default=validate_every, metavar="N",
         help="validate after every N epochs and at the end; 0: at the end only (%(default)s)",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of crops and weights (%(default)s)")
-    add_reading(parser)
+
+
+def add_detector(parser: argparse.ArgumentParser) -> None:
+    """What describes the training of a multi-head detector, here and in `search`."""
+    parser.add_argument("--scale", choices=("n", "s", "m", "l", "x"), default="n", help="size of YOLO12 (%(default)s)")
+    parser.add_argument(
+        "--start", type=Path, metavar="FILE",
+        help="safetensors to begin from: a detector of an earlier stage, or a pretrained backbone",
+    )  # fmt: skip
+    parser.add_argument(
+        "--rendered-only", action="store_true",
+        help="train on the fields of --synthetic alone; the real ones validate, to see how far rendered ones carry",
+    )  # fmt: skip
+    add_crops(parser)
+    add_recipe(parser)
+    add_repetition(parser, validate_every=1)
 
 
 def detector_config(arguments: argparse.Namespace, **more: Any) -> TrainConfig:
@@ -74,6 +103,8 @@ def detector_config(arguments: argparse.Namespace, **more: Any) -> TrainConfig:
         seed=arguments.seed,
         **more,
     )
+    if arguments.rendered_only:
+        config = replace(config, rendered_share=1.0)
     if arguments.recipe == "paper":
         config = paper_recipe(config)
     return replace(config, **sizes(arguments))
@@ -90,16 +121,9 @@ def _sediment_arguments(parser: argparse.ArgumentParser) -> None:
         "--stage", choices=("detect", "pretrain"), default="detect",
         help="train the detector, or first its backbone on fields without labels (%(default)s)",
     )  # fmt: skip
-    parser.add_argument(
-        "--data", required=True, type=Path, metavar="DIR",
-        help="real fields with labels; to pretrain, any folder of pictures",
-    )  # fmt: skip
-    parser.add_argument("--output", required=True, type=Path, metavar="RUN", help="folder of the run")
+    add_run(parser, "real fields with labels; to pretrain, any folder of pictures")
     parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
     add_detector(parser)
-    parser.add_argument("--epochs", type=count, default=None, metavar="N", help="length of the run")
-    parser.add_argument("--hours", type=float, default=None, metavar="H", help="end after this time instead")
-    parser.add_argument("--lr0", type=float, default=None, metavar="RATE", help="first learning rate")
     parser.add_argument(
         "--hyperparameters", type=Path, metavar="FILE", help="best.json of `search sediment`, to train with"
     )
@@ -112,17 +136,17 @@ def _sediment_arguments(parser: argparse.ArgumentParser) -> None:
         help="cross-validate: N trainings, each holding other samples out, with mean and deviation in folds.csv",
     )  # fmt: skip
     parser.add_argument("--fold", type=count, default=None, metavar="K", help="with --folds: train the K-th alone")
-    parser.add_argument("--licence", default="not stated", metavar="WORDS", help="of the real fields, for the card")
     parser.set_defaults(option_default=parser.get_default)
 
 
 def _sediment(arguments: argparse.Namespace) -> int:
     """Train the multi-head network, or pretrain its backbone."""
-    _check_folders(arguments)
+    check_folders(arguments)
     return _pretrain(arguments) if arguments.stage == "pretrain" else _detect(arguments)
 
 
-def _check_folders(arguments: argparse.Namespace) -> None:
+def check_folders(arguments: argparse.Namespace) -> None:
+    """Refuse, with `InputError`, a folder of fields that is none."""
     for folder in (arguments.data, *arguments.synthetic):
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder; --data and --synthetic name folders of fields")
@@ -169,12 +193,9 @@ def _detect(arguments: argparse.Namespace) -> int:
 
 
 def _caox_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="real fields with labels")
-    parser.add_argument("--output", required=True, type=Path, metavar="RUN", help="folder of the run")
+    add_run(parser, "real fields with labels")
     parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
-    parser.add_argument(
-        "--synthetic", action="append", default=[], type=Path, metavar="DIR", help="rendered fields; may be repeated"
-    )
+    add_crops(parser)
     parser.add_argument(
         "--backbone", choices=("resnet50", "resnet18"), default="resnet50",
         help="the paper's, or a smaller one for a machine without a GPU (%(default)s)",
@@ -183,28 +204,12 @@ def _caox_arguments(parser: argparse.ArgumentParser) -> None:
         "--recipe", choices=("crops", "paper"), default="crops",
         help="the paper's augmentations with light, colour and focus, or those of the paper alone (%(default)s)",
     )  # fmt: skip
-    parser.add_argument("--epochs", type=count, default=None, metavar="N", help="length of the run")
-    parser.add_argument("--hours", type=float, default=None, metavar="H", help="end after this time instead")
-    parser.add_argument("--items", type=count, default=None, metavar="N", help="crops an epoch")
-    parser.add_argument("--size", type=count, default=None, metavar="PX", help="side of a crop, a multiple of 32")
-    parser.add_argument("--batch", type=count, default=None, metavar="N", help="crops a step")
-    parser.add_argument("--lr0", type=float, default=None, metavar="RATE", help="highest learning rate")
-    parser.add_argument(
-        "--validate-every", type=int, default=10, metavar="N",
-        help="validate after every N epochs and at the end; 0: at the end only (%(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--hold-out", action="append", default=[], metavar="GROUP",
-        help="validate on this sample instead of the data's split; may be repeated",
-    )  # fmt: skip
-    parser.add_argument("--licence", default="not stated", metavar="WORDS", help="of the real fields, for the card")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of crops and weights (%(default)s)")
-    add_reading(parser)
+    add_repetition(parser, validate_every=10)
 
 
 def _caox(arguments: argparse.Namespace) -> int:
     """Train the RetinaNet for calcium oxalate."""
-    _check_folders(arguments)
+    check_folders(arguments)
 
     from renalcore.sediment.retinanet_train import PAPER, CaoxConfig, train
 

@@ -28,6 +28,12 @@ from renalcore.sediment.readers import LabelledField
 Image = NDArray[np.uint8]
 
 
+def check_size(size_px: int) -> None:
+    """Refuse, with `InputError`, a side of a training crop that a network with strides up to 32 px cannot take."""
+    if size_px < 64 or size_px % 32:
+        raise InputError(f"the side of a crop must be a multiple of 32 px and at least 64, got {size_px}")
+
+
 def repeat_factors(fields: Sequence[LabelledField], *, threshold: float = 1.0) -> NDArray[np.float64]:
     """How often each field is drawn relative to a common one (Gupta et al., LVIS, 2019, section 4).
 

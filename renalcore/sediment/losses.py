@@ -1,4 +1,4 @@
-"""Training loss of the multi-head YOLOv12, with masks for what nobody labelled.
+"""Training losses of the multi-head YOLOv12 and of the networks it is compared with, masked where nobody labelled.
 
 Alizadeh et al. (2025), equations 1 to 7 and Table 3: each head has the YOLO12 detection loss of its own, and the total
 is their lambda-weighted sum. YOLO12 has no separate objectness output; its class scores carry objectness, so equation
@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from ultralytics.models.utils.loss import RTDETRDetectionLoss
 from ultralytics.utils.loss import v8DetectionLoss
 from ultralytics.utils.tal import make_anchors
 
@@ -93,7 +94,6 @@ class MultiHeadLoss:
     def __init__(self, model: Any, *, normaliser: Normaliser = "head") -> None:
         self.normaliser = normaliser
         detect = model.model[-1]
-        self.class_ids = detect.class_ids
         self.weights = [HEAD_WEIGHTS[group] for group in detect.groups]
         self.parts = [GroupLoss(model, head, ids) for head, ids in zip(detect.heads, detect.class_ids, strict=True)]
         self.loss_names = self.parts[0].loss_names
@@ -136,3 +136,73 @@ class MultiHeadLoss:
                     inside &= (strides_across >= _FITTING_STRIDES[0]) & (strides_across <= _FITTING_STRIDES[1])
                 known[index, inside.any(1)] = not is_ignored
         return known
+
+
+class SingleHeadLoss(MultiHeadLoss):
+    """Ultralytics' loss of a plain YOLO, one head for all 39 classes, with the masks of `MultiHeadLoss`.
+
+    Args:
+        model: The network, with its gains in `model.args`.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.normaliser = "head"
+        detect = model.model[-1]
+        self.weights = [1.0]
+        self.parts = [GroupLoss(model, detect, list(range(detect.nc)))]
+        self.loss_names = self.parts[0].loss_names
+        self.stride = detect.stride
+
+    def __call__(self, preds: Any, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """As of `MultiHeadLoss`."""
+        raw = preds[1] if isinstance(preds, tuple) else preds
+        return super().__call__({"feats": raw["feats"], "heads": [raw]}, batch)
+
+
+class QueryLoss(RTDETRDetectionLoss):
+    """Ultralytics' loss of RT-DETR, masked query by query where nobody labelled.
+
+    RT-DETR has no anchors, so the masks of `MultiHeadLoss` are laid over its queries: one that is matched with an
+    object is of no other class; of any other query a class counts that was looked for in the picture, and nothing
+    counts where the query's box has its centre in a region to ignore.
+
+    Attributes:
+        known: `(B, 39)` bool, the classes labelled in each picture of the batch.
+        regions: The regions to ignore of each picture, `(R, 4)` normalised xywh.
+    """
+
+    known: Tensor
+    regions: list[Tensor]
+
+    def forward(
+        self,
+        preds: tuple[Tensor, Tensor],
+        batch: dict[str, Any],
+        dn_bboxes: Tensor | None = None,
+        dn_scores: Tensor | None = None,
+        dn_meta: dict[str, Any] | None = None,
+    ) -> dict[str, Tensor]:
+        """The parts of the loss, computed in float32: Ultralytics warns of nan in half precision."""
+        boxes, scores = (each.float() for each in preds)
+        noisy_boxes, noisy_scores = (None if each is None else each.float() for each in (dn_bboxes, dn_scores))
+        with torch.autocast(boxes.device.type, enabled=False):
+            parts: dict[str, Tensor] = super().forward((boxes, scores), batch, noisy_boxes, noisy_scores, dn_meta)
+        return parts
+
+    def _get_loss(self, pred_bboxes: Tensor, pred_scores: Tensor, *targets: Any, **options: Any) -> dict[str, Tensor]:
+        centres = pred_bboxes[..., None, :2].detach()
+        ignored = [
+            ((centre - regions[:, :2]).abs() <= regions[:, 2:] / 2).all(2).any(1)
+            for centre, regions in zip(centres, self.regions, strict=True)
+        ]
+        self._counted = self.known[:, None] & ~torch.stack(ignored)[..., None]
+        parts: dict[str, Tensor] = super()._get_loss(pred_bboxes, pred_scores, *targets, **options)
+        return parts
+
+    def _get_loss_class(
+        self, pred_scores: Tensor, targets: Tensor, gt_scores: Tensor, num_gts: int, postfix: str = ""
+    ) -> dict[str, Tensor]:
+        counted = self._counted | (targets < self.nc)[..., None]
+        certain = pred_scores.masked_fill(~counted, -100.0)  # a certain "no" where none is wanted costs nothing
+        parts: dict[str, Tensor] = super()._get_loss_class(certain, targets, gt_scores, num_gts, postfix)
+        return parts

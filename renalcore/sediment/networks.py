@@ -1,27 +1,50 @@
-"""The multi-head YOLOv12: one backbone and neck, six detection heads, one 39-class space.
+"""The multi-head YOLOv12: one backbone and neck, six detection heads, one 39-class space; and what it is compared with.
 
 Alizadeh et al. (2025), section "Multi-head detection module" and Fig. 3: the shared feature maps F go to six parallel
 heads (Cells, Casts, Crystals, Microorganisms, Others, Artifact), each of which finds the classes of its group only.
 Backbone and neck are Ultralytics' YOLO12; a head is Ultralytics' `Detect`.
+
+The networks of the paper's Tables 4 and 5 are here as well: plain YOLO12, YOLO11, YOLOv8 and RT-DETR as Ultralytics has
+them, and the multi-head one without one of its heads. All find the same 39 classes and learn from partial labels.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, get_args
+from types import MappingProxyType
+from typing import Any, Final, Literal, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from ultralytics.nn.modules import Conv, Detect, DWConv
-from ultralytics.nn.tasks import DetectionModel, yaml_model_load
+from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel, yaml_model_load
+from ultralytics.utils.torch_utils import get_flops, get_num_params
 
 from renalcore import taxonomy
 from renalcore.errors import ModelError
-from renalcore.sediment.losses import MultiHeadLoss, Normaliser
+from renalcore.sediment.losses import MultiHeadLoss, Normaliser, QueryLoss, SingleHeadLoss
+from renalcore.sediment.names import IGNORE
+from renalcore.taxonomy import Group
 
 Scale = Literal["n", "s", "m", "l", "x"]
+
+WITHOUT: Final = MappingProxyType(
+    {f"multihead-without-{group.lower()}": group for group in Group if group is not Group.OTHERS}
+)
+"""The networks of Table 5, and the head that each has not."""
+
+NETWORKS: Final = MappingProxyType(
+    {
+        **dict.fromkeys(("multihead", *WITHOUT), "yolo12"),
+        "yolo12": "yolo12",
+        "yolo11": "yolo11",
+        "yolov8": "yolov8",
+        "rtdetr": "rtdetr-",
+    }
+)
+"""The networks there are, and what Ultralytics calls the architecture that each is made from."""
 
 
 class GroupHead(Detect):
@@ -53,19 +76,23 @@ class MultiHeadDetect(Detect):
 
     Args:
         ch: Channels of the feature maps P3, P4, P5.
+        without: A group that has no head of its own: the head of Others finds its classes too, as in Table 5 of the
+            paper, where "annotations of the removed head were redirected to the others head".
     """
 
     cv2 = cv3 = None  # the towers stand in the group heads; Ultralytics asks for the attribute
 
-    def __init__(self, ch: list[int]) -> None:
+    def __init__(self, ch: list[int], without: Group | None = None) -> None:
         nn.Module.__init__(self)  # Detect's own constructor would build a seventh head
-        self.groups = tuple(taxonomy.Group)
+        self.groups = tuple(group for group in Group if group is not without)
         self.nc = len(taxonomy.CLASSES)
         self.nl = len(ch)
         self.reg_max = 16
         self.no = self.nc + 4 * self.reg_max
         self.stride = torch.zeros(self.nl)
         self.class_ids = [list(taxonomy.ids_of(group)) for group in self.groups]
+        if without is not None:
+            self.class_ids[self.groups.index(Group.OTHERS)] += taxonomy.ids_of(without)
         self.heads: Any = nn.ModuleList(GroupHead(len(ids), ch) for ids in self.class_ids)
         self.dfl = self.heads[0].dfl
 
@@ -107,25 +134,64 @@ class MultiHeadDetect(Detect):
 class MultiHeadDetectionModel(DetectionModel):
     """YOLO12 whose last layer is a `MultiHeadDetect`; trains and validates with Ultralytics' own engine."""
 
-    def __init__(self, scale: Scale = "n", *, verbose: bool = False) -> None:
+    def __init__(self, scale: Scale = "n", network: str = "multihead", *, verbose: bool = False) -> None:
         if scale not in get_args(Scale):
             raise ModelError(f"YOLO12 comes in the scales {', '.join(get_args(Scale))}, got {scale!r}")
         layers = yaml_model_load(f"yolo12{scale}.yaml")
         super().__init__({**layers, "nc": len(taxonomy.CLASSES)}, ch=3, verbose=verbose)
         single = self.model[-1]
-        head = MultiHeadDetect([tower[0].conv.in_channels for tower in single.cv2])
+        head = MultiHeadDetect([tower[0].conv.in_channels for tower in single.cv2], WITHOUT.get(network))
         head.i, head.f, head.type = single.i, single.f, f"{__name__}.MultiHeadDetect"
         head.np = sum(parameter.numel() for parameter in head.parameters())
         head.stride = single.stride
         head.bias_init()
         self.model[-1] = head
         self.names = dict(enumerate(taxonomy.NAMES))
-        self.scale = scale
+        self.scale, self.network = scale, network
         self.normaliser: Normaliser = "head"
 
     def init_criterion(self) -> MultiHeadLoss:
         """The paper's weighted sum of six head losses (its equation 1)."""
         return MultiHeadLoss(self, normaliser=self.normaliser)
+
+
+class SingleHeadDetectionModel(DetectionModel):
+    """A YOLO as Ultralytics has it, with one head for the 39 classes and a loss that knows partial labels."""
+
+    def __init__(self, network: str, scale: Scale, *, verbose: bool = False) -> None:
+        layers = yaml_model_load(architecture(network, scale))
+        super().__init__({**layers, "nc": len(taxonomy.CLASSES)}, ch=3, verbose=verbose)
+        self.names = dict(enumerate(taxonomy.NAMES))
+        self.scale, self.network = scale, network
+
+    def init_criterion(self) -> SingleHeadLoss:
+        """The loss of one head."""
+        return SingleHeadLoss(self)
+
+
+class QueryDetectionModel(RTDETRDetectionModel):
+    """RT-DETR as Ultralytics has it, for the 39 classes, with a loss that knows partial labels."""
+
+    def __init__(self, scale: Scale, *, verbose: bool = False) -> None:
+        super().__init__(architecture("rtdetr", scale), ch=3, nc=len(taxonomy.CLASSES), verbose=verbose)
+        self.names = dict(enumerate(taxonomy.NAMES))
+        self.scale, self.network = scale, "rtdetr"
+
+    def init_criterion(self) -> QueryLoss:
+        """The loss of RT-DETR, masked."""
+        return QueryLoss(nc=len(taxonomy.CLASSES), use_vfl=True)
+
+    def loss(self, batch: dict[str, Any], preds: Any = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch as `MultiHeadLoss` takes it."""
+        if getattr(self, "criterion", None) is None:
+            self.criterion = self.init_criterion()
+        ignored = batch["cls"].view(-1) == IGNORE
+        pictures = range(len(batch["img"]))
+        self.criterion.known = batch["known"].to(batch["img"].device)
+        self.criterion.regions = [batch["bboxes"][ignored & (batch["batch_idx"] == index)] for index in pictures]
+        rows = {name: batch[name][~ignored] for name in ("cls", "bboxes", "batch_idx")}
+        total: tuple[Tensor, dict[str, Tensor]] = super().loss({**batch, **rows}, preds)
+        return total
 
 
 def build(scale: Scale = "n") -> MultiHeadDetectionModel:
@@ -137,7 +203,38 @@ def build(scale: Scale = "n") -> MultiHeadDetectionModel:
     return MultiHeadDetectionModel(scale)
 
 
-def backbone(model: MultiHeadDetectionModel) -> nn.Sequential:
+def build_network(network: str, scale: Scale) -> DetectionModel:
+    """One of `NETWORKS` with fresh weights, in training mode.
+
+    Raises:
+        ModelError: There is no such network, or not of that scale.
+    """
+    architecture(network, scale)
+    if network == "multihead" or network in WITHOUT:
+        return MultiHeadDetectionModel(scale, network)
+    return QueryDetectionModel(scale) if network == "rtdetr" else SingleHeadDetectionModel(network, scale)
+
+
+def architecture(network: str, scale: Scale) -> str:
+    """The file of Ultralytics that describes what `network` is made from.
+
+    Raises:
+        ModelError: There is no such network, or not of that scale.
+    """
+    if network not in NETWORKS:
+        raise ModelError(f"there is no network {network!r}; choose one of {', '.join(NETWORKS)}")
+    scales = ("l", "x") if network == "rtdetr" else get_args(Scale)
+    if scale not in scales:
+        raise ModelError(f"{network} comes in the scales {', '.join(scales)}, got {scale!r}")
+    return f"{NETWORKS[network]}{scale}.yaml"
+
+
+def complexity(model: nn.Module, *, size_px: int = 640) -> tuple[int, float]:
+    """The number of parameters, and the GFLOPs (multiplications and additions) for one square picture."""
+    return int(get_num_params(model)), float(get_flops(model, size_px))
+
+
+def backbone(model: DetectionModel) -> nn.Sequential:
     """The layers of `model` that turn a picture into features (P1 to P5), before the neck; shared, not copied."""
     return model.model[: len(model.yaml["backbone"])]  # type: ignore[no-any-return]
 
@@ -175,7 +272,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     _load(model, tensors, path, "Use the weights that belong to the model's card.")
 
 
-def load_start(model: MultiHeadDetectionModel, path: Path) -> Literal["detector", "backbone"]:
+def load_start(model: DetectionModel, path: Path) -> Literal["detector", "backbone"]:
     """Begin `model` from a file of `save_weights` or of `save_backbone`; the file itself says which it is.
 
     Returns:
@@ -188,6 +285,8 @@ def load_start(model: MultiHeadDetectionModel, path: Path) -> Literal["detector"
     if not scale:
         _load(model, tensors, path, "Begin from weights of the same scale.")
         return "detector"
+    if NETWORKS[model.network] != "yolo12":
+        raise ModelError(f"{path.name} is the backbone of YOLO12-{scale}, and {model.network} has another backbone")
     if scale != model.scale:
         raise ModelError(
             f"{path.name} is the backbone of YOLO12-{scale}, and this network is YOLO12-{model.scale}; "

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from renalcore.sediment import metrics_table
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito
 _MARKS = ("-", "--", ":", "-.")
-
-
-def read_metrics(path: Path) -> dict[str, NDArray[np.float64]]:
-    """The columns of a `metrics.csv`; a cell that is empty or `nan` was not measured in that epoch."""
-    with path.open(newline="", encoding="utf-8") as lines:
-        rows = list(csv.DictReader(lines))
-    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in (rows[0] if rows else ())}
 
 
 def draw_curves(metrics: Path, picture: Path) -> None:
@@ -34,7 +24,7 @@ def draw_curves(metrics: Path, picture: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    columns = read_metrics(metrics)
+    columns = metrics_table.read(metrics)
     epochs = columns["epoch"]
     panels: dict[str, list[str]] = {}
     for name in columns:

@@ -9,7 +9,6 @@ away; and the optimiser is AdamW with a warm-up and a cosine, the usual choice f
 
 from __future__ import annotations
 
-import csv
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -30,7 +29,8 @@ from ultralytics.nn.modules import Conv
 from renalcore.engine.devices import usable_threads
 from renalcore.errors import InputError
 from renalcore.io.image import read_pixels
-from renalcore.sediment.data import Augmentation, Image, crop, recolour
+from renalcore.sediment import metrics_table
+from renalcore.sediment.data import Augmentation, Image, check_size, crop, recolour
 from renalcore.sediment.networks import MultiHeadDetectionModel, Scale, backbone, build, load_start, save_backbone
 from renalcore.sediment.pictures import find_pictures
 from renalcore.sediment.plots import draw_curves
@@ -51,6 +51,7 @@ class PretrainConfig:
 
     Attributes:
         data: Folder of unlabelled fields; pictures in its sub-folders count too.
+        pictures: These pictures of it alone; by default all.
         output: Folder of the run: checkpoint, `metrics.csv`, `curves.png`, reconstructions, the backbone.
         scale: Size of YOLO12.
         size_px: Side of a crop, a multiple of 32, as in supervised training on a CPU.
@@ -70,6 +71,7 @@ class PretrainConfig:
 
     data: Path
     output: Path
+    pictures: tuple[Path, ...] = ()
     scale: Scale = "n"
     size_px: int = 320
     batch: int = 16
@@ -86,8 +88,7 @@ class PretrainConfig:
     workers: int = 8
 
     def __post_init__(self) -> None:
-        if self.size_px < 64 or self.size_px % 32:
-            raise InputError(f"the side of a crop must be a multiple of 32 px and at least 64, got {self.size_px}")
+        check_size(self.size_px)
 
     @property
     def checkpoint(self) -> Path:
@@ -224,7 +225,7 @@ class Pretraining:
         if config.start is not None:
             load_start(self.detector, config.start)
 
-        paths = find_pictures(config.data)
+        paths = config.pictures or find_pictures(config.data)
         if len(paths) < 2:
             raise InputError(f"{config.data} holds {len(paths)} pictures; pretraining needs at least two")
         order = np.random.default_rng(config.seed).permutation(len(paths))
@@ -371,16 +372,10 @@ def pretrain(config: PretrainConfig) -> Path:
         torch.set_num_threads(usable_threads())
     config.output.mkdir(parents=True, exist_ok=True)
     table = config.output / "metrics.csv"
-    rows: list[dict[str, Any]] = []
-    if config.resume and table.is_file():
-        with table.open(newline="", encoding="utf-8") as lines:
-            rows = [row for row in csv.DictReader(lines) if int(row["epoch"]) <= run.epoch]
+    rows: list[dict[str, Any]] = [*metrics_table.keep(table, run.epoch)]
     while not run.over:
         rows.append(run.run_epoch())
-        with table.open("w", newline="", encoding="utf-8") as lines:
-            writer = csv.DictWriter(lines, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        metrics_table.write(table, rows)
         run.save()
     save_backbone(run.detector, config.weights)
     if rows:

@@ -10,12 +10,10 @@ A field takes part if somebody looked for calcium oxalate in it, or boxed some. 
 
 from __future__ import annotations
 
-import csv
-import itertools
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -28,9 +26,8 @@ from torch.utils.data import DataLoader
 from renalcore import taxonomy
 from renalcore.engine.devices import usable_threads
 from renalcore.errors import InputError, ModelError
-from renalcore.models import TrainingData
-from renalcore.sediment import card, evaluate
-from renalcore.sediment.data import Augmentation, SedimentDataset
+from renalcore.sediment import card, evaluate, metrics_table
+from renalcore.sediment.data import Augmentation, SedimentDataset, check_size
 from renalcore.sediment.names import IGNORE
 from renalcore.sediment.networks import save_weights
 from renalcore.sediment.plots import draw_curves
@@ -45,7 +42,7 @@ PAPER: Final = Augmentation(grey=0.0, coloured=0.0, optics=False, paste=0.0)
 """The paper's augmentations and nothing else: crops, zooms, shifts, quarter turns, mirror images."""
 
 _CAOX: Final = taxonomy.class_id(CLASS_NAME)
-_FIGURES: Final = ("metrics/AP50", "metrics/AP50-95", "metrics/accuracy")
+_FIGURES: Final = ("AP50", "AP50-95", "accuracy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +98,7 @@ class CaoxConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.size_px < 64 or self.size_px % 32:
-            raise InputError(f"the side of a crop must be a multiple of 32 px and at least 64, got {self.size_px}")
+        check_size(self.size_px)
 
     @property
     def checkpoint(self) -> Path:
@@ -146,8 +142,8 @@ def targets(batch: dict[str, Any]) -> list[dict[str, Tensor]]:
 def train(config: CaoxConfig) -> Path:
     """Train, and write the averaged weights as fp16 safetensors with their card.
 
-    The run's folder also holds `metrics.csv` (epoch by epoch, `nan` where nothing was measured), `curves.png` and,
-    where there are fields to validate with, `figures.json`: AP and count table of the weights that were kept.
+    The run's folder also holds `metrics.csv` (epoch by epoch, `nan` where nothing was measured), `curves.png` and
+    `figures.json`: AP and count table of the weights that were kept, where there are fields to validate with.
 
     Returns:
         The safetensors file, `output/sediment-caox-retinanet/sediment-caox-retinanet.safetensors`; `output` is a folder
@@ -177,7 +173,14 @@ def train(config: CaoxConfig) -> Path:
     if config.resume:
         run.load(model, averaged, optimizer, device)
     config.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    metrics = _Metrics(config.output / "metrics.csv", run.epoch)
+    finished, table = config.output / "figures.json", config.output / "metrics.csv"
+    if run.share >= 1 and finished.is_file():
+        raise InputError(
+            f"{config.output} is finished after {run.epoch} epochs, there is nothing to resume; "
+            "give more --epochs or --hours"
+        )
+    finished.unlink(missing_ok=True)
+    rows: list[dict[str, Any]] = [*metrics_table.keep(table, run.epoch)]
     # Another seed after each resume, or the same crops would come again.
     crops = SedimentDataset(
         training,
@@ -199,6 +202,9 @@ def train(config: CaoxConfig) -> Path:
     weights = config.output / KEY / f"{KEY}.safetensors"
     figures: dict[str, Any] = {}
     started = time.monotonic() - run.seconds
+    if run.share >= 1:  # killed after its last epoch
+        _write_model(config, averaged, training, weights)
+        figures = _measured(config, validation, device) if validation else {}
     while run.share < 1:
         losses = []
         model.train()
@@ -212,18 +218,17 @@ def train(config: CaoxConfig) -> Path:
             if run.share >= 1:
                 break
         run.epoch += 1
-        ended = run.share >= 1
         figures = {}
-        if ended or (config.validate_every and run.epoch % config.validate_every == 0):
+        if run.share >= 1 or (config.validate_every and run.epoch % config.validate_every == 0):
             _write_model(config, averaged, training, weights)
             figures = _measured(config, validation, device) if validation else {}
         classification, box = torch.tensor(losses).mean(0).tolist()
-        metrics.add(run, classification, box, figures)
+        rows.append(_row(run, classification, box, figures))
+        metrics_table.write(table, rows)
         run.save(model, averaged, optimizer)
-    draw_curves(metrics.path, config.output / "curves.png")
-    if figures:
-        text = json.dumps({"epoch": run.epoch, "fields": len(validation), **figures}, indent=1)
-        (config.output / "figures.json").write_text(text + "\n", encoding="utf-8")
+    draw_curves(table, config.output / "curves.png")
+    text = json.dumps({"epoch": run.epoch, "fields": len(validation), **figures}, indent=1)
+    finished.write_text(text + "\n", encoding="utf-8")
     return weights
 
 
@@ -295,7 +300,7 @@ class _Progress:
     def load(
         self, model: torch.nn.Module, averaged: AveragedModel, optimizer: torch.optim.Optimizer, device: torch.device
     ) -> None:
-        """Go on where the checkpoint stands, unless that is the end."""
+        """Go on where the checkpoint stands."""
         kept = torch.load(self.config.checkpoint, map_location=device, weights_only=True)
         if kept["backbone"] != self.config.backbone:
             raise InputError(
@@ -305,37 +310,18 @@ class _Progress:
         averaged.load_state_dict(kept["averaged"])
         optimizer.load_state_dict(kept["optimizer"])
         self.epoch, self.steps, self.seconds = kept["progress"]
-        if self.share >= 1:
-            raise InputError(
-                f"{self.config.output} is finished after {self.epoch} epochs, there is nothing to resume; "
-                "give more --epochs or --hours"
-            )
 
 
-class _Metrics:
-    """`metrics.csv`, a row an epoch; rows that a killed run wrote after its checkpoint are dropped."""
-
-    columns = ("epoch", "time", "train/cls_loss", "train/box_loss", *_FIGURES, "lr/all")
-
-    def __init__(self, path: Path, epochs: int) -> None:
-        self.path = path
-        rows: list[list[str]] = []
-        if epochs and path.is_file():
-            with path.open(newline="", encoding="utf-8") as lines:
-                rows = [row for row in itertools.islice(csv.reader(lines), 1, None) if int(row[0]) <= epochs]
-        with path.open("w", newline="", encoding="utf-8") as stream:
-            csv.writer(stream).writerows([self.columns, *rows])
-
-    def add(self, run: _Progress, classification: float, box: float, figures: dict[str, Any]) -> None:
-        """Append the row of the epoch that has just ended."""
-        measured: Iterator[float] = (figures.get(name.partition("/")[2], math.nan) for name in _FIGURES)
-        row = [
-            run.epoch,
-            round(run.seconds, 1),
-            *(f"{v:.5g}" for v in (classification, box, *measured, run.learning_rate)),
-        ]
-        with self.path.open("a", newline="", encoding="utf-8") as stream:
-            csv.writer(stream).writerow(row)
+def _row(run: _Progress, classification: float, box: float, figures: dict[str, Any]) -> dict[str, Any]:
+    """The row of `metrics.csv` for the epoch that has just ended."""
+    values = {
+        "train/cls_loss": classification,
+        "train/box_loss": box,
+        **{f"metrics/{name}": figures.get(name, math.nan) for name in _FIGURES},
+        "lr/all": run.learning_rate,
+    }
+    formatted = {name: f"{value:.5g}" for name, value in values.items()}
+    return {"epoch": run.epoch, "time": round(run.seconds, 1), **formatted}
 
 
 def _write_model(config: CaoxConfig, averaged: AveragedModel, fields: Sequence[LabelledField], weights: Path) -> None:
@@ -343,18 +329,13 @@ def _write_model(config: CaoxConfig, averaged: AveragedModel, fields: Sequence[L
     weights.parent.mkdir(exist_ok=True)
     save_weights(averaged.module, weights)
     name = {"resnet18": "ResNet-18", "resnet50": "ResNet-50"}[config.backbone]
-    real = sum(each.real for each in fields)
-    sources = [TrainingData(config.data.resolve().name, config.licence, real, "real fields with calcium oxalate known")]
-    if len(fields) > real:
-        note = "drawn by renalcore.sediment.synthetic"
-        sources.append(TrainingData("rendered fields", "AGPL-3.0-only", len(fields) - real, note))
     made = card.unmeasured(
         KEY,
         weights,
         title=f"RetinaNet ({name}) for calcium oxalate",
         architecture=f"{name}, feature pyramid, classification and box subnets (torchvision's RetinaNet), from scratch",
         scale=config.backbone,
-        training_data=sources,
+        training_data=card.sources(config.data, config.licence, fields, note="real fields with calcium oxalate known"),
         classes=(CLASS_NAME,),
         network="retinanet",
     )

@@ -179,12 +179,7 @@ def _study(config: TrainConfig, ranges: list[Range]) -> optuna.Study:
         pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=config.epochs // 4),
     )
     study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(study.trials))
-    settings = {
-        "data": config.data.resolve().name, "scale": config.scale, "size_px": config.size_px, "epochs": config.epochs,
-        "items": config.items, "optimizer": config.optimizer, "normaliser": config.normaliser,
-        "whole": config.augmentation.whole, "held_out": list(config.held_out),
-        "parameters": [each.name for each in ranges],
-    }  # fmt: skip
+    settings = {**config.settings(), "parameters": [each.name for each in ranges]}
     before = study.user_attrs.get("settings")
     if before is None:
         study.set_user_attr("settings", settings)

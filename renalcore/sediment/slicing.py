@@ -91,6 +91,31 @@ class Finder(Protocol):
         ...
 
 
+class FittedFinder:
+    """Shows a finder every picture fitted into a square, as a network wants it that was trained on whole fields.
+
+    Args:
+        finder: Searches the fitted picture.
+        size_px: Side of the square.
+    """
+
+    def __init__(self, finder: Finder, size_px: int) -> None:
+        self._finder = finder
+        self._size_px = size_px
+
+    def find(self, pictures: NDArray[np.uint8], *, min_score: float) -> list[Boxes]:
+        """The boxes of each picture, in px of the picture as it was given."""
+        height, width = pictures.shape[1:3]
+        zoom = self._size_px / max(height, width)
+        across, down = max(1, round(width * zoom)), max(1, round(height * zoom))
+        fitted = np.full((len(pictures), _up(down), _up(across), 3), 114, np.uint8)
+        for picture, place in zip(pictures, fitted, strict=True):
+            way = cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR
+            place[:down, :across] = cv2.resize(picture, (across, down), interpolation=way)
+        scale = np.array([width / across, height / down] * 2 + [1, 1], np.float32)
+        return [boxes * scale for boxes in self._finder.find(fitted, min_score=min_score)]
+
+
 class SahiDetector(DetectionModel):  # type: ignore[misc]  # SAHI has no types for mypy to see
     """A `Finder` behind SAHI's model interface.
 

@@ -1,4 +1,4 @@
-"""Training of the multi-head YOLOv12 with Ultralytics' own trainer and validator.
+"""Training of the multi-head YOLOv12, and of its rivals, with Ultralytics' own trainer and validator.
 
 Alizadeh et al. (2025), "Training procedure" (2) and Table 3. What differs from Ultralytics' recipe: fields come as
 crops with partial labels (`renalcore.sediment.data`), and on a CPU with bfloat16 matrix instructions the network
@@ -10,10 +10,11 @@ checkpoint look at measured epochs only, and the weights that a run ends with ar
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+import time
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,19 +24,19 @@ from torch import Tensor, nn
 from ultralytics.data import build_dataloader
 from ultralytics.models.yolo.detect import DetectionTrainer, DetectionValidator
 from ultralytics.nn.tasks import load_checkpoint
+from ultralytics.utils.ops import xywh2xyxy
 from ultralytics.utils.torch_utils import ModelEMA
 
 from renalcore import taxonomy
 from renalcore.engine.devices import usable_threads
 from renalcore.errors import InputError
-from renalcore.models import TrainingData
-from renalcore.sediment import card
-from renalcore.sediment.data import PAPER, Augmentation, SedimentDataset
+from renalcore.sediment import card, metrics_table
+from renalcore.sediment.data import PAPER, Augmentation, SedimentDataset, check_size
 from renalcore.sediment.losses import Normaliser
 from renalcore.sediment.names import IGNORE
-from renalcore.sediment.networks import MultiHeadDetectionModel, Scale, build, load_start, save_weights
+from renalcore.sediment.networks import WITHOUT, Scale, architecture, build_network, load_start, save_weights
 from renalcore.sediment.plots import draw_curves
-from renalcore.sediment.readers import AS_IS, LabelledField, ReadOptions, read_fields
+from renalcore.sediment.readers import AS_IS, ReadOptions, read_fields
 
 FIGURES = MappingProxyType(
     {
@@ -47,6 +48,12 @@ FIGURES = MappingProxyType(
 )
 """The four figures of the paper's Table 4, and their columns in `metrics.csv`."""
 
+FINISHED = "figures.json"
+"""What a run writes last; a run whose folder holds it is finished."""
+
+
+_NO_DIFFERENCE = ("output", "resume", "licence")
+
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
@@ -56,14 +63,15 @@ class TrainConfig:
         data: Folder of real fields, in any form of `renalcore.sediment.readers`.
         output: Folder of the run: checkpoints, `metrics.csv`, final safetensors with their card.
         rendered: Folders of rendered fields.
-        scale: Size of YOLO12.
+        network: One of `renalcore.sediment.networks.NETWORKS`.
+        scale: Its size.
         size_px: Side of a training crop; crops of 320 px show as many cells a second as larger ones on a CPU.
         batch: Crops a step; the paper's.
         augmentation: How crops are changed.
         epochs: Length of the run, unless `hours` is given.
-        hours: Stop and anneal so that the run ends after this time.
+        hours: Stop and anneal so that the run ends after this time, all its parts together.
         items: Crops an epoch.
-        rendered_share: Share of crops from rendered fields.
+        rendered_share: Share of crops from rendered fields; at 1 the real ones only validate.
         licence: Licence words of the real fields, for the model's card.
         held_out: Groups to validate on instead of the data's own split, for cross-validation.
         reading: What the data cannot say of themselves.
@@ -88,6 +96,7 @@ class TrainConfig:
     data: Path
     output: Path
     rendered: tuple[Path, ...] = ()
+    network: str = "multihead"
     scale: Scale = "n"
     size_px: int = 320
     batch: int = 16
@@ -118,20 +127,30 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.size_px < 64 or self.size_px % 32:
-            raise InputError(f"the side of a crop must be a multiple of 32 px and at least 64, got {self.size_px}")
+        if self.rendered_share == 1 and not self.rendered:
+            raise InputError("training on rendered fields alone needs some; name their folder with --synthetic")
+        check_size(self.size_px)
 
     @property
     def checkpoint(self) -> Path:
         """The checkpoint that a resumed run goes on from."""
         return self.output / "weights" / "last.pt"
 
+    def settings(self) -> dict[str, Any]:
+        """All that decides what a run becomes, as JSON has it, for telling like runs from unlike ones.
+
+        Folders are told by their names, since they may be moved; files by what they hold.
+        """
+        values = {name: value for name, value in asdict(self).items() if name not in _NO_DIFFERENCE}
+        found: dict[str, Any] = json.loads(json.dumps(values, default=_told))
+        return found
+
     def overrides(self) -> dict[str, Any]:
         """The settings in Ultralytics' words."""
         own_warmup = 2.03 if self.optimizer == "SGD" else 0.5
         return {
             "task": "detect",
-            "model": str(self.checkpoint) if self.resume else f"yolo12{self.scale}.yaml",
+            "model": str(self.checkpoint) if self.resume else architecture(self.network, self.scale),
             "data": str(self.data),
             "project": str(self.output.parent.resolve()),
             "name": self.output.name,
@@ -158,10 +177,15 @@ class TrainConfig:
             "amp": "bf16" if _has_bfloat16() else False,  # float16 is switched on later: Ultralytics' check downloads
             "pretrained": False,
             "plots": False,
+            "deterministic": self.network != "rtdetr",  # torch has no such form of its sampling on GPUs
             "close_mosaic": 0,
             "patience": self.patience or 0,
             "save_period": -1,
         }
+
+
+def _told(value: Path) -> str:
+    return hashlib.sha256(value.read_bytes()).hexdigest() if value.is_file() else value.resolve().name
 
 
 def paper_recipe(config: TrainConfig) -> TrainConfig:
@@ -192,18 +216,52 @@ class PartialLabelValidator(DetectionValidator):
         super().update_metrics(judged, {**batch, **rows})
 
 
+class QueryValidator(PartialLabelValidator):
+    """The same for RT-DETR, which answers in shares of a picture's sides and needs no suppression of duplicates."""
+
+    def preprocess(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Ultralytics' batch; whole fields are no squares, as its own validator for RT-DETR supposes."""
+        batch = super().preprocess(batch)
+        height, width = batch["img"].shape[2:]
+        self.frame = torch.tensor([width, height] * 2, device=self.device)
+        return batch
+
+    def postprocess(self, preds: Any) -> list[dict[str, Tensor]]:
+        """The answers of each picture, in px."""
+        found = []
+        for answers in preds[0].float():
+            boxes, scores, class_ids = answers[:, :4], answers[:, 4], answers[:, 5]
+            keep = scores > self.args.conf
+            found.append({"bboxes": xywh2xyxy(boxes)[keep] * self.frame, "conf": scores[keep], "cls": class_ids[keep]})
+        return found
+
+
 class SedimentTrainer(DetectionTrainer):
-    """Ultralytics' trainer for partially labelled fields and the multi-head network."""
+    """Ultralytics' trainer for partially labelled fields and the networks of `renalcore.sediment.networks`.
+
+    Attributes:
+        epochs_done: Of the run that is resumed; 0 of a new one.
+        ended: That run had been trained to its end; only what comes after the last epoch is left.
+    """
 
     fitness: float | None
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
         self.real_fields = read_fields(config.data, config.reading)
+        self.epochs_done: int = load_checkpoint(config.checkpoint)[1]["epoch"] + 1 if config.resume else 0
         super().__init__(overrides=config.overrides())
         self.csv = self.save_dir / "metrics.csv"
-        if not config.resume:
-            self.csv.unlink(missing_ok=True)
+        metrics_table.keep(self.csv, self.epochs_done)
+        self.seconds_done = metrics_table.trained_s(self.csv)
+        self.ended = self.epochs_done >= self.epochs
+        if config.resume:
+            self.ended |= config.hours is not None and self.seconds_done >= 3600 * config.hours
+            # The clock of the whole run goes on; Ultralytics would begin a new one, and count epochs from here.
+            self.add_callback(
+                "on_train_start", lambda _: setattr(self, "train_time_start", time.time() - self.seconds_done)
+            )
+            self.add_callback("on_train_epoch_start", lambda _: setattr(self, "start_epoch", 0))
 
     def get_dataset(self) -> dict[str, Any]:
         """Names and folders; the fields themselves are read by `build_dataset`."""
@@ -216,6 +274,8 @@ class SedimentTrainer(DetectionTrainer):
         fields, validation = self.real_fields.sides(config.held_out)
         if mode == "val":
             return SedimentDataset(validation, size_px=config.size_px, augmentation=None)
+        if config.rendered_share == 1:
+            fields = []
         for folder in config.rendered:
             fields += read_fields(folder, real=False).fields
         return SedimentDataset(
@@ -224,7 +284,7 @@ class SedimentTrainer(DetectionTrainer):
             augmentation=config.augmentation,
             items=config.items,
             rendered_share=config.rendered_share,
-            seed=config.seed + int(config.resume),
+            seed=config.seed + self.epochs_done,  # the same seed would bring the same crops again
         )
 
     def get_dataloader(self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train") -> Any:
@@ -235,9 +295,9 @@ class SedimentTrainer(DetectionTrainer):
 
     def get_model(
         self, cfg: str | dict[str, Any] | None = None, weights: nn.Module | None = None, verbose: bool = True
-    ) -> MultiHeadDetectionModel:
-        """A multi-head YOLO12, with the weights of a checkpoint or of an earlier stage."""
-        model = build(self.config.scale)
+    ) -> nn.Module:
+        """The network, with the weights of a checkpoint or of an earlier stage."""
+        model = build_network(self.config.network, self.config.scale)
         model.normaliser = self.config.normaliser
         if weights is not None:
             model.load_state_dict(weights.float().state_dict())
@@ -247,7 +307,8 @@ class SedimentTrainer(DetectionTrainer):
 
     def get_validator(self) -> PartialLabelValidator:
         """A validator that judges what is known."""
-        return PartialLabelValidator(self.test_loader, save_dir=self.save_dir, args=vars(self.args).copy())
+        kind = QueryValidator if self.config.network == "rtdetr" else PartialLabelValidator
+        return kind(self.test_loader, save_dir=self.save_dir, args=vars(self.args).copy())
 
     def _setup_train(self) -> None:
         super()._setup_train()
@@ -267,17 +328,22 @@ class SedimentTrainer(DetectionTrainer):
         return batch
 
     def resume_training(self, ckpt: dict[str, Any] | None) -> None:
-        """Go on where the checkpoint stands, unless that is the end."""
-        if ckpt is not None and self.resume and ckpt["epoch"] + 1 >= self.epochs:
-            raise InputError(
-                f"{self.config.output} is finished after {ckpt['epoch'] + 1} epochs, there is nothing to resume; "
-                "begin a new run from its weights with --start"
-            )
-        super().resume_training(ckpt)
-        if self.resume and self.csv.is_file():  # a run may have been killed between its row and its checkpoint
-            header, *rows = self.csv.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [row for row in rows if int(row.partition(",")[0]) <= self.start_epoch]
-            self.csv.write_text("".join([header, *kept]), encoding="utf-8")
+        """Go on where the checkpoint stands, or take its weights where that is the end."""
+        if ckpt is None or not self.ended:
+            super().resume_training(ckpt)
+            return
+        self._load_checkpoint_state(ckpt)
+        self.epoch, self.fitness = ckpt["epoch"], ckpt["train_metrics"]["fitness"]
+        losses = [name.removeprefix("train/") for name in metrics_table.read(self.csv) if name.startswith("train/")]
+        self.loss_items = {name: torch.zeros(()) for name in losses}  # the validator adds up what it finds here
+
+    def _do_train(self) -> None:
+        """Train; of a run that was killed after its last epoch only measure the weights."""
+        if self.ended:
+            self._setup_train()
+            self.final_eval()
+        else:
+            super()._do_train()
 
     def validate(self) -> tuple[dict[str, float], float | None]:
         """Measure the weights if this epoch is one to measure; otherwise figures are `nan` and the fitness is None."""
@@ -303,11 +369,10 @@ class SedimentTrainer(DetectionTrainer):
             self.ema = ModelEMA(self.model)  # the validated one holds inference tensors
             self.ema.ema.load_state_dict(best.state_dict())
             self.metrics, self.fitness = super().validate()
-        elif self.fitness is None:  # by the clock a run may end after an epoch that was not to be measured
+        elif self.fitness is None or self.ended:
+            # By the clock a run may end after an epoch that was not to be measured, and a killed one may be finished.
             self.metrics, self.fitness = super().validate()
-            rows = self.csv.read_text(encoding="utf-8").splitlines(keepends=True)
-            self.csv.write_text("".join(rows[:-1]), encoding="utf-8")
-            self.save_metrics({**self.label_loss_items(self.tloss), **self.metrics, **self.lr})
+            metrics_table.complete(self.csv, self.metrics)
 
     def figures(self) -> dict[str, Any]:
         """What the validator measured of the weights that were kept, for comparing runs; see `figures.json`."""
@@ -334,13 +399,21 @@ def train(config: TrainConfig) -> Path:
         a copy of its `KEY` folder in `renalcore/weights` makes the model known.
 
     Raises:
-        InputError: `resume` without a checkpoint in `output`, or an unreadable data folder.
+        InputError: `resume` without a checkpoint in `output` or with a finished run there, or an unreadable data
+            folder.
     """
     if config.resume and not config.checkpoint.is_file():
         raise InputError(f"{config.output} holds no checkpoint to resume from; start without --resume")
     trainer = SedimentTrainer(config)
+    figures = config.output / FINISHED
+    if trainer.ended and figures.is_file():
+        raise InputError(
+            f"{config.output} is finished after {trainer.epochs_done} epochs, there is nothing to resume; "
+            "begin a new run from its weights with --start"
+        )
+    figures.unlink(missing_ok=True)
     trainer.train()
-    key = f"sediment-multihead-{config.scale}"
+    key = f"sediment-{config.network}-{config.scale}"
     weights = config.output / key / f"{key}.safetensors"
     weights.parent.mkdir(exist_ok=True)
     save_weights(trainer.ema.ema, weights)
@@ -348,20 +421,31 @@ def train(config: TrainConfig) -> Path:
     made = card.unmeasured(
         key,
         weights,
-        title=f"Multi-head YOLOv12-{config.scale} for urine sediment",
-        architecture=f"YOLO12-{config.scale} backbone and neck, six depthwise-separable Detect heads, 39 classes",
+        title=f"{_title(config)} for urine sediment",
+        architecture=_architecture(config),
         scale=config.scale,
-        training_data=_training_data(config, trainer.train_loader.dataset.fields),
+        network=config.network,
+        training_data=card.sources(
+            config.data, config.licence, trainer.train_loader.dataset.fields, note="real fields; labels partial"
+        ),
     )
     card.write(made, weights.parent)
-    (config.output / "figures.json").write_text(json.dumps(trainer.figures(), indent=1) + "\n", encoding="utf-8")
+    figures.write_text(json.dumps(trainer.figures(), indent=1) + "\n", encoding="utf-8")
     return weights
 
 
-def _training_data(config: TrainConfig, fields: Sequence[LabelledField]) -> list[TrainingData]:
-    real = sum(field.real for field in fields)
-    sources = [TrainingData(config.data.resolve().name, config.licence, real, "real fields; labels partial")]
-    if len(fields) > real:
-        note = "drawn by renalcore.sediment.synthetic, all 39 classes"
-        sources.append(TrainingData("rendered fields", "AGPL-3.0-only", len(fields) - real, note))
-    return sources
+_NAMES = MappingProxyType({"yolo12": "YOLO12", "yolo11": "YOLO11", "yolov8": "YOLOv8", "rtdetr": "RT-DETR"})
+
+
+def _title(config: TrainConfig) -> str:
+    if config.network in _NAMES:
+        return f"{_NAMES[config.network]}-{config.scale}"
+    without = f" without a head for {WITHOUT[config.network]}" if config.network in WITHOUT else ""
+    return f"Multi-head YOLOv12-{config.scale}{without}"
+
+
+def _architecture(config: TrainConfig) -> str:
+    if config.network in _NAMES:
+        return f"{_title(config)} as Ultralytics has it, one head, 39 classes"
+    heads = "five" if config.network in WITHOUT else "six"
+    return f"YOLO12-{config.scale} backbone and neck, {heads} depthwise-separable Detect heads, 39 classes"

@@ -246,6 +246,11 @@ def test_a_killed_run_resumes_with_its_weights_its_rates_and_its_table(small_run
     table.write_text(table.read_text() + "2,9,9,9,nan,nan,nan,9\n")  # killed between the row and its checkpoint
     with pytest.raises(InputError, match="is finished after 1 epochs, there is nothing to resume"):
         train(replace(small_run, resume=True))
+    before = small_run.checkpoint.read_bytes()
+    (small_run.output / "figures.json").unlink()  # killed between the checkpoint and the end
+    train(replace(small_run, resume=True))
+    assert json.loads((small_run.output / "figures.json").read_text()) == {"epoch": 1, "fields": 0}
+    assert small_run.checkpoint.read_bytes() == before
     with pytest.raises(InputError, match="trains a resnet18; resume it with --backbone resnet18"):
         train(replace(small_run, resume=True, backbone="resnet50", epochs=3))
     train(replace(small_run, resume=True, epochs=2, lr0=0.0))

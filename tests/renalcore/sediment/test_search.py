@@ -10,6 +10,7 @@ import pytest
 from renalcore import cli
 from renalcore.errors import InputError, UnknownName
 from renalcore.sediment.data import Augmentation
+from renalcore.sediment.readers import ReadOptions
 from renalcore.sediment.search import read_values, search, space, values_of, with_values
 from renalcore.sediment.train import SedimentTrainer, TrainConfig, paper_recipe
 
@@ -96,6 +97,11 @@ def test_a_search_goes_on_where_it_was_and_adds_only_what_is_missing(config: Tra
     assert [row["trial"] for row in rows_of(config.output / "trials.csv")] == ["0", "1"]
     with pytest.raises(InputError, match="holds a search with another epochs; give those again"):
         search(replace(config, epochs=2), 3, parameters=("lr0",))
+    start = config.output / "start.safetensors"
+    start.write_bytes(b"weights")
+    unlike = replace(config, batch=2, rendered=(config.data,), start=start, reading=ReadOptions(partial=True))
+    with pytest.raises(InputError, match="holds a search with another rendered, batch, reading, start;"):
+        search(unlike, 3, parameters=("lr0",))
 
 
 def test_a_killed_trial_goes_on_from_its_checkpoint_with_the_same_values(

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from renalcore import cli, models, taxonomy
 from renalcore.errors import InputError
+from renalcore.sediment import metrics_table
 from renalcore.sediment.data import PAPER
 from renalcore.sediment.folds import cross_validate
 from renalcore.sediment.groups import split_groups
@@ -71,9 +72,41 @@ def test_a_run_resumes_from_its_last_checkpoint(small_run: TrainConfig) -> None:
     killed.add_callback("on_fit_epoch_end", interrupt)
     with pytest.raises(KeyboardInterrupt):
         killed.train()
+    table = small_run.output / "metrics.csv"
+    metrics_table.complete(table, {"time": 5000})
     train(replace(small_run, epochs=2, resume=True))
-    with (small_run.output / "metrics.csv").open() as lines:
-        assert [row["epoch"] for row in csv.DictReader(lines)] == ["1", "2"]
+    first, second = rows_of(table)
+    assert (first["epoch"], second["epoch"]) == ("1", "2")
+    assert float(second["time"]) > 5000  # one clock for both parts
+
+
+def test_a_resumed_run_goes_on_with_other_crops_and_knows_how_long_it_has_trained(small_run: TrainConfig) -> None:
+    killed = SedimentTrainer(replace(small_run, epochs=3, seed=7))
+    killed.add_callback("on_fit_epoch_end", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        killed.train()
+    metrics_table.complete(small_run.output / "metrics.csv", {"time": 5000})
+    resumed = replace(small_run, epochs=3, seed=7, resume=True)
+    assert SedimentTrainer(resumed).build_dataset("").seed == 7 + 1
+    assert [SedimentTrainer(replace(resumed, hours=hours)).ended for hours in (None, 1.0, 2.0)] == [False, True, False]
+
+
+def test_a_run_that_was_killed_between_its_last_checkpoint_and_its_weights_is_finished(small_run: TrainConfig) -> None:
+    config = replace(small_run, hours=1e-9, validate_every=50)  # not measured before the kill
+    killed = SedimentTrainer(config)
+    killed.final_eval = lambda: interrupt(killed)
+    with pytest.raises(KeyboardInterrupt):
+        killed.train()
+    (before,) = rows_of(config.output / "metrics.csv")
+    checkpoint = config.checkpoint.read_bytes()
+    weights = train(replace(config, resume=True))
+    assert config.checkpoint.read_bytes() == checkpoint  # nothing was trained
+    load_weights(build("n"), weights)
+    (after,) = rows_of(config.output / "metrics.csv")
+    assert math.isnan(float(before["metrics/mAP50(B)"]))
+    assert not math.isnan(float(after["metrics/mAP50(B)"]))
+    assert after["train/cls_loss"] == before["train/cls_loss"]
+    assert json.loads((config.output / "figures.json").read_text())["epoch"] == 1
 
 
 def test_the_command_line_holds_a_sample_out_and_begins_from_an_earlier_stage(urised: Path, tmp_path: Path) -> None:
@@ -260,11 +293,14 @@ def test_the_command_line_cross_validates_and_refuses_what_contradicts_it(
     assert [row["fold"] for row in rows_of(run / "folds.csv")] == ["1", "mean", "std"]
     assert cli.main([*command, "--fold", "1"]) == 1
     assert cli.main([*command, "--folds", "2", "--hold-out", "S2"]) == 1
-    assert cli.main([*command, "--stage", "pretrain", "--folds", "2", "--patience", "3"]) == 1
+    assert cli.main([*command, "--stage", "pretrain", "--folds", "2", "--licence", "ours"]) == 1
+    with pytest.raises(SystemExit):
+        cli.main([*command, "--hours", "0"])
     said = capsys.readouterr().err
     assert "--fold names one of --folds; give both" in said
     assert "--folds chooses what to hold out; leave --hold-out away" in said
-    assert "--patience, --folds: for training the detector; leave it out with --stage pretrain" in said
+    assert "--folds, --licence: for training the detector; leave it out with --stage pretrain" in said
+    assert "--hours: must be more than 0, got 0" in said
 
 
 def test_parameters_that_a_search_found_are_trained_with_unless_others_are_given(urised: Path, tmp_path: Path) -> None:
