@@ -77,5 +77,6 @@ app = st.App(
         Route("/source.tar.gz", source.source, methods=["GET"]),
         Route("/fields/{field_id:int}/image", fields.image, methods=["GET"]),
         Route("/fields/{field_id:int}/thumb", fields.thumb, methods=["GET"]),
+        Route("/fields/{field_id:int}/heat", fields.heat, methods=["GET", "POST"]),
     ],
 )

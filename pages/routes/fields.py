@@ -1,4 +1,4 @@
-"""A field's picture for the browser: the original where a browser can show it, else the same pixels as WebP."""
+"""A field's pictures for the browser: the original, or the same pixels as WebP, and heat maps to lay over it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from PIL import Image, ImageOps
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from db import heat_maps, queue
 from db.engine import session_scope
 from db.files import store
+from db.heat_maps import Subject
 from db.models import SpecimenField, StoredFile
 from pages.components.auth import COOKIE
-from pages.routes.guard import is_signed_in
-from renalcore.errors import RenalError
+from pages.routes.guard import came_from_here, is_signed_in
+from renalcore.errors import NotFound, RenalError, StorageError
 from renalcore.io.image import read_field
 
 CACHE = "private, max-age=31536000, immutable"
@@ -40,6 +42,49 @@ def thumb(request: Request) -> Response:
         return PlainTextResponse("w must be a number of pixels.", 400)
     width_px = next((width for width in THUMB_WIDTHS_PX if width >= wanted), THUMB_WIDTHS_PX[-1])
     return _answer(request, f"w{width_px}", lambda sha256: _scaled(sha256, width_px))
+
+
+def heat(request: Request) -> Response:
+    """`/fields/{id}/heat?finding=12` or `?analysis=3&class=RBC`: where the evidence for that lies, as large as the field.
+
+    A worker draws it when it is asked for first. The answer is 202 until it is there, 204 where there is no heat
+    anywhere, and 409 with the reason where it failed; a POST then asks for it again.
+    """
+    if not is_signed_in(request.cookies.get(COOKIE)):
+        return PlainTextResponse("Sign in to see this picture.", 403)
+    if request.method == "POST" and not came_from_here(request):
+        return PlainTextResponse("This was not sent from a page of RenalCore.", 403)
+    asked = request.query_params
+    try:
+        subject = Subject(
+            request.path_params["field_id"],
+            finding_id=int(asked["finding"]) if "finding" in asked else None,
+            analysis_id=None if "finding" in asked else int(asked["analysis"]),
+            class_name=None if "finding" in asked else asked["class"],
+        )
+    except (ValueError, KeyError):
+        return PlainTextResponse("Name the finding, or the analysis and the class.", 400)
+    try:
+        with session_scope(read_only=True) as session:
+            known = heat_maps.find(session, subject)
+            sha256 = known.file.sha256 if known is not None and known.file is not None else None
+        if known is None or (known.state == "failed" and request.method == "POST"):
+            with session_scope() as session:
+                known = heat_maps.ask(session, subject)
+            queue.enqueue(known.id, queue.HEAT_MAP)
+        body = store().read(sha256) if sha256 else b""
+    except NotFound as error:
+        return PlainTextResponse(str(error), 404)
+    except StorageError as error:
+        return PlainTextResponse(str(error), 409)
+    if known.state == "done":
+        return Response(body, media_type="image/png", headers={"cache-control": CACHE})
+    fresh = {"cache-control": "no-store"}
+    if known.state == "empty":
+        return Response(status_code=204, headers=fresh)
+    if known.state == "failed":
+        return PlainTextResponse(known.message or "The heat map failed.", 409, headers=fresh)
+    return PlainTextResponse("Waiting for a worker to draw the heat map…", 202, headers=fresh)
 
 
 def _answer(request: Request, variant: str, render) -> Response:

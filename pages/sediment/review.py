@@ -263,6 +263,7 @@ def _body(specimen_id: int, analysis_id: int) -> None:
                     objects=near,
                     on_actions=lambda: apply(viewer.key_of(analysis_id)),
                     on_field=visited,
+                    heat=card is not None and card.network == "multihead",
                     second=second_opinion.layer(opinion, viewer.neighbours(fields, shown_now)),
                 )
         with right, st.container(key="review-side"):

@@ -32,6 +32,7 @@ def viewer(
     on_actions: Callable[[], None],
     on_field: Callable[[], None],
     second: dict[str, Any] | None = None,
+    heat: bool = False,
 ) -> None:
     """Show the viewer.
 
@@ -42,6 +43,7 @@ def viewer(
         on_actions: Called with new actions in `st.session_state[key_of(analysis_id)].actions`.
         on_field: Called when another field is shown, its id in `.field`.
         second: A second opinion to lay over the findings, see `second_opinion.layer`.
+        heat: Whether the model's findings have heat maps.
     """
     number, _, goal_key = findings.state_of(review.analysis_id).goal
     _component(
@@ -50,6 +52,7 @@ def viewer(
             **findings.data_of(review, objects, neighbours(review.fields, current)),
             "goal": {"number": number, "field": current, "key": goal_key},
             "second": second,
+            "heat": heat,
         },
         on_actions_change=on_actions,
         on_field_change=on_field,

@@ -4,7 +4,7 @@ const KEYS = [
   ["→  n", "next field"], ["←  p", "previous field"], ["j  k", "next, previous finding"],
   ["c", "confirm"], ["Delete", "remove (again: put back)"], ["r", "reclassify"], ["a", "add a finding by drawing"],
   ["u", "undo my last correction"], ["o", "original without boxes"], ["l", "labels"],
-  ["s", "boxes of the second opinion, where there is one"],
+  ["s", "boxes of the second opinion, where there is one"], ["h", "heat map"],
   ["+  −", "zoom"], ["0", "fit"], ["1", "one picture pixel per screen pixel"], ["Esc", "drop selection, leave adding"],
   ["?", "this list"],
 ];
@@ -12,7 +12,123 @@ const MOST_LABELS = 160; // more labels than this at once hide the picture
 
 // Switches and the place in the picture outlive a change of tab, not a reload.
 const remembered = new Map();
-const preferences = { boxes: true, labels: true, removed: false, second: false, opacity: 0.95 };
+const preferences = { boxes: true, labels: true, removed: false, second: false, heat: false, opacity: 0.95, heatOpacity: 0.8 };
+
+// The heat map over the picture: of the one box that is selected, or of a class. A worker draws it on demand.
+class HeatLayer {
+  constructor(viewer) {
+    this.viewer = viewer;
+    this.drawn = new Map(); // address -> object URL of its picture, or null where there is no heat at all
+    this.address = null;
+    this.picture = element("img", { class: "heat", alt: "", draggable: "false", hidden: true });
+    this.of = element("select", { "aria-label": "Heat map of" });
+    this.of.addEventListener("change", () => this.refresh());
+    this.opacity = element("input", { type: "range", min: 0, max: 1, step: 0.05, "aria-label": "Opacity of the heat map" });
+    this.opacity.value = preferences.heatOpacity;
+    this.opacity.addEventListener("input", () => { preferences.heatOpacity = Number(this.opacity.value); viewer.draw(); });
+    this.said = element("div", { class: "words", role: "status", "aria-live": "polite" });
+    this.again = element("button", { type: "button", hidden: true, onclick: () => this.fetch(this.address, "POST") }, "Try again");
+    this.box = element("div", { class: "float heatbox", hidden: true },
+      element("div", { class: "row" }, this.of, this.opacity), this.said, this.again,
+      element("div", { class: "quiet" }, "Bright is where the picture raised the model’s score: what the network looked at, " +
+        "no evidence that it is right. Made by Grad-CAM, cell by cell."));
+  }
+
+  get on() { return preferences.heat && this.viewer.data.heat; }
+
+  // What the map is of, or why there is none.
+  wanted() {
+    const { data, field, shown, seconds, selected } = this.viewer;
+    const base = `${data.base}/fields/${field[0]}/heat`;
+    if (this.of.value) return { address: `${base}?${new URLSearchParams({ analysis: data.analysis, class: this.of.value })}` };
+    if (seconds.some((box) => selected.has(box.key))) return { words: "A second opinion has no heat map." };
+    const chosen = shown.filter((object) => selected.has(object.key));
+    if (chosen.length !== 1) return { words: "Select one box, or choose a class." };
+    const [object] = chosen;
+    if (object.status === STATUS.added) return { words: "Added by hand: the model did not find it, so it has no heat map." };
+    if (object.status === STATUS.reclassified) {
+      return { words: `Reclassified by hand: the model did not say ${data.classes[object.cls][0]}, so it has no heat map.` };
+    }
+    return { address: `${base}?finding=${object.key.slice(1)}` };
+  }
+
+  // Offers the classes that the model found in this field.
+  offer() {
+    const { data, objects, field } = this.viewer;
+    const found = (objects.get(field[0]) ?? []).filter((object) => object.model >= 0 && this.viewer.admitted(object));
+    const names = [...new Set(found.map((object) => data.classes[object.model][0]))].sort();
+    if (names.join() === this.names && this.of.options.length) return;
+    const before = this.of.value;
+    this.names = names.join();
+    this.of.replaceChildren(element("option", { value: "" }, "The selected box"), ...names.map((name) => element("option", { value: name }, `All ${name}`)));
+    this.of.value = names.includes(before) ? before : "";
+  }
+
+  refresh() {
+    this.box.hidden = !this.on;
+    if (!this.on) return this.show(null);
+    this.offer();
+    const { address, words } = this.wanted();
+    if (!address) return this.show(null, words);
+    if (address === this.address) return undefined; // on its way, or there
+    this.show(address, "Drawing the heat map…");
+    return this.drawn.has(address) ? this.arrived(address) : this.fetch(address);
+  }
+
+  show(address, words = "", mayRetry = false) {
+    this.address = address;
+    this.picture.hidden = true;
+    this.said.textContent = words;
+    this.again.hidden = !mayRetry;
+    this.box.dataset.state = address ? "waiting" : "none";
+  }
+
+  arrived(address) {
+    const source = this.drawn.get(address);
+    this.said.textContent = source ? "" : "There is no heat: nothing around the box raised the score.";
+    this.picture.hidden = !source;
+    this.box.dataset.state = source ? "shown" : "empty";
+    if (source) this.picture.src = source;
+    this.viewer.draw();
+  }
+
+  async fetch(address, method = "GET") {
+    this.again.hidden = true;
+    let words, answer;
+    try {
+      answer = await fetch(address, { method });
+      if (answer.status === 200) this.keep(address, URL.createObjectURL(await answer.blob()));
+      else if (answer.status === 204) this.keep(address, null);
+      else words = await answer.text();
+    } catch {
+      words = "The server cannot be reached.";
+    }
+    if (address !== this.address) return; // something else is wanted by now
+    if (this.drawn.has(address)) this.arrived(address);
+    else if (answer?.status === 202) {
+      this.said.textContent = words;
+      setTimeout(() => { if (address === this.address) this.fetch(address); }, 1000);
+    } else {
+      this.show(address, words, true);
+      this.box.dataset.state = "failed";
+    }
+  }
+
+  keep(address, source) {
+    this.drawn.set(address, source);
+    for (const [oldest, url] of this.drawn) {
+      if (this.drawn.size <= 24) break;
+      if (url) URL.revokeObjectURL(url);
+      this.drawn.delete(oldest);
+    }
+  }
+
+  forget() {
+    this.show(null);
+    for (const url of this.drawn.values()) if (url) URL.revokeObjectURL(url);
+    this.drawn.clear();
+  }
+}
 
 class Viewer extends Reviewing {
   constructor(parent) {
@@ -56,13 +172,15 @@ class Viewer extends Reviewing {
     this.help = button("?", "Keys (?)", () => this.toggleHelp(), { "aria-label": "Keys" });
 
     this.picture = element("img", { alt: "", draggable: "false" });
+    this.heat = new HeatLayer(this);
+    this.heatSwitch = this.switch("Heat map", "heat", "What the model looked at (h)");
     this.canvas = element("canvas", { "aria-hidden": "true" });
     this.notice = element("div", { class: "notice", hidden: true });
     this.hint = element("div", { class: "hint", hidden: true }, "Drag a box around the missed object. Esc to stop.");
     this.keysBox = element("div", { class: "float keys", hidden: true }, element("strong", {}, "Keys"),
       element("dl", {}, ...KEYS.flatMap(([key, words]) => [element("dt", {}, element("kbd", {}, key)), element("dd", {}, words)])));
     this.stage = element("div", { class: "stage", tabindex: "0", role: "application", "aria-label": "Field with findings" },
-      this.picture, this.canvas, this.hint, this.notice, this.classList, this.keysBox);
+      this.picture, this.heat.picture, this.canvas, this.hint, this.notice, this.classList, this.keysBox);
     this.picker = new ClassPicker(this.stage);
 
     const action = (label, key, title, onclick) =>
@@ -84,12 +202,12 @@ class Viewer extends Reviewing {
       button("−", "Zoom out (−)", () => this.zoomAtCentre(1 / 1.4), { "aria-label": "Zoom out" }), this.zoomWords,
       button("+", "Zoom in (+)", () => this.zoomAtCentre(1.4), { "aria-label": "Zoom in" }),
       button("Fit", "Whole field (0)", () => this.fit()), button("1:1", "Picture pixels (1)", () => this.actualSize()), this.help);
-    this.stage.append(this.more, this.zoomBox);
+    this.stage.append(this.more, this.zoomBox, this.heat.box);
     this.root = element("div", { class: "rc viewer" },
       element("div", { class: "bar" },
         element("span", { class: "part" }, this.previousButton, this.position, this.nextButton),
         this.fileName, element("span", { class: "space" }),
-        element("span", { class: "part switches" }, this.boxesSwitch, this.labelsSwitch, this.moreButton),
+        element("span", { class: "part switches" }, this.boxesSwitch, this.labelsSwitch, this.heatSwitch, this.moreButton),
         element("label", { class: "part", title: "Findings below this confidence are neither shown nor counted" },
           "Confidence from", this.confidence, this.confidenceWords), this.ownThresholds),
       element("div", { class: "bar" }, this.groupSwitches, this.classButton, this.secondSwitch, this.flags),
@@ -124,6 +242,7 @@ class Viewer extends Reviewing {
     }
     this.opinions = new Map(Object.entries(data.second?.fields ?? {}).map(([fieldId, columns]) =>
       [Number(fieldId), unpack(Number(fieldId), columns).map((box, i) => ({ ...box, second: true, confirms: columns.confirms[i] }))]));
+    this.heatSwitch.hidden = !data.heat;
     this.secondSwitch.hidden = !data.second;
     this.secondSwitch.title = data.second ? `Dashed: what ${data.second.title} found; never counted (s)` : "";
     if (first) {
@@ -335,6 +454,7 @@ class Viewer extends Reviewing {
     this.root.dataset.field = this.field[0];
     this.root.dataset.second = this.seconds.length;
     this.root.dataset.selected = [...this.selected].join(" ");
+    this.heat.refresh();
     for (const button of [this.confirmButton, this.removeButton, this.reclassifyButton]) button.disabled = chosen.length === 0;
     this.addButton.setAttribute("aria-pressed", this.mode === "add");
   }
@@ -449,6 +569,8 @@ class Viewer extends Reviewing {
     this.picture.style.width = `${this.field[2]}px`;
     this.picture.style.height = `${this.field[3]}px`;
     this.picture.style.transform = `translate(${x}px, ${y}px) scale(${scale})`;
+    const over = { width: this.picture.style.width, height: this.picture.style.height, transform: this.picture.style.transform };
+    Object.assign(this.heat.picture.style, over, { opacity: preferences.heatOpacity });
     this.picture.style.imageRendering = scale * this.ratio >= 4 ? "pixelated" : "auto";
     this.zoomWords.textContent = `${Math.round(scale * this.ratio * 100)} %`;
     const context = this.canvas.getContext("2d");
@@ -505,7 +627,7 @@ class Viewer extends Reviewing {
       const colour = this.data.groups[this.data.classes[o.cls][1]][1];
       if (this.selected.has(o.key)) {
         context.fillStyle = colour + "2e";
-        context.fillRect(o.x1 * scale + x, o.y1 * scale + y, (o.x2 - o.x1) * scale, (o.y2 - o.y1) * scale);
+        if (!this.heat.on) context.fillRect(o.x1 * scale + x, o.y1 * scale + y, (o.x2 - o.x1) * scale, (o.y2 - o.y1) * scale);
         outline([o], 6, "rgba(255,255,255,0.9)", []);
         outline([o], 3.2, "#111827", []);
       } else outline([o], 3, colour, []);
@@ -566,7 +688,7 @@ class Viewer extends Reviewing {
     const width = context.measureText(words).width + 19;
     const left = Math.max(0, Math.min(object.x1 * scale + x - 1, this.size.width - width));
     const above = object.second ? -1 : object.y1 * scale + y - 17; // the label of a second opinion lies below its box
-    const top = above >= 0 ? above : Math.min(object.y2 * scale + y + 2, this.size.height - 16);
+    const top = above >= 0 ? above : Math.min(object.y2 * scale + y + (object.second ? 8 : 2), this.size.height - 16);
     context.fillStyle = strong ? "#ffffff" : "rgba(255,255,255,0.82)";
     context.fillRect(left, top, width, 15);
     drawGlyph(context, group, this.data.groups[group][1], left + 3, top + 3.5, 8);
@@ -788,7 +910,7 @@ class Viewer extends Reviewing {
       j: () => this.selectNext(1), k: () => this.selectNext(-1),
       c: () => this.confirm(), Delete: () => this.remove(), Backspace: () => this.remove(), r: () => this.reclassify(),
       a: () => this.setMode(this.mode === "add" ? "select" : "add"), u: () => this.act({ kind: "undo" }),
-      o: () => flipSwitch("boxes"), l: () => flipSwitch("labels"), s: () => this.data.second && flipSwitch("second"),
+      o: () => flipSwitch("boxes"), l: () => flipSwitch("labels"), h: () => this.data.heat && flipSwitch("heat"), s: () => this.data.second && flipSwitch("second"),
       "+": () => this.zoomAtCentre(1.4), "=": () => this.zoomAtCentre(1.4), "-": () => this.zoomAtCentre(1 / 1.4),
       0: () => this.fit(), 1: () => this.actualSize(), "?": () => this.toggleHelp(),
       Escape: () => this.escape(),
@@ -799,6 +921,11 @@ class Viewer extends Reviewing {
     event.preventDefault();
     event.stopImmediatePropagation();
     command();
+  }
+
+  destroy() {
+    this.heat.forget();
+    super.destroy();
   }
 
   escape() {
