@@ -162,10 +162,8 @@ def read_mapping(path: Path) -> dict[str, int]:
         OSError: It cannot be opened.
     """
     mapping: dict[str, int] = {}
-    table = read_table(path.read_bytes(), name=str(path))
+    table = read_table(path.read_bytes(), name=str(path), comments=True)
     for number, (name, target, *_) in ((1, table.header), *table.rows):
-        if name.startswith("#"):
-            continue
         class_id = class_called(target)
         if class_id is None:
             if number == 1 and name.lower() in _HEADERS:

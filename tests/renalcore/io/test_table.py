@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from renalcore.errors import TooLarge, UnreadableFile
+from renalcore.export.csv import table_to_csv
 from renalcore.io.table import read_table
 
 
@@ -45,11 +46,19 @@ def test_names_in_a_windows_code_page_and_the_apostrophe_of_a_spreadsheet_are_re
         (b"patient\nP-1\n", "one column only .'patient'."),
         (b"a,b\n\0,1\n", "this is no text"),
         (b'a,b\n"' + b"x" * 200_000 + b'",1\n', "line 2 cannot be read as CSV"),
+        (b'sep=,\na,b\nP-1,"few\nP-2,few\nP-3,few\n', "line 5 cannot be read as CSV .unexpected end of data"),
+        (b"a,b\nP-1,2,5\n", "line 2 has 3 cells and the first line 2; put what holds a ',' in quotation marks"),
     ],
 )
 def test_what_is_no_table_is_refused_by_name_with_the_remedy(content: bytes, words: str) -> None:
     with pytest.raises(UnreadableFile, match=f"grades.csv: .*{words}"):
         read_table(content, name="grades.csv")
+
+
+def test_what_an_export_disarmed_comes_back_as_it_was() -> None:
+    identifiers = ["=1", "-7", '"=1', "'=1", "+", "'x", "x"]
+    lines = table_to_csv(("patient", "grade"), ([text, "few"] for text in identifiers))
+    assert [cells[0] for _, cells in read_table(lines, name="export.csv").rows] == identifiers
 
 
 def test_a_table_over_the_limit_is_refused() -> None:

@@ -125,7 +125,9 @@ def test_a_mapping_goes_before_the_synonyms(yolo: Path, tmp_path: Path) -> None:
 
 
 def test_a_mapping_may_have_no_header_and_comments(tmp_path: Path) -> None:
-    mapping = text(tmp_path / "m.csv", "kristall,calcium oxalate\n# a comment,\nzylinder,Hyaline cast\n")
+    mapping = text(
+        tmp_path / "m.csv", "# names, classes, notes\nkristall,calcium oxalate\n# end\nzylinder,Hyaline cast\n"
+    )
     assert read_mapping(mapping) == {"kristall": OXALATE, "zylinder": taxonomy.class_id("Hyaline cast")}
 
 
