@@ -45,7 +45,7 @@ def thumb(request: Request) -> Response:
 
 
 def heat(request: Request) -> Response:
-    """`/fields/{id}/heat?finding=12` or `?analysis=3&class=RBC`: where the evidence for that lies, as large as the field.
+    """`/fields/{id}/heat?finding=12` or `?analysis=3&class=RBC`: where the evidence for it lies, on the whole field.
 
     A worker draws it when it is asked for first. The answer is 202 until it is there, 204 where there is no heat
     anywhere, and 409 with the reason where it failed; a POST then asks for it again.
