@@ -81,8 +81,8 @@ def _content(path: Path) -> bytes:
 
 
 def _cut_offs(name: str) -> CutOffTable:
+    from renalcore.sediment.grades import FIVE_GRADES
     from renalcore.sediment.measure import TABLE_A, TABLE_B, CutOffTable
-    from renalcore.sediment.technologist import FIVE_GRADES
 
     known = {table.version: table for table in (FIVE_GRADES, TABLE_A, TABLE_B)}
     if name in known:
@@ -99,7 +99,7 @@ def _summary(found: Validation) -> str:
     """The tables as text, columns under each other."""
     from renalcore.export.clinical import all_of_table_8
     from renalcore.sediment.clinical import METHOD, TABLE_8_MEAN
-    from renalcore.sediment.technologist import GRADES, title
+    from renalcore.sediment.grades import GRADES, title
 
     head = ["Component", "Patients", "Accuracy %", "Within one %", "Kappa linear", "Kappa quadratic", "Paper %"]
     whole = found.overall

@@ -7,7 +7,7 @@ one grade and weighted kappa with 95 % intervals (`renalcore.metrics.agreement`)
 
 How a report's grade comes about, for each value:
 
-- as a rule by the grade that was reported, read by the same rules as the technologists' (`technologist.read_grade`), so
+- as a rule by the grade that was reported, read by the same rules as the technologists' (`grades.read_grade`), so
   that equal words and equal ranges are equal grades; a value without a grade by its mean and a cut-off table;
 - with `regrade` always by the mean and that table, whatever was reported.
 
@@ -29,20 +29,18 @@ from renalcore.export.csv import ExportRow
 from renalcore.io.table import read_table
 from renalcore.metrics import agreement
 from renalcore.metrics.agreement import RESAMPLES, SEED, Estimate, Floats
-from renalcore.sediment.measure import CutOffTable
-from renalcore.sediment.technologist import (
+from renalcore.sediment.grades import (
     COMPONENT_SETS,
     FIVE_GRADES,
     GRADES,
-    BadLine,
-    TechnologistGrade,
-    TechnologistSheet,
     grade_of_mean,
     members,
     read_grade,
     scale_of,
     title,
 )
+from renalcore.sediment.measure import CutOffTable
+from renalcore.sediment.technologist import BadLine, TechnologistGrade, TechnologistSheet
 from renalcore.taxonomy import NAMES, Unit
 
 TABLE_8: Final[Mapping[str, float]] = {
@@ -249,6 +247,8 @@ def read_report(content: bytes, *, name: str) -> tuple[tuple[ReportLine, ...], t
     seen: dict[tuple[str, str], int] = {}
     for number, cells in table.rows:
         row = dict(zip(table.header, cells, strict=True))
+        if not row["mean"] and row.get("withheld"):
+            continue  # no field of it could be counted: there is nothing to compare
         try:
             line = _report_line(row)
         except InputError as error:

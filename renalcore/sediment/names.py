@@ -29,7 +29,7 @@ SYNONYMS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "Granular cast": ("granular", "coarse granular cast", "fine granular cast"),
         "Hyaline cast": ("hyaline",),
         "Waxy cast": ("waxy",),
-        "Mixed cell cast": ("mixed cast", "mixed cellular cast"),
+        "Mixed cell cast": ("mixed cast", "mixed cellular cast", "cellular cast"),
         "RBC cast": ("red blood cell cast", "red cell cast", "erythrocyte cast"),
         "RBC": (
             "red blood cell", "red cell", "erythrocyte", "eryth", "ery", "broken erythrocyte",
@@ -41,31 +41,35 @@ SYNONYMS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         ),
         "Epithelial cell (squamous)": (
             "squamous", "squamous cell", "squamous epithelial", "squamous epithelium", "epithelial", "epithelial cell",
-            "epithelium", "epithelia", "epith", "epi",
+            "epithelium", "epithelia", "epith", "epi", "SEC",
         ),
         "Epithelial cell (transitional)": (
             "transitional", "transitional cell", "transitional epithelial", "transitional epithelium",
-            "urothelial cell",
+            "urothelial cell", "urothelial",
         ),
         "Suspected atypical cell": ("atypical", "atypical cell", "suspicious cell"),
         "Epithelial cell (renal)": (
             "renal epithelial", "renal epithelium", "renal tubular epithelial cell", "renal tubular epithelial",
-            "renal tubular cell", "tubular epithelial cell", "tubular cell", "RTE", "RTEC",
+            "renal tubular cell", "tubular epithelial cell", "tubular cell", "renal cell", "RTE", "RTEC",
         ),
         "WBC clump": (
             "WBC cluster", "white blood cell clump", "white blood cell cluster", "leukocyte clump",
-            "leukocyte cluster", "leucocyte clump", "leucocyte cluster",
+            "leukocyte cluster", "leucocyte clump", "leucocyte cluster", "white cell clump",
         ),
         "Lipid cast": ("fatty cast", "fat cast"),
         "RBC clump": (
             "RBC cluster", "red blood cell clump", "red blood cell cluster", "erythrocyte clump", "erythrocyte cluster",
+            "red cell clump",
         ),
         "Calcium oxalate": (
             "CaOx", "Ca oxalate", "oxalate", "calcium oxalate monohydrate", "calcium oxalate dihydrate",
             "calcium oxalate mono", "calcium oxalate di", "CaOx monohydrate", "CaOx dihydrate", "CaOx mono", "CaOx di",
             "CaOxm", "CaOxd", "whewellite", "weddellite",
         ),
-        "Amorphous": ("amorph", "amorphous urate", "amorphous phosphate", "amorphous salt", "amorphous sediment"),
+        "Amorphous": (
+            "amorph", "amorphous urate", "amorphous phosphate", "amorphous salt", "amorphous sediment",
+            "amorphous material", "amorphous deposit",
+        ),
         "Triple phosphate": ("struvite", "magnesium ammonium phosphate"),
         "Uric acid": ("uric",),
         "Ammonium biurat": ("ammonium biurate", "ammonium urate", "biurate"),
@@ -77,7 +81,7 @@ SYNONYMS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "Calcium carbonate": ("Ca carbonate", "CaCO3"),
         "Cholesterol": ("cholesterin",),
         "Bilirubin": (),
-        "Bacteria": ("bacterium", "bact", "bacilli", "bacillus", "cocci", "coccus", "rod bacteria"),
+        "Bacteria": ("bacterium", "bact", "bacilli", "bacillus", "cocci", "coccus", "rod bacteria", "germ"),
         "Yeast": ("yeast cell", "budding yeast", "mycete", "candida", "blastospore"),
         "Enterobius vermicularis egg": (
             "Enterobius vermicularis", "Enterobius vermicularis ova", "Enterobius egg", "E vermicularis egg",
@@ -106,7 +110,8 @@ REGIONS: Final = ("ignore", "ignored", "dont care", "don't care", "other", "unkn
 """Names of boxes that say that something is there, not what: read as regions where nothing is known."""
 
 
-def _words(name: str) -> tuple[str, ...]:
+def words(name: str) -> tuple[str, ...]:
+    """What names are compared by: lower case, singular, without accents and what stands between words."""
     plain = unicodedata.normalize("NFKD", name)
     plain = "".join(character for character in plain if not unicodedata.combining(character)).replace("'", "")
     plain = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", plain)  # WhiteBloodCell
@@ -121,9 +126,9 @@ def _singular(word: str) -> str:
 
 def _forms(name: str) -> tuple[str, ...]:
     """What a name is compared by: its words run together, then sorted; then both without the word "crystal"."""
-    words = _words(name)
-    bare = tuple(word for word in words if word != "crystal") or words
-    return ("".join(words), " ".join(sorted(words)), "".join(bare), " ".join(sorted(bare)))
+    said = words(name)
+    bare = tuple(word for word in said if word != "crystal") or said
+    return ("".join(said), " ".join(sorted(said)), "".join(bare), " ".join(sorted(bare)))
 
 
 def _known_forms() -> dict[str, int]:
@@ -145,7 +150,7 @@ def nearest(name: str, *, count: int = 3) -> tuple[str, ...]:
     """The classes whose names look most like `name`, for a message; empty if none does."""
     lowered = {known.lower(): known for known in taxonomy.NAMES}
     alike = difflib.get_close_matches(name.lower(), lowered, count, 0.7)
-    sharing = [known for known in taxonomy.NAMES if set(_words(name)) & set(_words(known))]
+    sharing = [known for known in taxonomy.NAMES if set(words(name)) & set(words(known))]
     return tuple(dict.fromkeys([*(lowered[match] for match in alike), *sharing]))[:count]
 
 

@@ -1,109 +1,22 @@
-"""What technologists wrote: their grades of a urine sediment, read from their own table into the five grades.
+"""What technologists graded, read from their own table.
 
 A table has either one line a value (columns patient or accession, component, grade) or one line a patient with a column
 for each component. Headers, names and grades are read as laboratories spell them: "Leukocytes", "RBC /HPF",
-"occasional", "++", "5-10", ">100".
-
-**Words and signs.** `-` is "none", `+/-` and trace are "rare", `+` and `1+` "few", `++` and `2+` "moderate", `+++` and
-more "many". **Numbers** go through a cut-off table of `renalcore.sediment.measure`; where no unit stands beside them
-they are in the unit of that table. **Ranges** are graded by their middle; a range that reaches over a cut-off says so.
+"occasional", "++", "5-10", ">100"; see `renalcore.sediment.grades`.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, get_args
+from typing import Final
 
 from renalcore.errors import InputError, UnknownName
 from renalcore.io.table import TextTable, read_table
-from renalcore.sediment.measure import SETS, CutOff, CutOffTable
-from renalcore.taxonomy import NAMES, Unit
-
-GRADES: Final = ("none", "rare", "few", "moderate", "many")
-"""The five-level scale of the paper's clinical validation, in its order."""
-
-FIVE_GRADES: Final = CutOffTable(
-    "five-1",
-    "Five grades for what a technologist reports",
-    "The bounds of Table A; RBC and WBC by steps of its ranges, yeast as bacteria. No standard defines them.",
-    (
-        CutOff("RBC", "HPF", "grades", (0, 2, 5, 25), GRADES),
-        CutOff("WBC", "HPF", "grades", (0, 2, 5, 25), GRADES),
-        CutOff("Epithelium", "LPF", "grades", (0, 5, 20, 100), GRADES),
-        CutOff("Casts", "LPF", "grades", (0, 2, 5, 10), GRADES),
-        CutOff("Crystals", "HPF", "grades", (0, 2, 5, 20), GRADES),
-        CutOff("Bacteria", "HPF", "grades", (0, 10, 50, 200), GRADES),
-        CutOff("Yeast", "HPF", "grades", (0, 10, 50, 200), GRADES),
-        CutOff("Mucus", "LPF", "grades", (0, 1, 3, 10), GRADES),
-    ),
-)
-"""A table that grades every component of Table 8 in five steps; a laboratory gives its own instead."""
-
-COMPONENT_SETS: Final = ("Epithelium", "Casts", "Crystals")
-"""What technologists grade as a whole besides single classes."""
-
-_TITLES = MappingProxyType({"Epithelium": "Epithelial cells"})
-
-_WORDS: Final[Mapping[str, int]] = MappingProxyType(
-    {
-        word: index
-        for index, words in enumerate(
-            (
-                "none|neg|negative|nil|absent|not seen|none seen|not found|not present|0|-|--",
-                "rare|occasional|occ|very few|scant|scanty|trace|tr|+/-|+-|-/+|±|(+)",
-                "few|some|slight|light|+|1+|+1",
-                "moderate|mod|medium|++|2+|+2",
-                "many|numerous|plenty|abundant|heavy|packed|loaded|full field|tntc|innumerable|+++|++++|3+|4+|+3|+4",
-            )
-        )
-        for word in words.split("|")
-    }
-)
-
-_ALIASES: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "RBC": "red blood cell|red cell|erythrocyte|ery",
-        "WBC": "white blood cell|white cell|leukocyte|leucocyte|leuko|pus cell",
-        "Epithelium": "epithelial cell|epithelial|epithelia|epith cell|ec|ep cell",
-        "Epithelial cell (squamous)": "squamous epithelial cell|squamous epithelial|squamous epithelium|squamous cell|"
-        "squamous|sec",
-        "Epithelial cell (transitional)": "transitional epithelial cell|transitional epithelial|transitional cell|"
-        "transitional epithelium|transitional|urothelial cell|urothelial",
-        "Epithelial cell (renal)": "renal epithelial cell|renal tubular epithelial cell|renal tubular cell|"
-        "tubular epithelial cell|renal cell|rte|rtec",
-        "Calcium oxalate": "calcium oxalate crystal|caox|ca oxalate|ca ox|oxalate|oxalate crystal",
-        "Amorphous": "amorphous urate|amorphous phosphate|amorphous crystal|amorphous material|amorphous deposit",
-        "Triple phosphate": "triple phosphate crystal|struvite",
-        "Uric acid": "uric acid crystal",
-        "Calcium phosphate": "calcium phosphate crystal",
-        "Calcium carbonate": "calcium carbonate crystal",
-        "Ammonium biurat": "ammonium biurate|ammonium urate|ammonium biurate crystal",
-        "Cystine": "cystine crystal",
-        "Leucine": "leucine crystal",
-        "Tyrosine crystal": "tyrosine",
-        "Cholesterol": "cholesterol crystal",
-        "Bilirubin": "bilirubin crystal",
-        "Hippuric acid": "hippuric acid crystal",
-        "Bacteria": "bacterium|bact|germ",
-        "Yeast": "yeast cell|budding yeast|candida",
-        "Fungal hyphae": "hyphae|pseudohyphae",
-        "Trichomonas vaginalis": "trichomonas|trichomonad",
-        "Mucus": "mucous|mucus thread|mucous thread|mucus strand|mucin",
-        "Sperm": "spermatozoa|spermatozoon",
-        "RBC cast": "red cell cast|red blood cell cast|erythrocyte cast",
-        "Mixed cell cast": "mixed cast|cellular cast",
-        "Lipid cast": "fatty cast",
-        "Fat droplets": "fat|fat globule|lipid droplet",
-        "Oval fat bodies": "oval fat body",
-        "WBC clump": "leukocyte clump|white cell clump",
-        "RBC clump": "erythrocyte clump|red cell clump",
-    }
-)
+from renalcore.sediment.grades import FIVE_GRADES, GRADES, component_and_unit, read_grade, title  # noqa: F401
+from renalcore.sediment.measure import CutOffTable
 
 _HEADERS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
@@ -125,29 +38,6 @@ _HEADERS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         ),
     }
 )  # fmt: skip
-
-_UNIT = re.compile(r"[\s(\[]*(?:/|\bper\b)?\s*\b(hpf|lpf|hp|lp)\b[\s)\]]*$")
-_RANGE = re.compile(r"(\d+(?:[.,]\d+)?)\s*(?:-|to|\.\.+)\s*(\d+(?:[.,]\d+)?)")
-_ABOVE = re.compile(r"(?:>=?|≥|more than|over|above)\s*(\d+(?:[.,]\d+)?)|(\d{2,})\s*\+")
-_BELOW = re.compile(r"(?:<=?|≤|less than|under|below)\s*(\d+(?:[.,]\d+)?)")
-_NUMBER = re.compile(r"\d+(?:[.,]\d+)?")
-_DATE = re.compile(
-    r"\d{4}-\d\d-\d\d.*|\d{1,2}[./]\d{1,2}[./]\d{2,4}|\d{1,2}[.\-/\s]+[a-zäéû]{3,9}\.?(?:[\s\-]\d{2,4})?"
-    r"|[a-zäéû]{3}[.\-/\s]+\d{1,4}"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What a written grade says.
-
-    Attributes:
-        grade: Index into `GRADES`.
-        crossed: Cut-offs that a range reaches over, so that its middle decides.
-    """
-
-    grade: int
-    crossed: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,93 +101,6 @@ class TechnologistSheet:
         return frozenset(grade.patient for grade in self.grades if grade.accession is None and grade.patient)
 
 
-def title(component: str) -> str:
-    """A component as Table 8 writes it: "Epithelial cells"."""
-    return _TITLES.get(component, component)
-
-
-def members(component: str) -> tuple[str, ...]:
-    """The classes that a component is made of."""
-    return SETS.get(component, (component,)) if component in COMPONENT_SETS else (component,)
-
-
-def component_of(text: str) -> str:
-    """The class or set that a technologist calls `text`.
-
-    Raises:
-        UnknownName: Nobody calls any so.
-    """
-    found = _COMPONENTS.get(_key(text))
-    if found is None:
-        raise UnknownName(
-            f"{text[:60]!r} is none of the components; write a class as the export of RenalCore does, such as RBC or "
-            f"Calcium oxalate, or {', '.join(COMPONENT_SETS)}"
-        )
-    return found
-
-
-def scale_of(component: str, table: CutOffTable) -> CutOff:
-    """The scale in words by which `table` grades a component.
-
-    Raises:
-        InputError: It has none, or its words are not those of the five grades in their order.
-    """
-    rows = [row for row in table.rows if row.target == component]
-    if not rows:
-        scales = {(row.unit, row.kind, row.bounds, row.labels) for row in map(table.row_for, members(component))}
-        rows = [table.row_for(members(component)[0])] if len(scales) == 1 else []
-    steps = [_WORDS.get(label.strip().casefold(), -1) for label in rows[0].labels] if rows else []
-    if not steps or -1 in steps or sorted(set(steps)) != steps:
-        raise InputError(
-            f"the cut-off table {table.version} does not grade {title(component)} in the words {', '.join(GRADES)}"
-        )
-    return rows[0]
-
-
-def grade_of_mean(mean: float, unit: str, component: str, table: CutOffTable) -> int:
-    """Index into `GRADES` of a mean count, scaled by area where `table` grades in the other field.
-
-    Raises:
-        InputError: The table has no such scale, or the mean is per picture of unknown scale.
-    """
-    scale = scale_of(component, table)
-    return _step(_in_unit_of(scale, mean, unit, table), scale)
-
-
-def read_grade(text: str, component: str, table: CutOffTable, *, unit: Unit | None = None) -> Reading:
-    """What a written grade says: a word, plus signs, a number or a range.
-
-    Args:
-        text: What was written.
-        component: A class, or one of `COMPONENT_SETS`.
-        table: Turns numbers into grades.
-        unit: The field that a number refers to where the text names none; the table's by default.
-
-    Raises:
-        InputError: It cannot be read; the message says what is expected.
-    """
-    bare = re.sub(r"\s+", " ", re.sub(r"[‐‑‒–—−]", "-", text)).strip().casefold()
-    if (found := _UNIT.search(bare)) is not None and found.start() > 0:
-        unit = "HPF" if found[1].startswith("hp") else "LPF"
-        bare = bare[: found.start()].strip()
-    if bare in _WORDS:
-        return Reading(_WORDS[bare])
-    if not bare:
-        raise InputError("the grade is empty")
-    if _DATE.fullmatch(bare):
-        raise InputError(
-            f"{text[:40]!r} looks like a date, which Excel makes of a range such as 5-10: "
-            "format the column as text and write the range again"
-        )
-    low, high = _numbers(bare, text)
-    scale = scale_of(component, table)
-    low, high = (_in_unit_of(scale, value, unit or scale.unit, table) for value in (low, high))
-    if math.isinf(high):
-        return Reading(_step(low, scale, above=True))
-    crossed = tuple(bound for bound in scale.bounds if low < bound < high or bound == low == 0 < high)
-    return Reading(_step((low + high) / 2, scale), crossed)
-
-
 def read_sheet(content: bytes, *, name: str, table: CutOffTable = FIVE_GRADES) -> TechnologistSheet:
     """The grades of a technologists' CSV file.
 
@@ -354,7 +157,7 @@ def _collected(
                 continue  # not graded
             named = lines.header[index] if component_column is None else cells[component_column]
             try:
-                component, unit = _named(named)
+                component, unit = component_and_unit(named)
                 reading = read_grade(text, component, table, unit=unit)
             except InputError as error:
                 where = f"column {named}: " if component_column is None else ""
@@ -405,70 +208,6 @@ def _column(header: tuple[str, ...], what: str) -> int | None:
 
 def _header_component(head: str) -> str | None:
     try:
-        return _named(head)[0]
+        return component_and_unit(head)[0]
     except UnknownName:
         return None
-
-
-def _named(text: str) -> tuple[str, Unit | None]:
-    """A component and the unit that stands behind its name, as in `RBC (/HPF)`."""
-    if not text:
-        raise UnknownName("the component is empty")
-    found = _UNIT.search(text.casefold())
-    if found is None:
-        return component_of(text), None
-    return component_of(text[: found.start()]), "HPF" if found[1].startswith("hp") else "LPF"
-
-
-def _numbers(bare: str, text: str) -> tuple[float, float]:
-    """The two ends of what is written; the upper one is infinite for "more than"."""
-    if found := _RANGE.fullmatch(bare):
-        low, high = _value(found[1]), _value(found[2])
-        if low > high:
-            raise InputError(f"the range {text[:40]!r} runs backwards")
-        return low, high
-    if found := _ABOVE.fullmatch(bare):
-        return _value(found[1] or found[2]), math.inf
-    if found := _BELOW.fullmatch(bare):
-        return 0.0, _value(found[1])
-    if _NUMBER.fullmatch(bare):
-        return _value(bare), _value(bare)
-    raise InputError(
-        f"{text[:40]!r} is no grade; write {', '.join(GRADES)}, plus signs, a number or a range such as 5-10"
-    )
-
-
-def _value(text: str) -> float:
-    if re.fullmatch(r"\d+,\d{3}", text):
-        raise InputError(f"{text} may mean thousands or thousandths; write it without the comma")
-    return float(text.replace(",", "."))
-
-
-def _in_unit_of(scale: CutOff, value: float, unit: str, table: CutOffTable) -> float:
-    if unit == scale.unit:
-        return value
-    if unit not in get_args(Unit):
-        raise InputError("counted per picture of unknown scale, which no cut-off grades")
-    given: Unit = "HPF" if unit == "HPF" else "LPF"
-    return value * table.unit_area_mm2(scale.unit) / table.unit_area_mm2(given)
-
-
-def _step(value: float, scale: CutOff, *, above: bool = False) -> int:
-    """The grade of a value in the scale's own unit; `above` takes the step that begins right above it."""
-    exact = round(value, 6) or (1e-6 if value else 0.0)  # arithmetic noise lifts none across a bound; see `measure`
-    index = bisect_right(scale.bounds, exact) if above else bisect_left(scale.bounds, exact)
-    return _WORDS[scale.labels[index].strip().casefold()]
-
-
-def _key(text: str) -> str:
-    """A name without case, marks and plural, each word in its place."""
-    words = re.sub(r"[^a-z0-9]+", " ", text.casefold()).split()
-    return " ".join(
-        word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("us") else word for word in words
-    )
-
-
-_COMPONENTS: Final[Mapping[str, str]] = MappingProxyType(
-    {_key(name): name for name in (*NAMES, *COMPONENT_SETS)}
-    | {_key(alias): name for name, aliases in _ALIASES.items() for alias in aliases.split("|")}
-)

@@ -8,8 +8,9 @@ from renalcore.errors import InputError
 from renalcore.export.csv import ExportRow, to_csv
 from renalcore.metrics.agreement import kappa
 from renalcore.sediment.clinical import ReportLine, Validation, compare, read_report
+from renalcore.sediment.grades import GRADES
 from renalcore.sediment.measure import TABLE_B
-from renalcore.sediment.technologist import GRADES, read_sheet
+from renalcore.sediment.technologist import read_sheet
 
 
 def a_row(accession: str, class_name: str, grade: str | None, **changes: object) -> ExportRow:

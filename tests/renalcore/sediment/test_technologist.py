@@ -5,20 +5,19 @@ from __future__ import annotations
 import pytest
 
 from renalcore.errors import InputError, UnknownName
-from renalcore.sediment.measure import SETS, TABLE_A, TABLE_B
-from renalcore.sediment.technologist import (
+from renalcore.sediment.grades import (
     COMPONENT_SETS,
     FIVE_GRADES,
     GRADES,
-    BadLine,
     component_of,
     grade_of_mean,
     members,
     read_grade,
-    read_sheet,
     scale_of,
     title,
 )
+from renalcore.sediment.measure import SETS, TABLE_A, TABLE_B
+from renalcore.sediment.technologist import BadLine, read_sheet
 from renalcore.taxonomy import NAMES
 
 
@@ -34,7 +33,7 @@ def sheet_of(text: str):
     ("expected", "texts"),
     [
         ("none", ["none", "Negative", "neg", "0", "-", "–", " NIL ", "not  seen", "0/HPF"]),
-        ("rare", ["rare", "occasional", "Trace", "+/-", "±", "(+)", "very few"]),
+        ("rare", ["rare", "occasional", "occ.", "Trace", "+/-", "±", "(+)", "very few"]),
         ("few", ["few", "Few", "+", "1+", "few/hpf", "some"]),
         ("moderate", ["moderate", "MOD", "++", "2+"]),
         ("many", ["many", "numerous", "+++", "++++", "3+", "4+", "TNTC", "packed"]),
@@ -50,6 +49,8 @@ def test_words_and_signs_are_read_as_laboratories_write_them(expected: str, text
         ("2", "rare"),
         ("2.5", "few"),
         ("2,5", "few"),
+        ("0,500", "rare"),
+        ("12.5", "moderate"),
         ("3-5", "few"),
         ("2 – 5 /HPF", "few"),
         ("5 to 10", "moderate"),
@@ -93,6 +94,8 @@ def test_a_number_in_the_other_field_is_scaled_by_area() -> None:
         ("few to moderate", "is no grade"),
         ("10-5", "runs backwards"),
         ("1,000", "thousands"),
+        ("1.000", "thousands"),
+        ("2-1.000", "thousands"),
         ("05-Oct", "looks like a date, which Excel makes of a range"),
         ("10. Mai", "looks like a date"),
         ("2026-10-05", "looks like a date"),
@@ -123,6 +126,9 @@ def test_what_is_no_grade_is_refused_with_what_is_expected(text: str, words: str
         ("hyaline casts", "Hyaline cast"),
         ("CASTS", "Casts"),
         ("Oval fat body", "Oval fat bodies"),
+        ("Casts, hyaline", "Hyaline cast"),
+        ("EC", "Epithelium"),
+        ("spermatozoa", "Sperm"),
     ],
 )
 def test_components_are_known_by_the_names_of_the_bench(text: str, expected: str) -> None:
@@ -133,8 +139,9 @@ def test_every_class_and_set_is_known_by_its_own_name() -> None:
     assert [component_of(name) for name in (*NAMES, *COMPONENT_SETS)] == [*NAMES, *COMPONENT_SETS]
     assert members("Casts") == SETS["Casts"]
     assert (members("RBC"), title("Epithelium")) == (("RBC",), "Epithelial cells")
-    with pytest.raises(UnknownName, match="'Quartz' is none of the components"):
-        component_of("Quartz")
+    for nobodys in ("Quartz", "Other"):
+        with pytest.raises(UnknownName, match=f"'{nobodys}' is none of the components"):
+            component_of(nobodys)
 
 
 def test_only_a_scale_in_the_words_of_the_five_grades_grades() -> None:
