@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 from renalcore.errors import InputError
 
 WorkerPlace = Literal["embedded", "external"]
-DeviceName = Literal["auto", "cpu", "openvino", "cuda"]
+DeviceName = Literal["auto", "cpu", "openvino", "cuda", "openvino-int8"]
 
 OWN_SOURCE = "/source.tar.gz"
 """Where the app itself hands out the source that runs."""

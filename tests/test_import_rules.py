@@ -57,7 +57,7 @@ AT_THE_TOP: dict[str, set[str]] = {
     "renalcore/sediment/slicing.py": {"sahi"},
 }
 INSIDE_FUNCTIONS: dict[str, set[str]] = {
-    "renalcore/engine/backends.py": {"torch", "openvino"},
+    "renalcore/engine/backends.py": {"torch", "openvino", "nncf"},
     "renalcore/engine/devices.py": {"torch"},
     "renalcore/sediment/benchmark.py": {"torch", "sahi"},
     "renalcore/sediment/pretrain.py": {"monai"},

@@ -1,7 +1,9 @@
 """Which processor runs a network.
 
-Four words: `cuda` (torch on an NVIDIA GPU), `openvino` (OpenVINO on this machine's CPU), `cpu` (torch on this machine's
-CPU) and `auto`, the fastest of the three that is here. A device asked for by name is used or refused, never replaced.
+Five words: `cuda` (torch on an NVIDIA GPU), `openvino` (OpenVINO on this machine's CPU), `cpu` (torch on this machine's
+CPU), `auto`, the fastest of the three that is here, and `openvino-int8`: OpenVINO with the network in 8-bit integers,
+which `renalcore quantise` makes. That one rounds, so `auto` never takes it. A device asked for by name is used or
+refused, never replaced.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Literal, get_args
 
 from renalcore.errors import DeviceUnavailable, UnknownName
 
-Kind = Literal["cuda", "openvino", "cpu"]
+Kind = Literal["cuda", "openvino", "cpu", "openvino-int8"]
 CHOICES: tuple[str, ...] = ("auto", *get_args(Kind))
 """What may be asked for."""
 
@@ -36,6 +38,7 @@ class Device:
             "cuda": "NVIDIA GPU (CUDA)",
             "openvino": f"CPU (OpenVINO, {self.threads} threads)",
             "cpu": f"CPU (PyTorch, {self.threads} threads)",
+            "openvino-int8": f"CPU (OpenVINO INT8, {self.threads} threads)",
         }[self.kind]
 
 
@@ -43,7 +46,7 @@ def choose(asked: str = "auto", *, threads: int | None = None) -> Device:
     """The device called `asked`.
 
     Args:
-        asked: `auto`, `cuda`, `openvino` or `cpu`.
+        asked: `auto`, `cuda`, `openvino`, `cpu` or `openvino-int8`.
         threads: CPU threads; by default RENAL_THREADS, else the cores this process may use.
 
     Raises:
@@ -56,7 +59,7 @@ def choose(asked: str = "auto", *, threads: int | None = None) -> Device:
         threads = usable_threads()
     if asked == "auto":
         kinds: tuple[Kind, ...] = get_args(Kind)
-        return Device(next(kind for kind in kinds if absence(kind) is None), threads)
+        return Device(next(kind for kind in kinds if absence(kind) is None), threads)  # the CPU is never absent
     kind = next(kind for kind in get_args(Kind) if kind == asked)
     if reason := absence(kind):
         raise DeviceUnavailable(f"device {asked!r} is not available: {reason}. Use --device auto, or repair it.")
@@ -65,7 +68,7 @@ def choose(asked: str = "auto", *, threads: int | None = None) -> Device:
 
 def absence(kind: Kind) -> str | None:
     """Why `kind` cannot be used on this machine, or None where it can."""
-    if kind == "openvino":
+    if kind in ("openvino", "openvino-int8"):
         return None if importlib.util.find_spec("openvino") else "the Python package openvino is not installed"
     if kind == "cpu":
         return None

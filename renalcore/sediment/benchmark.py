@@ -3,18 +3,20 @@
 Both sides search the same field with the same weights, slices, overlap, confidence and suppression (within a class, at
 IoU 0.7 in a slice and 0.5 across slices), in turns in one process. Stock is `sahi.predict.get_sliced_prediction` with
 `AutoDetectionModel` "ultralytics" on the same device class (a CPU or a CUDA GPU) and SAHI's defaults otherwise: one
-slice at a time, torch. Left out on both sides are the whole-image pass and, on ours, what SAHI does not have (cut
-pieces, two labels on one particle); the time of our complete search is given beside. Stock keeps the 300 best boxes of
-a slice, so ours does for the comparison.
+slice at a time, torch. Ours is the default of the device, in float32 on a CPU, and beside it the INT8 form where
+`renalcore quantise sediment` has made it. Left out on both sides are the whole-image pass and, on ours, what SAHI does
+not have (cut pieces, two labels on one particle); the time of our complete search is given beside. Stock keeps the 300
+best boxes of a slice, so ours does for the comparison.
 """
 
 from __future__ import annotations
 
+import hashlib
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,9 +26,10 @@ from numpy.typing import NDArray
 
 from renalcore import models, taxonomy
 from renalcore.engine import devices
-from renalcore.engine.backends import Backend, Outputs
-from renalcore.sediment.networks import MultiHeadDetectionModel, build, load_weights
-from renalcore.sediment.predict import DEFAULT_MODEL, LOWEST_SCORE, NetworkFinder, network_backend
+from renalcore.sediment import runners
+from renalcore.sediment.networks import MultiHeadDetectionModel, Scale, build, load_weights, save_weights
+from renalcore.sediment.predict import DEFAULT_MODEL, LOWEST_SCORE, NetworkFinder
+from renalcore.sediment.runners import Found, Runner
 from renalcore.sediment.slicing import PLAIN_SAHI, STANDARD, Boxes, search, slice_boxes
 
 T = TypeVar("T")
@@ -36,6 +39,28 @@ SAME_IOU = 0.9
 
 STOCK_BOXES_A_SLICE = 300
 """Ultralytics' `max_det`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Int8:
+    """Our search with the network in INT8, as in `Comparison`."""
+
+    ours_s: float
+    network_s: float
+    ratio: float
+    found_again: float
+    confirmed: float
+
+    def __str__(self) -> str:
+        return "\n".join(
+            (
+                f"RenalCore, INT8          {self.ours_s:8.3f} s a field",
+                f"  the bare network       {self.network_s:8.3f} s",
+                f"  times faster           {self.ratio:8.2f}",
+                f"  stock's boxes here too {self.found_again:8.2%}",
+                f"  its boxes in stock too {self.confirmed:8.2%}",
+            )
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +75,13 @@ class Comparison:
         images: Fields searched by each side.
         stock_s: Stock SAHI on Ultralytics.
         ours_s: The same search here.
-        network_s: Our network alone, within `ours_s`.
+        network_s: Our network alone, within `ours_s`: from slices to boxes not yet joined.
         complete_s: Our search with all its steps, as `predict` does it.
         ratio: How many times faster ours is: the median of the ratios of neighbouring runs.
         boxes: Boxes that stock found, over all fields.
         found_again: Share of stock's boxes that ours has too: same class, IoU of at least 0.9.
         confirmed: Share of our boxes that stock has too.
+        int8: The same of our INT8 form, on an OpenVINO device that has it.
     """
 
     model: str
@@ -71,6 +97,7 @@ class Comparison:
     boxes: int
     found_again: float
     confirmed: float
+    int8: Int8 | None
 
     @property
     def outside_share(self) -> float:
@@ -78,6 +105,7 @@ class Comparison:
         return 1 - self.network_s / self.ours_s
 
     def __str__(self) -> str:
+        int8 = [str(self.int8)] if self.int8 else []
         return "\n".join(
             (
                 f"model                    {self.model}, on {self.device}",
@@ -91,6 +119,7 @@ class Comparison:
                 f"times faster             {self.ratio:8.2f}",
                 f"stock's boxes here too   {self.found_again:8.2%} of {self.boxes}",
                 f"our boxes in stock too   {self.confirmed:8.2%}",
+                *int8,
             )
         )
 
@@ -126,41 +155,39 @@ def compare(
     chosen = devices.choose(device)
     fields = _fields(images + 1, size_px)
     warm_up = next(fields)
-    name, network, sha256 = _network(model, root, warm_up)
-    backend = _Timed(network_backend(lambda: network, chosen, sha256))
-    finder = NetworkFinder(backend)
-    as_stock = NetworkFinder(backend, most=STOCK_BOXES_A_SLICE)
-    stock = _stock(network, "cuda:0" if chosen.kind == "cuda" else "cpu", min_score)
-
-    times: dict[str, list[float]] = {"stock": [], "ours": [], "network": [], "complete": []}
-    boxes, found_again, counted, confirmed = 0, 0, 0, 0
+    with tempfile.TemporaryDirectory() as folder:
+        name, scale, weights, sha256 = _weights(model, root, warm_up, Path(folder))
+        runner = _Timed(runners.load("multihead", scale, weights, sha256, chosen))
+        stock = _stock(scale, weights, "cuda:0" if chosen.kind == "cuda" else "cpu", min_score)
+        int8 = None
+        if chosen.kind == "openvino" and runners.has_int8(sha256):
+            int8 = _Timed(runners.load("multihead", scale, weights, sha256, replace(chosen, kind="openvino-int8")))
+    asked: dict[str, Any] = {"classes": taxonomy.NAMES, "min_score": min_score}
+    complete = partial(search, finder=NetworkFinder(runner), slicing=STANDARD, **asked)
+    sides = {"ours": _Side(runner, asked)} | ({"int8": _Side(int8, asked)} if int8 else {})
+    stock_s, complete_s, boxes = [], [], 0
     for turn, field in enumerate((warm_up, *fields)):
-        theirs, stock_s = _timed(partial(stock, field))
-        asked: dict[str, Any] = {"classes": taxonomy.NAMES, "min_score": min_score}
-        backend.seconds = 0.0
-        mine, ours_s = _timed(partial(search, field, as_stock, slicing=PLAIN_SAHI, **asked))
-        network_s = backend.seconds
-        _, complete_s = _timed(partial(search, field, finder, slicing=STANDARD, **asked))
-        if turn > 0:  # the first one compiles
-            for key, seconds in zip(times, (stock_s, ours_s, network_s, complete_s), strict=True):
-                times[key].append(seconds)
-            boxes, found_again = boxes + len(theirs), found_again + matched(theirs, mine)
-            counted, confirmed = counted + len(mine), confirmed + matched(mine, theirs)
+        theirs, theirs_s = _timed(partial(stock, field))
+        for side in sides.values():
+            side.search(field, theirs, counts=turn > 0)  # the first one compiles
+        _, whole_s = _timed(partial(complete, field))
+        if turn > 0:
+            stock_s.append(theirs_s)
+            complete_s.append(whole_s)
+            boxes += len(theirs)
             done()
+    figures = {key: side.figures(stock_s, boxes) for key, side in sides.items()}
     return Comparison(
         model=name,
         device=str(chosen),
         size_px=size_px,
         slices=len(slice_boxes(size_px, size_px)),
         images=images,
-        stock_s=statistics.median(times["stock"]),
-        ours_s=statistics.median(times["ours"]),
-        network_s=statistics.median(times["network"]),
-        complete_s=statistics.median(times["complete"]),
-        ratio=statistics.median(a / b for a, b in zip(times["stock"], times["ours"], strict=True)),
+        stock_s=statistics.median(stock_s),
+        complete_s=statistics.median(complete_s),
         boxes=boxes,
-        found_again=found_again / boxes if boxes else 1.0,
-        confirmed=confirmed / counted if counted else 1.0,
+        int8=Int8(**figures["int8"]) if int8 else None,
+        **figures["ours"],
     )
 
 
@@ -216,16 +243,48 @@ def untrained_network(pixels: NDArray[np.uint8], *, seed: int) -> MultiHeadDetec
 
 
 class _Timed:
-    """A back end that adds up the time it takes."""
+    """A runner that adds up the time it takes."""
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
         self.seconds = 0.0
 
-    def run(self, batch: NDArray[np.uint8]) -> Outputs:
-        outputs, seconds = _timed(partial(self._backend.run, batch))
+    def run(self, pictures: NDArray[np.uint8], min_score: float) -> Found:
+        found, seconds = _timed(partial(self._runner.run, pictures, min_score))
         self.seconds += seconds
-        return outputs
+        return found
+
+
+class _Side:
+    """One form of our network: searches as stock does and keeps the figures."""
+
+    def __init__(self, runner: _Timed, asked: dict[str, Any]) -> None:
+        self._runner = runner
+        self._search = partial(
+            search, finder=NetworkFinder(runner, most=STOCK_BOXES_A_SLICE), slicing=PLAIN_SAHI, **asked
+        )
+        self._ours_s: list[float] = []
+        self._network_s: list[float] = []
+        self._found_again, self._confirmed, self._boxes = 0, 0, 0
+
+    def search(self, field: NDArray[np.uint8], theirs: Boxes, *, counts: bool) -> None:
+        self._runner.seconds = 0.0
+        mine, seconds = _timed(partial(self._search, field))
+        if counts:
+            self._ours_s.append(seconds)
+            self._network_s.append(self._runner.seconds)
+            self._found_again += matched(theirs, mine)
+            self._confirmed += matched(mine, theirs)
+            self._boxes += len(mine)
+
+    def figures(self, stock_s: list[float], stock_boxes: int) -> dict[str, float]:
+        return {
+            "ours_s": statistics.median(self._ours_s),
+            "network_s": statistics.median(self._network_s),
+            "ratio": statistics.median(a / b for a, b in zip(stock_s, self._ours_s, strict=True)),
+            "found_again": self._found_again / stock_boxes if stock_boxes else 1.0,
+            "confirmed": self._confirmed / self._boxes if self._boxes else 1.0,
+        }
 
 
 def _timed(work: Callable[[], T]) -> tuple[T, float]:
@@ -241,22 +300,24 @@ def _fields(count: int, size_px: int) -> Iterator[NDArray[np.uint8]]:
         yield render(size_px, size_px, rng=np.random.default_rng(seed)).pixels
 
 
-def _network(model: str | None, root: Path, pixels: NDArray[np.uint8]) -> tuple[str, MultiHeadDetectionModel, str]:
-    """Name, network and what tells its weights from others."""
+def _weights(model: str | None, root: Path, pixels: NDArray[np.uint8], folder: Path) -> tuple[str, Scale, Path, str]:
+    """Name, scale and weights of the network, and what tells them from others; untrained ones go into `folder`."""
     if model is None and not any(card.key == DEFAULT_MODEL for card in models.all_cards(root)):
-        return "untrained (random weights)", untrained_network(pixels, seed=0), f"untrained-{pixels.shape}"
+        path = folder / "untrained.safetensors"
+        save_weights(untrained_network(pixels, seed=0), path)
+        return "untrained (random weights)", "n", path, hashlib.sha256(path.read_bytes()).hexdigest()
     card = models.card(model or DEFAULT_MODEL, root)
-    network = build(card.scale)  # type: ignore[arg-type]  # refused there when unknown
-    load_weights(network, models.weights_path(card, root))
-    return card.key, network, card.sha256
+    return card.key, card.scale, models.weights_path(card, root), card.sha256  # type: ignore[return-value]
 
 
-def _stock(network: MultiHeadDetectionModel, device: str, min_score: float) -> Callable[[NDArray[np.uint8]], Boxes]:
+def _stock(scale: Scale, weights: Path, device: str, min_score: float) -> Callable[[NDArray[np.uint8]], Boxes]:
     """SAHI's sliced prediction with Ultralytics' predictor, from a checkpoint as Ultralytics writes it."""
     import torch
     from sahi import AutoDetectionModel
     from sahi.predict import get_sliced_prediction
 
+    network = build(scale)
+    load_weights(network, weights)
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "stock.pt")
         torch.save({"model": network}, path)

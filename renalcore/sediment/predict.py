@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from renalcore import models, taxonomy
-from renalcore.engine import backends, devices
-from renalcore.engine.backends import Backend
+from renalcore import models
+from renalcore.engine import devices
 from renalcore.engine.devices import Device
 from renalcore.errors import ModelError
 from renalcore.models import Calibration, ModelCard
+from renalcore.sediment import runners
 from renalcore.sediment.calibration import network_score, of_boxes
-from renalcore.sediment.slicing import STANDARD, Boxes, Finder, Slicing, best_labels, search
+from renalcore.sediment.runners import NETWORKS, Runner
+from renalcore.sediment.slicing import STANDARD, Boxes, Finder, FittedFinder, Slicing, best_labels, search
 from renalcore.types import Detections, Field
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from renalcore.sediment.networks import MultiHeadDetectionModel
 
 DEFAULT_MODEL = "sediment-multihead-n"
 LOWEST_SCORE = 0.05
@@ -40,23 +32,23 @@ SLICE_IOU = 0.7
 
 
 class NetworkFinder:
-    """Searches pictures with a `CompactDetector` on some back end; shareable between threads.
+    """Searches pictures with a network; shareable between threads.
 
     Args:
-        backend: Runs the network.
+        runner: Runs the network.
         most: Boxes kept of one picture, the best. None keeps all: a field full of bacteria has more than the 300 that
             Ultralytics keeps, and every one counts.
     """
 
-    def __init__(self, backend: Backend, *, most: int | None = None) -> None:
-        self._backend = backend
+    def __init__(self, runner: Runner, *, most: int | None = None) -> None:
+        self._runner = runner
         self._most = most
 
     def find(self, pictures: NDArray[np.uint8], *, min_score: float) -> list[Boxes]:
         """The boxes of each picture, duplicates within a class removed."""
         return [
             _distinct(boxes, scores, class_ids, min_score)[: self._most]
-            for boxes, scores, class_ids in zip(*self._backend.run(pictures), strict=True)
+            for boxes, scores, class_ids in zip(*self._runner.run(pictures, min_score), strict=True)
         ]
 
 
@@ -87,14 +79,25 @@ class SedimentDetector:
             raise ModelError(f"{key} does not search sediment; it is a model for {card.modality}")
         if card.network not in NETWORKS:
             raise ModelError(f"{key} needs the network {card.network!r}; this version has {', '.join(NETWORKS)}")
-        classes, build = NETWORKS[card.network]
-        if card.classes != classes:
+        if card.classes != NETWORKS[card.network][0]:
             raise ModelError(f"{key}: its card names other classes than the network {card.network!r} finds")
         chosen = devices.choose(device)
+        if device == "auto" and chosen.kind == "openvino" and card.network in runners.TORCH_ONLY:
+            chosen = devices.choose("cpu")
         weights = models.weights_path(card, root)
         slicing = Slicing(slice_px=card.input.slice_px, overlap=card.input.overlap)
-        backend = backends.load(partial(build, card.scale, weights), chosen, key=_network_key(card.sha256))
-        return cls(card, NetworkFinder(backend), chosen, slicing=slicing)
+        runner = runners.load(card.network, card.scale, weights, card.sha256, chosen)
+        return cls(card, NetworkFinder(runner), chosen, slicing=slicing)
+
+    def searching(self, slicing: Slicing, *, fit_px: int | None = None) -> SedimentDetector:
+        """The same model with another way to search.
+
+        Args:
+            slicing: How fields are cut.
+            fit_px: Side of a square that each slice is fitted into; None shows slices as they are.
+        """
+        finder = self._finder if fit_px is None else FittedFinder(self._finder, fit_px)
+        return SedimentDetector(self.card, finder, self.device, slicing=slicing)
 
     def predict(self, field: Field, *, min_score: float | None = None) -> Detections:
         """The particles of `field`, each with its best label, best first.
@@ -154,57 +157,6 @@ class SedimentDetector:
         order = order[keep[order]]
         found = Detections(boxes[order, :4], scores[order].astype(np.float32), class_ids[order], self.card.classes)
         return found, best[order]
-
-
-def network_backend(network: Callable[[], MultiHeadDetectionModel], device: Device, weights_sha256: str) -> Backend:
-    """Runs the compact form of the network that `network` makes, which is not called when OpenVINO has it converted."""
-
-    def build() -> nn.Module:
-        from renalcore.sediment.decoding import CompactDetector
-
-        return CompactDetector(network())
-
-    return backends.load(build, device, key=_network_key(weights_sha256))
-
-
-def _multihead(scale: str, weights: Path) -> nn.Module:
-    from renalcore.sediment.decoding import CompactDetector
-    from renalcore.sediment.networks import build, load_weights
-
-    model = build(scale)  # type: ignore[arg-type]  # refused there when unknown
-    load_weights(model, weights)
-    return CompactDetector(model)
-
-
-def _retinanet(scale: str, weights: Path) -> nn.Module:
-    from renalcore.sediment.networks import load_weights
-    from renalcore.sediment.retinanet import CompactRetinaNet, build
-
-    model = build(scale)
-    load_weights(model, weights)
-    return CompactRetinaNet(model)
-
-
-NETWORKS: Final = MappingProxyType(
-    {
-        "multihead": (taxonomy.NAMES, _multihead),
-        "retinanet": (("Calcium oxalate",), _retinanet),
-    }
-)
-"""What a card's `network` may be: the classes it finds, and what builds it from the card's `scale` and a weights file.
-
-A network takes `(N, H, W, 3)` uint8 and gives boxes `(N, A, 4)` in px, scores `(N, A)` and class ids `(N, A)`.
-"""
-
-
-def _network_key(weights_sha256: str) -> str:
-    """Names a converted network by everything it was made from."""
-    made_from = hashlib.sha256(weights_sha256.encode())
-    for package in ("openvino", "torch", "torchvision", "ultralytics"):
-        made_from.update(version(package).encode())
-    for module in ("networks.py", "decoding.py", "retinanet.py"):
-        made_from.update((Path(__file__).parent / module).read_bytes())
-    return f"sediment-{made_from.hexdigest()[:32]}"
 
 
 def _searched_from(min_score: float | None, calibration: Mapping[str, Calibration]) -> float:

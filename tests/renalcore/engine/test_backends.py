@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from renalcore.engine import backends, devices
+from renalcore.errors import ModelError
 
 OPENVINO = devices.Device("openvino", 2)
 
@@ -81,6 +82,41 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     cache.parent.parent.joinpath("cache").write_text("a file where a folder should be")
     assert backends.load(Mean, OPENVINO, key="mean").run(grey(7))[0].tolist() == [7]
     assert "each start will convert it again" in caplog.text
+
+
+class Blurs(torch.nn.Module):
+    """Three convolutions, one of which is called the last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.middle, self.last = (torch.nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor]:
+        return (self.last(self.middle(self.first(pixels.permute(0, 3, 1, 2).float() / 255)).relu()),)
+
+
+def test_int8_is_made_once_then_run_at_every_size_and_says_nearly_the_same() -> None:
+    int8 = devices.Device("openvino-int8", 1)
+    with pytest.raises(ModelError, match="has not been made on this machine"):
+        backends.load(Blurs, int8, key="blurs")
+    pictures = list(np.random.default_rng(0).integers(0, 255, (4, 32, 32, 3), dtype=np.uint8))
+    path = backends.quantise(Blurs, key="blurs", pictures=pictures, kept_in_float=[".*last.*"])
+    assert path == backends.int8_path("blurs")
+    assert path.read_text().count('type="Convolution"') == 3
+    assert path.read_text().count('element_type="i8"') == 2  # the weights of all but the last
+    rounded = backends.load(lambda: torch.nn.Linear(1, 1 // 0), int8, key="blurs")
+    exact = backends.load(Blurs, OPENVINO, key="blurs")
+    for batch in (pictures[0][None], np.pad(pictures[1], ((0, 16), (0, 0), (0, 0)))[None]):
+        [some], [others] = rounded.run(batch), exact.run(batch)
+        assert np.abs(some - others).max() < 0.05 * np.ptp(others)
+        assert (some != others).any()
+
+
+def test_int8_ranges_need_pictures_of_one_size() -> None:
+    for pictures in ([], [grey(1)[0], grey(1, side=9)[0]]):
+        with pytest.raises(ValueError, match="of one size"):
+            backends.quantise(Mean, key="mean", pictures=pictures)
 
 
 def test_the_cache_lies_with_the_data_or_where_the_system_keeps_caches(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,12 @@ import torch
 from renalcore import models, taxonomy
 from renalcore.engine import backends, devices
 from renalcore.errors import DeviceUnavailable, ModelError, UnknownName
+from renalcore.sediment import runners
 from renalcore.sediment.benchmark import untrained_network
 from renalcore.sediment.decoding import CompactDetector
 from renalcore.sediment.networks import MultiHeadDetectionModel, save_weights
 from renalcore.sediment.predict import NetworkFinder, SedimentDetector
+from renalcore.sediment.runners import WholeRunner
 from renalcore.types import Field
 from tests.renalcore.sediment.squares import RBC, WBC, SquareFinder, card, detector, draw, field, glass
 
@@ -110,14 +112,20 @@ def test_openvino_says_what_torch_says_at_every_size(
     network: MultiHeadDetectionModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RENAL_DATA", str(tmp_path))
-    compact = CompactDetector(network)
-    torch_backend = backends.load(lambda: compact, devices.Device("cpu", 1), key="same")
-    openvino = backends.load(lambda: compact, devices.Device("openvino", 1), key="same")
+    save_weights(network, tmp_path / "n.safetensors")
+    in_torch, in_openvino = (
+        runners.load("multihead", "n", tmp_path / "n.safetensors", "a digest", devices.Device(kind, 1))
+        for kind in ("cpu", "openvino")
+    )
     for batch in (np.stack([noise(1), noise(2), noise(3)]), noise(4, 160, 96)[None]):
-        boxes, scores, class_ids = zip(torch_backend.run(batch), openvino.run(batch), strict=True)
-        assert hardly_differ(*boxes, within=0.05)
+        least = min(0.5, float(np.median(in_torch.run(batch, 0.5)[1])))  # half of the anchors, at every border too
+        boxes, scores, class_ids = zip(in_torch.run(batch, least), in_openvino.run(batch, least), strict=True)
         assert hardly_differ(*scores, within=1e-3)
         assert np.mean(np.equal(*class_ids)) > 0.99
+        above = np.logical_and(*(side > least for side in scores))
+        assert above.mean() > 0.4
+        assert hardly_differ(*(side[above] for side in boxes), within=0.05)
+        assert not boxes[1][scores[1] <= least].any()  # what scores less has no box computed
 
 
 class BrightnessNetwork(torch.nn.Module):
@@ -135,7 +143,7 @@ def test_no_thread_gets_the_boxes_of_anothers_picture(
 ) -> None:
     monkeypatch.setenv("RENAL_DATA", str(tmp_path))
     backend = backends.load(BrightnessNetwork, devices.Device(kind, 2), key="brightness")
-    shared = SedimentDetector(card(), NetworkFinder(backend), devices.Device(kind, 2))
+    shared = SedimentDetector(card(), NetworkFinder(WholeRunner(backend)), devices.Device(kind, 2))
     fields = [field(np.full((64 + 32 * (grey % 3), 64, 3), grey, np.uint8)) for grey in range(60, 240)]
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(shared.predict, fields))
@@ -150,8 +158,8 @@ def test_every_box_of_a_slice_is_kept_unless_a_number_is_given() -> None:
             boxes = np.stack([x, x * 0, x + 10, x * 0 + 10], axis=1)
             return boxes[None], np.linspace(0.1, 0.9, 400, dtype=np.float32)[None], np.zeros((1, 400), np.int32)
 
-    assert len(NetworkFinder(Many()).find(noise(0)[None], min_score=0.05)[0]) == 400
-    [best] = NetworkFinder(Many(), most=300).find(noise(0)[None], min_score=0.05)
+    assert len(NetworkFinder(WholeRunner(Many())).find(noise(0)[None], min_score=0.05)[0]) == 400
+    [best] = NetworkFinder(WholeRunner(Many()), most=300).find(noise(0)[None], min_score=0.05)
     assert len(best) == 300
     assert best[-1, 4] > 0.29
 
@@ -197,3 +205,11 @@ def test_a_device_that_is_absent_is_refused_rather_than_replaced(registry: Path)
         pytest.skip("this machine has a GPU")
     with pytest.raises(DeviceUnavailable, match="no NVIDIA driver"):
         SedimentDetector.load("squares", device="cuda", root=registry)
+
+
+def test_an_int8_form_that_was_not_made_is_refused_with_the_command_that_makes_it(
+    registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RENAL_DATA", str(tmp_path))
+    with pytest.raises(ModelError, match="run `renalcore quantise sediment`"):
+        SedimentDetector.load("squares", device="openvino-int8", root=registry)
