@@ -484,6 +484,8 @@ def _told(done: int, total: int, problems: list[str], trouble: str) -> str:
         shown += [f"{len(problems)} of {total} fields could not be searched.", *problems[:MESSAGES]]
         if len(problems) > MESSAGES:
             shown.append(f"And {len(problems) - MESSAGES} more.")
+    if not shown:  # a second opinion goes on while its specimen is given more fields
+        shown = ["Fields were added meanwhile. Press Retry."]
     if done:
         shown.append(f"The other {done} of {total} fields are done and kept.")
     return " ".join(shown)
