@@ -16,18 +16,12 @@ from pages.components import auth, confusion, links, style
 from renalcore.errors import Conflict, RenalError
 from renalcore.export import clinical as tables
 from renalcore.metrics.agreement import Estimate
-from renalcore.sediment.clinical import (
-    METHOD,
-    TABLE_8_MEAN,
-    ComponentAgreement,
-    Overall,
-    Pair,
-    ReportLine,
-    Validation,
-    compare,
-)
+from renalcore.sediment.clinical import Validation, compare
+from renalcore.sediment.grades import FIVE_GRADES, GRADES, title
 from renalcore.sediment.measure import CutOffTable
-from renalcore.sediment.technologist import FIVE_GRADES, GRADES, TechnologistSheet, read_sheet, title
+from renalcore.sediment.reported import ReportLine
+from renalcore.sediment.table8 import METHOD, TABLE_8_MEAN, ComponentAgreement, Overall, Pair
+from renalcore.sediment.technologist import TechnologistSheet, read_sheet
 
 SCOPES = ("All signed specimens", "A range of dates")
 GRADINGS = ("As reported", "Anew from the means")

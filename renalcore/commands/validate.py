@@ -13,8 +13,9 @@ from renalcore.errors import InputError, UnreadableFile
 
 if TYPE_CHECKING:
     from renalcore.metrics.agreement import Estimate
-    from renalcore.sediment.clinical import ComponentAgreement, Overall, Validation
+    from renalcore.sediment.clinical import Validation
     from renalcore.sediment.measure import CutOffTable
+    from renalcore.sediment.table8 import ComponentAgreement, Overall
 
 
 def _sediment_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +52,8 @@ def _sediment_arguments(parser: argparse.ArgumentParser) -> None:
 def _sediment(arguments: argparse.Namespace) -> int:
     """Compare an export with technologists' grades; 1 where lines of either file could not be read."""
     from renalcore.export.clinical import files
-    from renalcore.sediment.clinical import compare, read_report
+    from renalcore.sediment.clinical import compare
+    from renalcore.sediment.reported import read_report
     from renalcore.sediment.technologist import read_sheet
 
     table = _cut_offs(arguments.cut_offs)
@@ -98,8 +100,8 @@ def _cut_offs(name: str) -> CutOffTable:
 def _summary(found: Validation) -> str:
     """The tables as text, columns under each other."""
     from renalcore.export.clinical import all_of_table_8
-    from renalcore.sediment.clinical import METHOD, TABLE_8_MEAN
     from renalcore.sediment.grades import GRADES, title
+    from renalcore.sediment.table8 import METHOD, TABLE_8_MEAN
 
     head = ["Component", "Patients", "Accuracy %", "Within one %", "Kappa linear", "Kappa quadratic", "Paper %"]
     whole = found.overall

@@ -9,8 +9,9 @@ from typing import Any
 
 from renalcore.export.csv import table_to_csv
 from renalcore.metrics.agreement import Estimate
-from renalcore.sediment.clinical import METHOD, TABLE_8_MEAN, ComponentAgreement, Overall, Pair, Validation
+from renalcore.sediment.clinical import Validation
 from renalcore.sediment.grades import GRADES, title
+from renalcore.sediment.table8 import METHOD, TABLE_8_MEAN, ComponentAgreement, Overall, Pair
 from renalcore.sediment.technologist import BadLine, TechnologistSheet
 
 _FIGURES = ("accuracy", "within_one", "linear", "quadratic")

@@ -15,7 +15,7 @@ from typing import Final
 
 from renalcore.errors import InputError, UnknownName
 from renalcore.io.table import TextTable, read_table
-from renalcore.sediment.grades import FIVE_GRADES, GRADES, component_and_unit, read_grade, title  # noqa: F401
+from renalcore.sediment.grades import FIVE_GRADES, component_and_unit, read_grade, title
 from renalcore.sediment.measure import CutOffTable
 
 _HEADERS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(

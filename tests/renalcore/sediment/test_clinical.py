@@ -7,9 +7,10 @@ import pytest
 from renalcore.errors import InputError
 from renalcore.export.csv import ExportRow, to_csv
 from renalcore.metrics.agreement import kappa
-from renalcore.sediment.clinical import ReportLine, Validation, compare, read_report
+from renalcore.sediment.clinical import Validation, compare
 from renalcore.sediment.grades import GRADES
 from renalcore.sediment.measure import TABLE_B
+from renalcore.sediment.reported import ReportLine, read_report
 from renalcore.sediment.technologist import read_sheet
 
 
