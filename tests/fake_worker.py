@@ -1,6 +1,6 @@
 """The real worker with a model that needs no weights: `python tests/fake_worker.py --calls FILE [...]`.
 
-It finds one erythrocyte in every field, notes each call, and misbehaves on request.
+It finds one erythrocyte in every field, draws a heat map of one byte, notes each call, and misbehaves on request.
 """
 
 from __future__ import annotations
@@ -44,6 +44,19 @@ def detector_for(options: argparse.Namespace) -> worker.DetectorFor:
     return load
 
 
+def explainer_for(options: argparse.Namespace) -> worker.ExplainerFor:
+    """The fake's heat maps: the number of boxes as a byte."""
+
+    def draw(field: Field, found: Detections) -> bytes | None:
+        with options.calls.open("a") as calls:
+            calls.write(f"{os.getpid()} heat of {field.name}\n")
+        if options.die_at == f"heat of {field.name}":
+            os._exit(9)
+        return bytes([len(found)])
+
+    return lambda _key: worker.Explainer(draw, ("RBC",), lambda _class_name: 0.5, WEIGHTS_SHA256)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--calls", type=Path, required=True)
@@ -54,8 +67,14 @@ if __name__ == "__main__":
     parser.add_argument("--die-at")
     parser.add_argument("--fail-while", type=Path, default=Path("/no/such/file"))
     parser.add_argument("--no-model", action="store_true")
+    parser.add_argument("--silent-after", type=float, default=worker.Pace().silent_after_s)
     chosen = parser.parse_args()
     worker.log_to_stderr()
     worker.run(
-        detector_for=detector_for(chosen), name=chosen.name, concurrency=chosen.concurrency, parent=chosen.parent
+        detector_for=detector_for(chosen),
+        explainer_for=explainer_for(chosen),
+        name=chosen.name,
+        concurrency=chosen.concurrency,
+        parent=chosen.parent,
+        pace=worker.Pace(waits_s=(0.1, 0.2), beat_s=1.0, silent_after_s=chosen.silent_after),
     )
