@@ -10,13 +10,26 @@ import argparse
 from collections.abc import Iterable, Sequence
 
 from renalcore import __version__
-from renalcore.commands import benchmark, check, evaluate, explain, models, predict, search, synthetic, train, validate
+from renalcore.commands import (
+    benchmark,
+    check,
+    compare,
+    evaluate,
+    explain,
+    models,
+    predict,
+    quantise,
+    search,
+    synthetic,
+    train,
+    validate,
+)
 from renalcore.commands.command import Command, say
 from renalcore.errors import RenalError
 
 FAMILIES = (
     predict.FAMILY, explain.FAMILY, check.FAMILY, train.FAMILY, search.FAMILY, evaluate.FAMILY, validate.FAMILY,
-    benchmark.FAMILY,
+    compare.FAMILY, benchmark.FAMILY, quantise.FAMILY,
 )  # fmt: skip
 COMMANDS = (synthetic.COMMAND, models.COMMAND)
 

@@ -335,7 +335,8 @@ class SedimentTrainer(DetectionTrainer):
         self._load_checkpoint_state(ckpt)
         self.epoch, self.fitness = ckpt["epoch"], ckpt["train_metrics"]["fitness"]
         losses = [name.removeprefix("train/") for name in metrics_table.read(self.csv) if name.startswith("train/")]
-        self.loss_items = {name: torch.zeros(()) for name in losses}  # the validator adds up what it finds here
+        self.loss = torch.zeros(())  # the validator reads both
+        self.loss_items = {name: self.loss.clone() for name in losses}
 
     def _do_train(self) -> None:
         """Train; of a run that was killed after its last epoch only measure the weights."""

@@ -1,0 +1,94 @@
+"""`renalcore compare`: methods against each other under one budget."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from renalcore.commands.command import Command, Family, add_device, bar, say
+from renalcore.commands.reading import reading
+from renalcore.commands.train import add_crops, add_recipe, add_run, check_folders, sizes
+from renalcore.errors import InputError
+
+
+def _sediment_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--table", required=True, type=int, choices=(4, 5, 6),
+        help="of the paper: 4 methods, 5 heads left out, 6 input sizes",
+    )  # fmt: skip
+    parser.add_argument(
+        "--row", action="append", default=[], metavar="NAME",
+        help="make this row alone, e.g. multihead-n+sahi or 'yolo12-n*'; may be repeated; by default the usual ones",
+    )  # fmt: skip
+    parser.add_argument("--list", action="store_true", help="name the rows and what the paper printed, train nothing")
+    parser.add_argument(
+        "--scale", choices=("n", "s", "m", "l", "x"), default="n", help="size in tables 5 and 6 (%(default)s)"
+    )
+    add_run(parser, "real fields with labels")
+    add_crops(parser)
+    add_recipe(parser)
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0], metavar="N",
+        help="train each row with each of these; the table then has mean and deviation (0)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--unlabelled", type=Path, metavar="DIR",
+        help="pictures to pretrain backbones on; by default those of the training fields",
+    )  # fmt: skip
+    add_device(parser)
+
+
+def _sediment(arguments: argparse.Namespace) -> int:
+    """Train and evaluate the rows of a table that are not there yet, and print the table."""
+    check_folders(arguments)
+    if arguments.unlabelled is not None and not arguments.unlabelled.is_dir():
+        raise InputError(f"{arguments.unlabelled} is not a folder; --unlabelled names a folder of pictures")
+
+    from renalcore.sediment import compare
+    from renalcore.sediment.train import TrainConfig, paper_recipe
+
+    rows = compare.methods(arguments.table, arguments.row, scale=arguments.scale)
+    if arguments.list:
+        for row in rows:
+            paper = compare.printed(row, arguments.table)
+            words = "not in the paper" if paper is None else "P {} R {} mAP50 {} mAP50-95 {}".format(*paper)
+            sys.stdout.write(f"{row.name:<46} {words}\n")
+        return 0
+    config = TrainConfig(
+        data=arguments.data,
+        output=arguments.output,
+        rendered=tuple(arguments.synthetic),
+        hours=arguments.hours,
+        licence=arguments.licence,
+        held_out=tuple(arguments.hold_out),
+        reading=reading(arguments),
+        normaliser=arguments.normaliser,
+        optimizer=arguments.optimizer,
+    )
+    if arguments.recipe == "paper":
+        config = paper_recipe(config)
+    comparison = compare.Comparison(
+        replace(config, **sizes(arguments)), tuple(arguments.seeds), arguments.unlabelled, arguments.device
+    )
+    with bar(len(rows) * len(arguments.seeds), "row") as progress:
+        table = compare.compare(comparison, rows, table=arguments.table, done=lambda: progress.update(1))
+    sys.stdout.write(table.read_text(encoding="utf-8"))
+    say(f"table: {table}, {table.with_suffix('.csv').name}")
+    return 0
+
+
+FAMILY = Family(
+    "compare",
+    "compare methods under one budget",
+    (
+        Command(
+            "sediment",
+            "the paper's tables 4 to 6 on labelled fields",
+            "renalcore compare sediment --table 4 --data fields/ --epochs 20 --output runs/compared",
+            _sediment_arguments,
+            _sediment,
+        ),
+    ),
+)

@@ -1,0 +1,433 @@
+"""Comparison of methods under one budget: Tables 4, 5 and 6 of Alizadeh et al. (2025), on one's own fields.
+
+Every method is trained on the same fields and crops with the same seed, for the same epochs or hours, from random
+weights; is evaluated on the same held-out fields by `renalcore.sediment.evaluate`; and stands in a table beside what
+the paper printed for it. The paper trained on OpenUrine, which is not public, for 300 epochs: the order of its rows can
+be compared with the order here, its figures cannot.
+
+What the paper leaves open is decided so:
+
+* SAHI is the search of `renalcore.sediment.slicing` in slices of 640 px with an overlap of a quarter; without it a
+  field is searched in one piece. A network that was trained on whole fields sees fields and slices fitted into the
+  size it was trained at, as Ultralytics would show them; one that was trained on crops sees them as they are.
+* Self-supervision needs the YOLO12 backbone, so YOLO11, YOLOv8 and RT-DETR are without it. A backbone is pretrained
+  once for each size, as long as a detector is trained, which the budget of a row does not count.
+* A removed head (Table 5) leaves its classes to the head of Others.
+* RT-DETR is trained by AdamW at its authors' rates, for those of a YOLO make it diverge; all else is as for the others.
+* Tables 5 and 6 are of the size asked for; the paper's are of YOLO12-m and YOLO12-n.
+"""
+
+from __future__ import annotations
+
+import csv
+import fnmatch
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Literal, NamedTuple
+
+from renalcore.errors import InputError, UnknownName
+from renalcore.sediment import evaluate, metrics_table
+from renalcore.sediment.card import OBJECTS_TO_VALIDATE
+from renalcore.sediment.data import PAPER
+from renalcore.sediment.evaluate import Averages
+from renalcore.sediment.networks import NETWORKS, WITHOUT, Scale, build_network, complexity
+from renalcore.sediment.predict import SedimentDetector
+from renalcore.sediment.pretrain import PretrainConfig, pretrain
+from renalcore.sediment.readers import LabelledField, read_fields
+from renalcore.sediment.slicing import STANDARD
+from renalcore.sediment.train import FINISHED, TrainConfig, train
+
+Table = Literal[4, 5, 6]
+
+WHOLE: Final = replace(STANDARD, one_pass_share=math.inf)
+"""Without SAHI: a field is one slice, however large."""
+
+SAHI: Final = replace(STANDARD, one_pass_share=1.0)
+"""With SAHI: an axis longer than a slice is cut."""
+
+FIGURES: Final = ("precision", "recall", "mAP50", "mAP50-95")
+_COMMON: Final = f"of classes with {OBJECTS_TO_VALIDATE} objects"
+
+
+class Printed(NamedTuple):
+    """What the paper printed for a method, in per cent."""
+
+    precision: float
+    recall: float
+    map50: float
+    map50_95: float
+
+
+PRINTED: Final = MappingProxyType(
+    {
+        "yolov8-m": Printed(57.85, 54.43, 57.39, 41.66),
+        "yolo11-m": Printed(60.27, 54.81, 58.30, 43.10),
+        "yolo12-n": Printed(63.40, 53.00, 55.98, 38.91),
+        "yolo12-s": Printed(56.09, 53.72, 56.20, 40.33),
+        "yolo12-m": Printed(62.45, 54.54, 58.66, 41.88),
+        "yolo12-l": Printed(58.81, 54.42, 58.46, 42.13),
+        "yolo12-x": Printed(58.51, 57.06, 58.40, 41.63),
+        "rtdetr-l": Printed(58.69, 53.62, 57.73, 40.35),
+        "yolo12-m+sahi": Printed(62.91, 56.49, 59.91, 42.27),
+        "yolo12-m+sahi+ssl": Printed(63.20, 58.60, 61.08, 44.44),
+        "multihead-m+sahi": Printed(70.19, 60.34, 62.01, 45.21),
+        "multihead-m+sahi+ssl": Printed(76.59, 62.45, 64.15, 47.20),
+        "multihead-without-casts-m+sahi+ssl": Printed(72.58, 60.68, 62.73, 45.42),
+        "multihead-without-cells-m+sahi+ssl": Printed(73.69, 60.28, 61.98, 46.56),
+        "multihead-without-crystals-m+sahi+ssl": Printed(73.58, 61.71, 60.38, 44.70),
+        "multihead-without-microorganisms-m+sahi+ssl": Printed(72.69, 59.35, 59.47, 44.52),
+        "yolo12-n@64": Printed(79.60, 7.75, 9.73, 5.40),
+        "yolo12-n@96": Printed(43.86, 20.41, 15.07, 9.51),
+        "yolo12-n@160": Printed(54.90, 29.39, 28.94, 19.83),
+        "yolo12-n@320": Printed(53.70, 38.09, 39.51, 27.52),
+        "yolo12-n@640": Printed(60.55, 51.57, 51.88, 36.92),
+        "yolo12-n@960": Printed(63.40, 53.00, 55.98, 38.91),
+        "yolo12-n@1280": Printed(56.29, 53.49, 54.00, 36.44),
+    }
+)
+"""Tables 4, 5 and 6 of the paper, means of five folds. Where a comparison is of another size than the paper's, the
+paper's figures of its own size stand beside it. The first two sizes of Table 6 are printed as 40 and 80: the strides of
+YOLO12 need multiples of 32, to which Ultralytics rounds up."""
+
+INPUT_SIZES: Final = (64, 96, 160, 320, 640, 960, 1280)
+
+RTDETR: Final = MappingProxyType({"optimizer": "AdamW", "lr0": 1e-4, "momentum": 0.9, "weight_decay": 1e-4})
+"""What RT-DETR is trained with (Zhao et al., 2024, section 5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A row of a table: a trained network and a way to search with it.
+
+    Attributes:
+        network: One of `NETWORKS`.
+        scale: Its size.
+        sliced: Searches with SAHI.
+        pretrained: Begins with a backbone that was pretrained without labels.
+        input_px: Sees whole fields fitted into this size; None: what the recipe shows.
+    """
+
+    network: str
+    scale: Scale
+    sliced: bool = False
+    pretrained: bool = False
+    input_px: int | None = None
+
+    @property
+    def run(self) -> str:
+        """The training it rests on, and the name of its folder."""
+        size = f"@{self.input_px}" if self.input_px else ""
+        return f"{self.network}-{self.scale}{size}{'+ssl' if self.pretrained else ''}"
+
+    @property
+    def name(self) -> str:
+        """What it is called on the command line and in a table, e.g. `yolo12-n+sahi+ssl`."""
+        size = f"@{self.input_px}" if self.input_px else ""
+        steps = f"{'+sahi' if self.sliced else ''}{'+ssl' if self.pretrained else ''}"
+        return f"{self.network}-{self.scale}{size}{steps}"
+
+
+def methods(table: Table, patterns: Iterable[str] = (), *, scale: Scale = "n") -> list[Method]:
+    """The rows of a table.
+
+    Args:
+        table: 4, 5 or 6.
+        patterns: Names of rows, `*` standing for anything; by default the usual rows.
+        scale: Size of the networks of Tables 5 and 6; Table 4 has its own.
+
+    Raises:
+        UnknownName: A pattern fits no row.
+    """
+    known, usual = {4: _table4, 5: _table5, 6: _table6}[table](scale)
+    wanted = list(patterns)
+    if not wanted:
+        return usual
+    by_name = {method.name: method for method in known}
+    for pattern in wanted:
+        if not fnmatch.filter(by_name, pattern):
+            raise UnknownName(f"{pattern!r} is no row of table {table}; there are e.g. {', '.join(list(by_name)[:8])}")
+    return [method for name, method in by_name.items() if any(fnmatch.fnmatchcase(name, each) for each in wanted)]
+
+
+def _table4(_: Scale) -> tuple[list[Method], list[Method]]:
+    yes_no = (False, True)
+    scales: dict[str, tuple[Scale, ...]] = {"rtdetr": ("l", "x")}
+    known = [
+        Method(network, scale, sliced, pretrained)
+        for network in ("yolov8", "yolo11", "rtdetr", "yolo12", "multihead")
+        for scale in scales.get(network, ("n", "s", "m", "l", "x"))
+        for pretrained, sliced in product(yes_no if NETWORKS[network] == "yolo12" else (False,), yes_no)
+    ]
+    usual = {"yolov8-n", "yolo11-n", "rtdetr-l", *(f"{name}-{at}" for name in ("yolo12", "multihead") for at in "nsm")}
+    return known, [method for method in known if f"{method.network}-{method.scale}" in usual]
+
+
+def _table5(scale: Scale) -> tuple[list[Method], list[Method]]:
+    networks = (*WITHOUT, "multihead")
+    known = [
+        Method(network, scale, sliced, pretrained)
+        for network, sliced, pretrained in product(networks, (True, False), (True, False))
+    ]
+    printed = [method for method in known if method.network != "multihead-without-artifact"]
+    return known, [method for method in printed if method.sliced and method.pretrained]
+
+
+def _table6(scale: Scale) -> tuple[list[Method], list[Method]]:
+    known = [Method("yolo12", scale, input_px=size) for size in INPUT_SIZES]
+    return known, known
+
+
+def printed(method: Method, table: Table) -> Printed | None:
+    """What the paper printed for a method; in Tables 5 and 6 for its own size of the same network."""
+    scale: Scale = {4: method.scale, 5: "m", 6: "n"}[table]  # type: ignore[assignment]  # all are sizes
+    return PRINTED.get(replace(method, scale=scale).name)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What the rows of a comparison have in common.
+
+    Attributes:
+        config: The training of each row: data, crops, budget. Its `output` is the folder of the comparison; its
+            network, scale, start, seed and times of validation are chosen here.
+        seeds: Each row is trained once with each.
+        unlabelled: Pictures to pretrain backbones on; None: those of the training fields, without their labels.
+        device: What searches, as in `predict`.
+    """
+
+    config: TrainConfig
+    seeds: tuple[int, ...] = (0,)
+    unlabelled: Path | None = None
+    device: str = "auto"
+
+    def settings(self) -> dict[str, Any]:
+        """What decides a row's figures, apart from the row itself."""
+        own = ("network", "scale", "start", "seed", "validate_every")
+        settings = {name: value for name, value in self.config.settings().items() if name not in own}
+        return {**settings, "unlabelled": self.unlabelled.resolve().name if self.unlabelled else None}
+
+    def training(self, method: Method, seed: int) -> TrainConfig:
+        """The training of a row, which begins with its pretrained backbone if it has one."""
+        config = replace(
+            self.config,
+            output=self.config.output / method.run / f"seed-{seed}",
+            network=method.network,
+            scale=method.scale,
+            start=self.pretraining(method.scale).weights if method.pretrained else None,
+            seed=seed,
+            validate_every=0,
+        )
+        if method.network == "rtdetr":
+            config = replace(config, **RTDETR)  # type: ignore[arg-type]  # floats and a name
+        if method.input_px is not None:
+            augmentation = config.augmentation if config.augmentation.whole else PAPER
+            config = replace(config, size_px=method.input_px, augmentation=augmentation)
+        return replace(config, resume=config.checkpoint.is_file() and not (config.output / FINISHED).is_file())
+
+    def pretraining(self, scale: Scale) -> PretrainConfig:
+        """The pretraining of the backbone of one size, with the budget of a row."""
+        config = self.config
+        made = PretrainConfig(
+            data=self.unlabelled or config.data,
+            output=config.output / f"pretrain-{scale}",
+            scale=scale,
+            size_px=config.size_px,
+            batch=config.batch,
+            epochs=config.epochs,
+            hours=config.hours,
+            items=config.items,
+            seed=self.seeds[0],
+        )
+        return replace(made, resume=made.checkpoint.is_file())
+
+
+def compare(
+    comparison: Comparison, rows: Sequence[Method], *, table: Table, done: Callable[[], object] = lambda: None
+) -> Path:
+    """Train and evaluate what is not there yet, and write the table.
+
+    The folder then holds a run for each training, `METHOD/seed-N`, with the evaluation of each way to search in
+    `whole` and `sahi`; the pretrained backbones; and `tableN.csv` and `tableN.md`, written anew after each row. A row
+    that is there is not made again, an interrupted one goes on.
+
+    Args:
+        comparison: What the rows have in common.
+        rows: The rows, in the order of the table.
+        table: 4, 5 or 6.
+        done: Called after each row and seed.
+
+    Returns:
+        The Markdown file; the CSV lies beside it.
+
+    Raises:
+        InputError: The folder holds a comparison with other settings, or the data cannot be read.
+        ModelError: A network does not come in the size asked for.
+    """
+    folder = comparison.config.output
+    folder.mkdir(parents=True, exist_ok=True)
+    _check_settings(comparison, folder / "comparison.json")
+    data = read_fields(comparison.config.data, comparison.config.reading)
+    training, held_out = data.sides(comparison.config.held_out)
+    results: dict[str, list[dict[str, Any]]] = {method.name: [] for method in rows}
+    for method, seed in product(rows, comparison.seeds):
+        file = comparison.config.output / method.run / f"seed-{seed}" / _search(method) / "result.json"
+        if not file.is_file():
+            if method.pretrained and not comparison.pretraining(method.scale).weights.is_file():
+                pictures = () if comparison.unlabelled else tuple(field.path for field in training)
+                pretrain(replace(comparison.pretraining(method.scale), pictures=pictures))
+            _measure(comparison, method, seed, held_out, file)
+        results[method.name].append(json.loads(file.read_text(encoding="utf-8")))
+        found = [table_row(each, results[each.name], printed(each, table)) for each in rows if results[each.name]]
+        _write_csv(folder / f"table{table}.csv", found)
+        text = f"{markdown(found)}\n{_notes(comparison, table, len(held_out))}"
+        (folder / f"table{table}.md").write_text(text, encoding="utf-8")
+        done()
+    return folder / f"table{table}.md"
+
+
+def _check_settings(comparison: Comparison, file: Path) -> None:
+    settings = comparison.settings()
+    if file.is_file():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        if changed := [name for name in settings if before.get(name) != settings[name]]:
+            raise InputError(
+                f"{file.parent} holds a comparison with another {', '.join(changed)}; give those again, or another "
+                "--output"
+            )
+    file.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+
+def _search(method: Method) -> str:
+    return "sahi" if method.sliced else "whole"
+
+
+def _measure(comparison: Comparison, method: Method, seed: int, fields: Sequence[LabelledField], file: Path) -> None:
+    """Train a row where that has not been done, search the held-out fields and write the figures."""
+    config = comparison.training(method, seed)
+    if not (config.output / FINISHED).is_file():
+        train(config)
+    key = f"sediment-{method.network}-{method.scale}"
+    detector = SedimentDetector.load(key, device=comparison.device, root=config.output)
+    detector = detector.searching(
+        SAHI if method.sliced else WHOLE, fit_px=config.size_px if config.augmentation.whole else None
+    )
+    found = evaluate.detect(detector, fields)
+    evaluation = evaluate.evaluate(fields, found, classes=detector.card.classes)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    about = {"model": key, "weights_sha256": detector.card.sha256, "method": method.name}
+    evaluate.write(evaluation, file.parent, about=about)
+    (file.parent / "predictions.json").write_text(json.dumps(found), encoding="utf-8")
+
+    parameters, gflops = complexity(build_network(method.network, method.scale), size_px=640)
+    trained = json.loads((config.output / FINISHED).read_text(encoding="utf-8"))
+    pretraining = comparison.pretraining(method.scale).output / "metrics.csv"
+    result = {
+        "seed": seed,
+        **_figures(evaluation.unweighted),
+        **{f"{name} {_COMMON}": value for name, value in _figures(evaluation.unweighted_validated).items()},
+        "parameters": parameters,
+        "gflops": round(gflops, 3),
+        "ms": round(1000 * statistics.median(image["seconds"] for image in found["images"]), 1),
+        "device": str(detector.device),
+        "epochs": trained["epoch"],
+        "crops": trained["epoch"] * config.items,
+        "hours": metrics_table.trained_s(config.output / "metrics.csv") / 3600,
+        "pretraining_hours": metrics_table.trained_s(pretraining) / 3600 if method.pretrained else 0.0,
+        "optimizer": config.optimizer,
+        "lr0": config.lr0,
+        "input_px": config.size_px,
+    }
+    file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def _figures(averages: Averages) -> dict[str, float]:
+    values = (averages.precision, averages.recall, averages.ap50, averages.ap50_95)
+    return dict(zip(FIGURES, values, strict=True))
+
+
+def table_row(method: Method, results: Sequence[Mapping[str, Any]], paper: Printed | None) -> dict[str, Any]:
+    """The row of a table: means over the seeds, and their standard deviations (of a sample, n - 1).
+
+    Args:
+        method: The row.
+        results: What each seed gave.
+        paper: What the paper printed.
+    """
+    row: dict[str, Any] = {
+        "method": method.name,
+        "network": method.network,
+        "scale": method.scale,
+        "sahi": method.sliced,
+        "self_supervised": method.pretrained,
+        "input_px": results[0]["input_px"],
+        "seeds": " ".join(str(result["seed"]) for result in results),
+    }
+    for name in (*FIGURES, *(f"{figure} {_COMMON}" for figure in FIGURES)):
+        values = [result[name] for result in results if not math.isnan(result[name])]
+        row[name] = statistics.mean(values) if values else math.nan
+        row[f"{name} std"] = statistics.stdev(values) if len(values) > 1 else math.nan
+    for name in ("parameters", "gflops"):
+        row[name] = results[0][name]
+    for name in ("ms", "epochs", "crops", "hours", "pretraining_hours"):
+        row[name] = round(statistics.mean(result[name] for result in results), 4)
+    for name in ("device", "optimizer", "lr0"):
+        row[name] = results[0][name]
+    for name, value in zip(FIGURES, paper or (math.nan,) * 4, strict=True):
+        row[f"paper {name}"] = value / 100
+    return row
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table for people: figures in per cent, what the paper printed in brackets."""
+    head = ["method", *FIGURES, f"mAP50 {_COMMON}", "M parameters", "GFLOPs", "ms an image", "epochs", "crops", "hours",
+            "seeds"]  # fmt: skip
+    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
+    for row in rows:
+        cells = [row["method"]]
+        for name in FIGURES:
+            paper = row[f"paper {name}"]
+            cells.append(_per_cent(row, name) + ("" if math.isnan(paper) else f" ({100 * paper:.2f})"))
+        cells += [_per_cent(row, f"mAP50 {_COMMON}"), f"{row['parameters'] / 1e6:.2f}", f"{row['gflops']:.1f}"]
+        cells += [f"{row['ms']:.1f}", f"{row['epochs']:g}", f"{row['crops']:g}", f"{row['hours']:.2f}", row["seeds"]]
+        lines.append(cells)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _per_cent(row: Mapping[str, Any], name: str) -> str:
+    mean, deviation = row[name], row[f"{name} std"]
+    if math.isnan(mean):
+        return ""
+    return f"{100 * mean:.2f}" + ("" if math.isnan(deviation) else f" ± {100 * deviation:.2f}")
+
+
+def _notes(comparison: Comparison, table: Table, fields: int) -> str:
+    config = comparison.config
+    budget = f"{config.hours:g} hours" if config.hours else f"{config.epochs} epochs of {config.items} crops"
+    paper = {4: "the paper's", 5: "the paper's, of YOLO12-m", 6: "the paper's, of YOLO12-n"}[table]
+    return (
+        f"Unweighted means over the classes of {fields} held-out fields of {config.data.resolve().name}, in per cent; "
+        f"precision and recall at each class's best F1. Each row was trained for {budget}"
+        f"{' of ' + str(config.size_px) + ' px' if table != 6 else ''}. GFLOPs at 640 px. In brackets {paper}, on "
+        "OpenUrine after 300 epochs.\n"
+    )
+
+
+def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as lines:
+        writer = csv.DictWriter(lines, rows[0])
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({name: _cell(value) for name, value in row.items()})
+
+
+def _cell(value: Any) -> Any:
+    """A figure with six digits, nothing where there is none."""
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else ""
+    return value
