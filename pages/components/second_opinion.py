@@ -116,8 +116,15 @@ def _others(current: Analysis, opinion: Opinion | None) -> list[ModelCard]:
         cards = models.all_cards()
     except ModelError:
         return []  # a broken card is a matter of the page Models, which names it
-    judged = {current.model_key} | ({opinion.second.model_key} if opinion and opinion.second.state == "done" else set())
-    return [card for card in cards if card.modality == "sediment" and card.validated_classes and card.key not in judged]
+    heard = opinion.second.weights_sha256 if opinion is not None and opinion.second.state == "done" else None
+    return [
+        card
+        for card in cards
+        if card.modality == "sediment"
+        and card.validated_classes
+        and card.key != current.model_key
+        and card.sha256 != heard
+    ]
 
 
 def _ask(offered: Sequence[ModelCard], current: Analysis) -> None:

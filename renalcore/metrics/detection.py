@@ -193,12 +193,15 @@ def paired(boxes_px: Floats, others_px: Floats, *, min_iou: float = 0.5) -> list
         Indices into `boxes_px` and `others_px`.
     """
     ious = overlaps(boxes_px, others_px)
-    pairs: list[tuple[int, int]] = []
-    while ious.size and ious.max() >= min_iou:
-        box, other = divmod(int(ious.argmax()), ious.shape[1])
-        pairs.append((box, other))
-        ious[box], ious[:, other] = -1, -1
-    return pairs
+    boxes, others = np.nonzero(ious >= min_iou)
+    closest_first = np.argsort(-ious[boxes, others], kind="stable")
+    pairs: dict[int, int] = {}
+    taken: set[int] = set()
+    for box, other in zip(boxes[closest_first].tolist(), others[closest_first].tolist(), strict=True):
+        if box not in pairs and other not in taken:
+            pairs[box] = other
+            taken.add(other)
+    return list(pairs.items())
 
 
 def match(
