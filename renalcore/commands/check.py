@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Sequence
 from itertools import groupby
@@ -70,7 +69,7 @@ def _lines(report: DataCheck) -> list[str]:
         if len(found) > _SHOWN:
             lines.append(f"  and {len(found) - _SHOWN} more; --output DIR writes them all")
     verdict = "fit to train on" if report.is_fit else "NOT fit to train on: correct what is marked WRONG"
-    return [*lines, "", verdict if data.fields else "no labels: fit for pretraining only"]
+    return [*lines, "", verdict if data.fields or not report.is_fit else "no labels: fit for pretraining only"]
 
 
 def _row(name: str, cells: Sequence[str]) -> str:
@@ -79,22 +78,16 @@ def _row(name: str, cells: Sequence[str]) -> str:
 
 def _write(report: DataCheck, folder: Path) -> None:
     """The report for programs and spreadsheets."""
-    from renalcore.export.csv import escape_formula
+    from renalcore.export.csv import table_to_csv
 
     content = report.as_dict()
     write_json(folder / "check.json", content)
-    tables = {
-        "findings.csv": content["findings"],
-        "classes.csv": [
-            {"class": name, **{split: counts[name] for split, counts in content["objects"].items()}}
-            for name in content["objects"]["train"]
-        ],
-    }
-    for name, rows in tables.items():
-        with (folder / name).open("w", newline="", encoding="utf-8-sig") as stream:
-            writer = csv.DictWriter(stream, list(rows[0]) if rows else ["kind", "error", "file", "message", "remedy"])
-            writer.writeheader()
-            writer.writerows({key: escape_formula(cell) for key, cell in row.items()} for row in rows)
+    columns = ("kind", "error", "file", "message", "remedy")
+    findings = ([finding[column] for column in columns] for finding in content["findings"])
+    (folder / "findings.csv").write_bytes(table_to_csv(columns, findings))
+    objects = content["objects"]
+    classes = ([name, *(counts[name] for counts in objects.values())] for name in objects["train"])
+    (folder / "classes.csv").write_bytes(table_to_csv(("class", *objects), classes))
 
 
 FAMILY = Family(

@@ -43,10 +43,17 @@ def _sediment_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--regrade", action="store_true", help="grade every mean by that table, whatever grade was reported"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the bootstrap (%(default)s)")
+    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the bootstrap (%(default)s)")
     parser.add_argument(
         "--resamples", type=count, default=2000, metavar="N", help="of the bootstrap over patients (%(default)s)"
     )
+
+
+def _seed(text: str) -> int:
+    seed = int(text)
+    if seed < 0:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, got {text}")
+    return seed
 
 
 def _sediment(arguments: argparse.Namespace) -> int:
@@ -92,9 +99,9 @@ def _cut_offs(name: str) -> CutOffTable:
     if not Path(name).is_file():
         raise InputError(f"--cut-offs: {name} is neither one of {', '.join(known)} nor a file")
     try:
-        return CutOffTable.from_json(json.loads(Path(name).read_text(encoding="utf-8")))
-    except (ValueError, AttributeError, TypeError) as error:
-        raise InputError(f"{name}: this is not the JSON of a cut-off table ({error})") from error
+        return CutOffTable.from_json(json.loads(Path(name).read_text(encoding="utf-8-sig")))
+    except (InputError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise InputError(f"{name} cannot be used as a cut-off table: {error}") from error
 
 
 def _summary(found: Validation) -> str:

@@ -126,9 +126,9 @@ def test_a_picture_that_is_cut_off_is_told(fields: Path) -> None:
 
 
 def test_listed_classes_without_a_box_are_told(fields: Path) -> None:
-    (fields / "classes.txt").write_text("erythrocyte\nyeast\nother\n")
+    (fields / "classes.txt").write_text("erythrocyte\nyeast\nother\nsperm\n")
     report = check(fields)
-    assert messages(report, Kind.EMPTY_CLASS)[0].startswith("(class list): 1 class listed, not one box: Yeast;")
+    assert messages(report, Kind.EMPTY_CLASS)[0].startswith("(class list): 2 classes listed, not one box: Yeast, Sperm")
     assert report.is_fit
 
 
@@ -159,7 +159,7 @@ def test_the_command_ends_with_1_and_writes_every_finding(fields: Path, tmp_path
     assert content["names"] == [{"name": "=kristall", "read_as": "unknown", "boxes": 3}]
     with (output / "findings.csv").open(encoding="utf-8-sig", newline="") as lines:
         (row,) = csv.DictReader(lines)
-    assert (row["kind"], row["error"], row["file"]) == ("unknown_name", "True", "train/a.txt")
+    assert (row["kind"], row["error"], row["file"]) == ("unknown_name", "yes", "train/a.txt")
     with (output / "classes.csv").open(encoding="utf-8-sig", newline="") as lines:
         assert [row["class"] for row in csv.DictReader(lines)][6] == "RBC"
 
@@ -169,6 +169,17 @@ def test_a_mapping_makes_the_command_content(fields: Path, tmp_path: Path) -> No
     mapping = tmp_path / "names.csv"
     mapping.write_text("name,class\nkristall,Calcium oxalate\n")
     assert cli.main(["check", "sediment", "--data", str(fields), "--mapping", str(mapping)]) == 0
+
+
+def test_a_set_whose_pictures_are_all_broken_is_not_called_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path, "train", "a", field(0)).write_bytes(b"no picture")
+    (tmp_path / "classes.txt").write_text("erythrocyte\n")
+    assert cli.main(["check", "sediment", "--data", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "train/a.png: is not a picture that can be read" in said
+    assert said.rstrip().endswith("NOT fit to train on: correct what is marked WRONG")
 
 
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

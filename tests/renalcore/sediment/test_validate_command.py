@@ -106,7 +106,7 @@ def test_a_laboratorys_own_cut_offs_come_from_a_file(
     assert validate(inputs, tmp_path / "out", "--cut-offs", str(own)) == 1
     assert validate(inputs, tmp_path / "out", "--cut-offs", "Z-9") == 1
     told = capsys.readouterr().err
-    assert "this is not a cut-off table" in told
+    assert "own.json cannot be used as a cut-off table: this is not a cut-off table: rows" in told
     assert "Z-9 is neither one of five-1, A-1, B-1 nor a file" in told
 
 
