@@ -118,6 +118,8 @@ def test_an_impossible_score_is_a_wrong_command(wrong: str, capsys: pytest.Captu
         ["validate", "sediment"],
         ["benchmark"],
         ["benchmark", "sediment"],
+        ["quantise"],
+        ["quantise", "sediment"],
         ["synthetic"],
         ["models"],
     ],
