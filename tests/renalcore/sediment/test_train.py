@@ -20,6 +20,7 @@ from renalcore.sediment.folds import cross_validate
 from renalcore.sediment.groups import split_groups
 from renalcore.sediment.networks import build, load_weights, save_weights
 from renalcore.sediment.readers import LabelledField, ReadOptions
+from renalcore.sediment.synthetic import write_dataset
 from renalcore.sediment.train import SedimentTrainer, TrainConfig, paper_recipe, train
 
 
@@ -50,6 +51,15 @@ def test_a_run_leaves_weights_that_load_and_a_row_of_metrics_an_epoch(small_run:
         rows = list(csv.DictReader(lines))
     assert [row["epoch"] for row in rows] == ["1"]
     assert float(rows[0]["train/cls_loss"]) > 0
+
+
+def test_on_rendered_fields_alone_the_real_ones_only_validate(small_run: TrainConfig, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "rendered", count=1, size_px=64)
+    trainer = SedimentTrainer(replace(small_run, rendered=(tmp_path / "rendered",), rendered_share=1.0))
+    assert [field.real for field in trainer.build_dataset("").fields] == [False]
+    assert all(field.real for field in trainer.build_dataset("", "val").fields)
+    with pytest.raises(InputError, match="rendered fields alone needs some; name their folder with --synthetic"):
+        replace(small_run, rendered_share=1.0)
 
 
 def test_a_second_stage_begins_where_the_first_ended(small_run: TrainConfig) -> None:
@@ -281,6 +291,9 @@ def test_cross_validation_tells_mean_and_deviation_and_resumes(small_run: TrainC
     assert [row["fold"] for row in rows] == ["1", "2", "mean", "std"]
     assert [float(row["recall"]) for row in rows] == [0.25, 0.75, 0.5, 0.35355]  # sqrt(2 * 0.25^2 / (2 - 1))
     assert [row["groups"] for row in rows] == ["1", "1", "", ""]
+    (config.output / "fold-1" / "held_out.json").write_text('["S9"]')
+    with pytest.raises(InputError, match="fold-1 held out other groups: the data or the number of folds"):
+        cross_validate(config, 2, only=2)
 
 
 def test_the_command_line_cross_validates_and_refuses_what_contradicts_it(
