@@ -10,6 +10,7 @@ specimen, and what it finds is neither counted, corrected, reported nor exported
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from sqlalchemy import func, insert, select
@@ -32,6 +33,7 @@ from db.models import (
 from db.objects import checked_min_score
 from db.states import in_words, move_analysis, move_specimen
 from renalcore.errors import Conflict, NotFound
+from renalcore.io import quality
 from renalcore.types import Detections
 
 
@@ -297,13 +299,20 @@ def store_field(
         NotFound: The field is none of this analysis.
     """
     analysis = get(session, analysis_id)
-    if not session.scalar(
-        select(func.count()).where(SpecimenField.id == field_id, SpecimenField.specimen_id == analysis.specimen_id)
-    ):
+    field = session.get(SpecimenField, field_id)
+    if field is None or field.specimen_id != analysis.specimen_id:
         raise NotFound(f"Field {field_id} does not belong to the specimen of analysis {analysis_id}.")
     if is_cancelled(session, analysis_id):
         return False
-    result = FieldResult(analysis_id=analysis_id, field_id=field_id, seconds=seconds, finished_at=now(), worker=worker)
+    disc = (field.round_field[0], field.round_field[1], field.round_field[2]) if field.round_field else None
+    result = FieldResult(
+        analysis_id=analysis_id,
+        field_id=field_id,
+        seconds=seconds,
+        finished_at=now(),
+        worker=worker,
+        flags=[asdict(flag) for flag in quality.crowding(detections, field.width_px, field.height_px, disc)],
+    )
     try:
         with session.begin_nested():
             session.add(result)

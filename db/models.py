@@ -217,6 +217,7 @@ class SpecimenField(Base):
     flags: Mapped[list[dict[str, Any]]] = mapped_column(default=list)
     round_field: Mapped[list[float] | None]  # cx, cy, radius in px
     withdrawn_at: Mapped[datetime | None]  # it counts no longer; who withdrew it and why is in the audit trail
+    accepted_at: Mapped[datetime | None]  # it counts in spite of its flags; who accepted it and why is in the trail
 
     specimen: Mapped[Specimen] = relationship(back_populates="fields")
     file: Mapped[StoredFile] = relationship()
@@ -262,6 +263,7 @@ class FieldResult(Base):
     seconds: Mapped[float]
     finished_at: Mapped[datetime] = mapped_column(default=now)
     worker: Mapped[str] = mapped_column(String(200))
+    flags: Mapped[list[dict[str, Any]] | None]  # doubts about the field that what was found in it raises
 
 
 class Finding(Base):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from db import cutoffs
+from db import cutoffs, gate
 from db.models import (
     Analysis,
     CutOffTableRow,
@@ -47,11 +47,30 @@ class ReportField:
         field_id: The field.
         position: Its place in the specimen, from 0.
         name: Base name of the uploaded file.
+        in_spite_of: The flags in words in spite of which a reviewer counted it; None for a field without any.
     """
 
     field_id: int
     position: int
     name: str
+    in_spite_of: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WithheldField:
+    """A field that was searched and is not counted, because its picture cannot be trusted; see `db.gate`.
+
+    Attributes:
+        field_id: The field.
+        position: Its place in the specimen, from 0.
+        name: Base name of the uploaded file.
+        reason: Why, e.g. `out of focus`.
+    """
+
+    field_id: int
+    position: int
+    name: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +116,11 @@ class SpecimenReport:
         code_version: Version of the software that ran it.
         min_score: Lowest score at which the model's word counts.
         cut_off_version: The cut-off table that grades it.
-        fields: The fields that have a result and are not withdrawn.
+        fields: The fields that have a result and are neither withdrawn nor withheld.
+        withheld: The fields that have a result and are withheld for their quality.
         fields_total: All the specimen's fields that are not withdrawn.
         unreviewed: Objects counted on the model's word alone.
-        rows: The values.
+        rows: The values; none where no field counts.
         signature: The signature these values carry; None where they are not signed as they stand.
         amendments: How often the report has been amended so far.
     """
@@ -123,11 +143,26 @@ class SpecimenReport:
     min_score: MinScore
     cut_off_version: str
     fields: tuple[ReportField, ...]
+    withheld: tuple[WithheldField, ...]
     fields_total: int
     unreviewed: int
     rows: tuple[ReportedValue, ...]
     signature: Signature | None
     amendments: int
+
+    @property
+    def withheld_in_words(self) -> str | None:
+        """Which fields are withheld and why, in one line; None where none is."""
+        return gate.in_words([(field.position + 1, field.reason) for field in self.withheld]) or None
+
+    def is_validated(self, class_name: str) -> bool:
+        """Whether the model was validated on real pictures of this class; of others only a person's word counts."""
+        return threshold(self.min_score, class_name) < ONLY_WHEN_CONFIRMED
+
+    @property
+    def fields_missing(self) -> int:
+        """Fields that have not been searched."""
+        return self.fields_total - len(self.fields) - len(self.withheld)
 
     @property
     def taken_at(self) -> datetime:
@@ -245,6 +280,7 @@ def to_json(current: SpecimenReport) -> dict[str, Any]:
         "scale_kind": current.scale_kind,
         "um_per_px": current.um_per_px,
         "fields": [asdict(field) for field in current.fields],
+        "withheld": [asdict(field) for field in current.withheld],
         "fields_total": current.fields_total,
         "unreviewed": current.unreviewed,
         "rows": [asdict(row) for row in current.rows],
@@ -306,9 +342,7 @@ def _as_they_stand(
         analysis.specimen_id: analysis
         for analysis in session.scalars(
             select(Analysis)
-            .where(
-                Analysis.specimen_id.in_(list(records)), Analysis.purpose == "count", Analysis.state != "cancelled"
-            )
+            .where(Analysis.specimen_id.in_(list(records)), Analysis.purpose == "count", Analysis.state != "cancelled")
             .order_by(Analysis.id)  # the newest stays
         )
     }
@@ -320,8 +354,10 @@ def _as_they_stand(
         )
     )
     searched: dict[int, list[SpecimenField]] = defaultdict(list)
-    for field in session.scalars(
-        select(SpecimenField)
+    counted: dict[int, list[ReportField]] = defaultdict(list)
+    withheld: dict[int, list[WithheldField]] = defaultdict(list)
+    for field, result in session.execute(
+        select(SpecimenField, FieldResult)
         .join(FieldResult, FieldResult.field_id == SpecimenField.id)
         .where(
             FieldResult.analysis_id.in_([analysis.id for analysis in analyses.values()]),
@@ -329,9 +365,16 @@ def _as_they_stand(
         )
         .order_by(SpecimenField.position)
     ):
+        reason = gate.reason(field, result)
+        place = (field.id, field.position, field.name)
+        if reason and field.accepted_at is None:
+            withheld[field.specimen_id].append(WithheldField(*place, reason))
+            continue
         searched[field.specimen_id].append(field)
+        counted[field.specimen_id].append(ReportField(*place, reason or None))
     min_scores = {analysis.id: _min_score(analysis) for analysis in analyses.values()}
-    numbers, unreviewed = counts(session, min_scores)
+    left_out = {field.field_id for fields in withheld.values() for field in fields}
+    numbers, unreviewed = counts(session, min_scores, without=left_out)
     by_field: dict[int, dict[str, int]] = defaultdict(dict)
     for (_, field_id, class_name), number in numbers.items():
         by_field[field_id][class_name] = number
@@ -352,7 +395,8 @@ def _as_they_stand(
             code_version=analysis.code_version if analysis else None,
             min_score=min_scores[analysis.id] if analysis else 0.0,
             cut_off_version=table.version,
-            fields=tuple(ReportField(field.id, field.position, field.name) for field in searched[key]),
+            fields=tuple(counted[key]),
+            withheld=tuple(withheld[key]),
             fields_total=totals[key],
             unreviewed=unreviewed.get(analysis.id, 0) if analysis else 0,
             rows=tuple(measure.report(measured, tables[table.id])) if measured else (),
@@ -409,6 +453,7 @@ def _as_signed(specimen: Specimen, patient: Patient, sign_off: SignOff, by: str,
         min_score=kept["min_score"],
         cut_off_version=kept["cut_off_version"],
         fields=tuple(ReportField(**field) for field in kept["fields"]),
+        withheld=tuple(WithheldField(**field) for field in kept.get("withheld", ())),
         fields_total=kept["fields_total"],
         unreviewed=kept["unreviewed"],
         rows=rows_of(kept),
@@ -433,8 +478,9 @@ def _measured(specimen: Specimen, field: SpecimenField, numbers: dict[str, int])
 
 def _export_rows(one: SpecimenReport) -> Iterable[ExportRow]:
     signature = one.signature
-    for value in one.rows:
-        if not value.total and threshold(one.min_score, value.class_name) >= ONLY_WHEN_CONFIRMED:
+    no_field = not one.rows and bool(one.withheld)
+    for value in measure.report([]) if no_field else one.rows:
+        if not value.total and not one.is_validated(value.class_name):
             continue  # nobody looked for it: 0 would say that it was looked for and not found
         yield ExportRow(
             patient=one.patient_identifier,
@@ -442,11 +488,11 @@ def _export_rows(one: SpecimenReport) -> Iterable[ExportRow]:
             class_name=value.class_name,
             group=value.group,
             loinc=value.loinc,
-            unit=value.unit,
+            unit="field" if no_field and one.scale_kind == "unknown" else value.unit,
             fields=value.fields,
-            mean=value.mean,
-            grade=value.grade,
-            cut_off_version=value.cut_off_version,
+            mean=None if no_field else value.mean,
+            grade=None if no_field else value.grade,
+            cut_off_version=one.cut_off_version,
             model=one.model_key or "",
             weights_sha256=one.weights_sha256 or "",
             reviewed=signature is not None,
@@ -454,4 +500,6 @@ def _export_rows(one: SpecimenReport) -> Iterable[ExportRow]:
             signed_at=signature.at if signature else None,
             signature=signature.kind if signature else None,
             amendments=one.amendments,
+            withheld=one.withheld_in_words,
+            validated=one.is_validated(value.class_name),
         )

@@ -165,7 +165,7 @@ def add_fields(
     specimen = analyses.hold_specimen(session, specimen_id)
     if not uploads:
         raise InputError(f"No picture to add to specimen {specimen.accession}.")
-    _refuse_if_signed(specimen)
+    refuse_if_signed(specimen)
     if specimen.state == "running":
         raise Conflict(
             f"Specimen {specimen.accession} is being analysed. Wait for it, or cancel it, then add pictures."
@@ -222,10 +222,10 @@ def withdraw_field(session: Session, field_id: int, *, by: User, reason: str) ->
         InputError: No reason is given.
         NotFound: There is no such field.
     """
-    field, specimen = _hold_field(session, field_id)
+    field, specimen = hold_field(session, field_id)
     if not reason.strip():
         raise InputError(f"Say why {field.name} is withdrawn.")
-    _refuse_if_signed(specimen)
+    refuse_if_signed(specimen)
     if field.withdrawn_at is not None:
         raise Conflict(f"{field.name} was withdrawn already. Reload the page.")
     if len(fields(session, specimen.id)) == 1:
@@ -248,8 +248,8 @@ def bring_back_field(session: Session, field_id: int, *, by: User) -> SpecimenFi
         Conflict: The specimen is signed or being analysed, or the field counts already.
         NotFound: There is no such field.
     """
-    field, specimen = _hold_field(session, field_id)
-    _refuse_if_signed(specimen)
+    field, specimen = hold_field(session, field_id)
+    refuse_if_signed(specimen)
     if specimen.state == "running":
         raise Conflict(
             f"Specimen {specimen.accession} is being analysed. Wait for it, or cancel it, then bring {field.name} back."
@@ -293,7 +293,7 @@ def reassign(
     if not reason.strip():
         raise InputError("Say why the specimen belongs to another patient.")
     specimen = analyses.hold_specimen(session, specimen_id)
-    _refuse_if_signed(specimen)
+    refuse_if_signed(specimen)
     before = patients.get(session, specimen.patient_id)
     if before.identifier == identifier:
         raise Conflict(f"Specimen {specimen.accession} is registered under {identifier} already.")
@@ -385,8 +385,12 @@ def _all_fields(session: Session, specimen_id: int) -> list[SpecimenField]:
     )
 
 
-def _hold_field(session: Session, field_id: int) -> tuple[SpecimenField, Specimen]:
-    """A field and its specimen, read afresh and locked until the transaction ends."""
+def hold_field(session: Session, field_id: int) -> tuple[SpecimenField, Specimen]:
+    """A field and its specimen, read afresh and locked until the transaction ends.
+
+    Raises:
+        NotFound: There is no such field.
+    """
     field = session.get(SpecimenField, field_id)
     if field is None:
         raise NotFound(f"There is no field {field_id}.")
@@ -395,7 +399,8 @@ def _hold_field(session: Session, field_id: int) -> tuple[SpecimenField, Specime
     return field, specimen
 
 
-def _refuse_if_signed(specimen: Specimen) -> None:
+def refuse_if_signed(specimen: Specimen) -> None:
+    """Raises `Conflict` where the specimen is signed."""
     if specimen.state == "signed":
         raise Conflict(f"Specimen {specimen.accession} is signed. A reviewer must reopen it with a reason first.")
 

@@ -93,6 +93,11 @@ def _patient(patient_id: int) -> None:
     chosen = st.multiselect(
         "Classes", seen, default=seen[:6], key=f"classes-{patient_id}", placeholder="Choose classes"
     )
+    for one in history:
+        if one.withheld and not one.rows:
+            st.html(
+                f"<p>{status.flag_html('counts withheld')} {escape(f'{one.accession}: {one.withheld_in_words}')}</p>"
+            )
     if not chosen:
         st.html('<p class="rc-quiet-text">Nothing was found in any specimen, or no class is chosen.</p>')
         return
@@ -157,14 +162,15 @@ def _table(history: list[SpecimenReport], values: dict[tuple[int, str], Reported
         for one in history[-6:]:
             value = values.get((one.specimen_id, name))
             if value is None:
-                cells.append(f'<td class="rc-num">{style.NO_VALUE}</td>')
+                cells.append(f'<td class="rc-num">{"withheld" if one.withheld else style.NO_VALUE}</td>')
                 continue
             unit = value.unit
             grade = f" {status.quiet_chip_html(value.grade)}" if value.grade else ""
             cells.append(f'<td class="rc-num">{style.number(value.mean)}{grade}</td>')
         mark = counts.group_mark_html(taxonomy.particle(name).group)
+        doubt = "" if all(one.is_validated(name) for one in history) else ", never validated on real pictures"
         lines.append(
-            f'<tr><td>{mark} {escape(name)} <span class="rc-quiet-text">/{unit}</span></td>{"".join(cells)}</tr>'
+            f'<tr><td>{mark} {escape(name)} <span class="rc-quiet-text">/{unit}{doubt}</span></td>{"".join(cells)}</tr>'
         )
     st.html(
         f'<table class="rc-table"><thead><tr><th>Class</th>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
@@ -185,11 +191,12 @@ def _trace(history: list[SpecimenReport], values: dict[tuple[int, str], Reported
             f'title="{escape(places[field_id].name)}">field {places[field_id].position + 1}</a>: {count}'
             for field_id, count in value.per_field
         )
+        left_out = f"<br>{escape(one.withheld_in_words)}" if one.withheld_in_words else ""
         lines.append(
             f"<tr><td>{escape(one.accession)}</td>"
             f'<td class="rc-num" style="white-space:nowrap">{style.number(value.mean)} /{escape(value.unit)}</td>'
             f"<td>{status.quiet_chip_html(value.grade) if value.grade else style.NO_VALUE}</td>"
-            f"<td>{value.total} in {value.fields} fields: {per_field}</td>"
+            f"<td>{value.total} in {value.fields} fields: {per_field}{left_out}</td>"
             f'<td class="rc-quiet-text">{escape(value.cut_off_version)}</td></tr>'
         )
     st.html(

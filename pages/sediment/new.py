@@ -20,6 +20,7 @@ from db.specimens import OBJECTIVES, UploadedField
 from pages.components import analysis, auth, links, status, style
 from pages.components.scanning import focus_chain
 from renalcore.errors import RenalError, StorageFull
+from renalcore.io import quality
 from renalcore.io.image import media_type, read_field, safe_name
 
 SCALES = {
@@ -176,6 +177,8 @@ def _describe(existing: Specimen | None) -> list[UploadedField]:
                 lines.append((one, [], f"{existing.accession} has this picture already"))
                 continue
             doubts = [flag.message for flag in one.field.flags]
+            if reason := quality.withheld(flag.code for flag in one.field.flags):
+                doubts.append(f"It will not be counted ({reason}) unless a reviewer accepts it.")
             if seen:
                 doubts.insert(
                     0, f"The same picture belongs to {', '.join(seen[:3])}: check that it is the right patient"

@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from db import analyses, audit, objects, patients, reports, reviews, specimens
+from db import analyses, audit, gate, objects, patients, reports, reviews, specimens
 from db.engine import session_scope
 from db.models import Analysis, Specimen
 from db.objects import MinScore
@@ -24,6 +24,7 @@ from pages.components import (
     status,
     style,
     viewer,
+    withheld,
 )
 from pages.components.findings import Review, ShownField
 from renalcore.errors import NotFound, RenalError
@@ -113,8 +114,10 @@ def _sign(specimen_id: int, user: auth.CurrentUser) -> None:
         report = reports.report(session, specimen_id)
     st.markdown(
         f"Specimen **{style.plain(report.accession)}**, patient **{style.plain(report.patient_identifier)}**, "
-        f"{len(report.fields)} fields, cut-off table {style.plain(report.cut_off_version)}."
+        f"{len(report.fields)} fields counted, cut-off table {style.plain(report.cut_off_version)}."
     )
+    if report.withheld_in_words:
+        st.markdown(f"Not counted: {style.plain(report.withheld_in_words)}.")
     if report.unreviewed:
         st.markdown(f"{report.unreviewed} findings stand as the model found them; signing accepts them.")
     meaning = st.radio("Meaning of the signature", MEANINGS, key=f"meaning-{specimen_id}")
@@ -158,6 +161,7 @@ def _signature(report: reports.SpecimenReport) -> None:
 
 
 def _shown_fields(session: Any, specimen_id: int, current: Analysis, min_score: MinScore) -> list[ShownField]:
+    searched = gate.results(session, current.id)
     numbers, _ = objects.counts(session, {current.id: min_score})
     by_field: dict[int, int] = {}
     for (_, field_id, _), number in numbers.items():
@@ -169,7 +173,7 @@ def _shown_fields(session: Any, specimen_id: int, current: Analysis, min_score: 
             field.width_px,
             field.height_px,
             by_field.get(field.id, 0),
-            tuple(str(flag["message"]) for flag in field.flags),
+            tuple(words for _, words in gate.flags(field, searched.get(field.id))),
         )
         for field in specimens.fields(session, specimen_id)
     ]
@@ -287,14 +291,16 @@ def _side(
         st.error(style.plain(state.complaint))
         state.complaint = None
     _signature(report)
-    counts.show(report.rows, unvalidated=unvalidated, key=f"counts-{analysis_id}")
+    withheld.show(report, auth.require())
+    if report.rows:
+        counts.show(report.rows, unvalidated=unvalidated, key=f"counts-{analysis_id}")
     searched = f"{len(report.fields)} of {report.fields_total} fields"
     alone = f" · {report.unreviewed} findings not touched by a person" if report.unreviewed else ""
     st.html(
         f'<p class="rc-quiet-text">{searched}{alone}<br>Grades by {escape(report.cut_off_version)}'
         f"<br>Model {escape(report.model_key or style.NO_VALUE)}</p>"
     )
-    lacking = report.fields_total - len(report.fields)
+    lacking = report.fields_missing
     words = f"Search the {'field' if lacking == 1 else f'{lacking} fields'} left out"
     if lacking and report.state == "needs_review" and st.button(words, key=f"complete-{analysis_id}"):
         try:
@@ -351,6 +357,10 @@ def _change_in_words(event: Any) -> str | None:
         return f"Moved from patient {event.old['patient']} to {new['patient']}: {event.reason}"
     if event.action == "specimen.bring_back_field":
         return f"{new['name']} brought back"
+    if event.action == "specimen.accept_field":
+        return f"{new['name']} counted, though {new['in_spite_of']}: {event.reason}"
+    if event.action == "specimen.withhold_field":
+        return f"{new['name']} withheld again: {new['in_spite_of']}"
     if event.action == "object.add":
         return f"{new['class']} added by hand"
     if event.action == "analysis.request_second":

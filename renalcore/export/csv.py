@@ -29,7 +29,7 @@ class ExportRow:
         loinc: LOINC code of the result, where there is one.
         unit: `HPF`, `LPF` or `field`.
         fields: Number of fields counted.
-        mean: Mean count per unit.
+        mean: Mean count per unit; None where no field of the specimen can be counted.
         grade: Label by the cut-off table, where the class has a scale.
         cut_off_version: Version of the cut-off table.
         model: Key of the model that searched the fields.
@@ -39,6 +39,9 @@ class ExportRow:
         signed_at: When; aware of its time zone.
         signature: `sign` for the first signature, `amend` for one after an amendment, or None.
         amendments: How often the report has been amended.
+        withheld: The specimen's fields that are not counted and why, e.g. `field 2 withheld: out of focus`, or None.
+        validated: False where the model was never validated on real pictures of this class: the mean is what people
+            confirmed or added.
 
     Raises:
         ValueError: The mean is negative or not finite, or `signed_at` has no time zone.
@@ -51,7 +54,7 @@ class ExportRow:
     loinc: str | None
     unit: str
     fields: int
-    mean: float
+    mean: float | None
     grade: str | None
     cut_off_version: str
     model: str
@@ -61,9 +64,11 @@ class ExportRow:
     signed_at: datetime | None = None
     signature: str | None = None
     amendments: int = 0
+    withheld: str | None = None
+    validated: bool = True
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.mean) and self.mean >= 0):
+        if self.mean is not None and not (math.isfinite(self.mean) and self.mean >= 0):
             raise ValueError(f"a mean must be a number from 0 up, got {self.mean}")
         if self.signed_at is not None and self.signed_at.utcoffset() is None:
             raise ValueError("signed_at must be aware of its time zone, got a naive time")
