@@ -23,7 +23,7 @@ class HeatLayer {
     this.picture = element("img", { class: "heat", alt: "", draggable: "false", hidden: true });
     this.of = element("select", { "aria-label": "Heat map of" });
     this.of.addEventListener("change", () => this.refresh());
-    this.opacity = element("input", { type: "range", min: 0, max: 1, step: 0.05, "aria-label": "Opacity of the heat map" });
+    this.opacity = element("input", { type: "range", min: 0, max: 1, step: 0.05, title: "Opacity of the heat map", "aria-label": "Opacity of the heat map" });
     this.opacity.value = preferences.heatOpacity;
     this.opacity.addEventListener("input", () => { preferences.heatOpacity = Number(this.opacity.value); viewer.draw(); });
     this.said = element("div", { class: "words", role: "status", "aria-live": "polite" });
