@@ -24,6 +24,9 @@ from renalcore.sediment.synthetic.sheet import (
 
 _HAEMOGLOBIN = np.array([0.03, 0.08, 0.2])
 
+_GATHERED = np.array([-1.0, -0.95, -0.6])
+"""Light that a small lens gathers, yellowish as most objectives leave it; to be scaled."""
+
 
 def add_rbc(sheet: Sheet, rng: np.random.Generator, x_um: float, y_um: float, radius_um: float) -> None:
     """A red cell: biconcave disc, or swollen, spiky, folded, cupped or a ghost, as strong or weak urine makes it."""
@@ -45,10 +48,14 @@ def add_rbc(sheet: Sheet, rng: np.random.Generator, x_um: float, y_um: float, ra
     view.tint(thickness / 2, colour)
     # the steep rim bends light past the objective, the domed middle gathers it: both stay when the cell is in focus
     view.tint((mask - edge) * mask, np.full(3, rng.uniform(0, 0.7 if form != "ghost" else 0.25)))
-    if form == "sphere" or rng.random() < 0.15:
+    if form == "crenated":  # between its spikes a crenated cell glistens in a few lumps
+        lumps = np.clip(view.noise(rng, rng.uniform(0.3, 0.5) * radius_um), 0, 1.5)
+        view.tint(edge * lumps, _GATHERED * rng.uniform(0, 0.45))
+    elif form == "sphere" or rng.random() < 0.12:
         along, across = view.turned(x_um, y_um, angle)
-        lit = np.exp((along**2 + across**2) / np.float32(-((rng.uniform(0.25, 0.5) * radius_um) ** 2)))
-        view.tint(lit * mask, np.array([-1.0, -0.95, -0.6]) * rng.uniform(0.05, 0.55))
+        lit = np.exp((along**2 + across**2) / np.float32(-((rng.uniform(0.3, 0.6) * radius_um) ** 2)))
+        view.tint(mask, np.full(3, rng.uniform(0, 0.5)))
+        view.tint(lit * mask, _GATHERED * rng.uniform(0.1, 1.0))
 
 
 _RBC_FORMS = {
@@ -110,12 +117,18 @@ def add_wbc(sheet: Sheet, rng: np.random.Generator, x_um: float, y_um: float, ra
     if rng.random() < 0.5:
         _granules(view, rng, mask, int(rng.uniform(20, 90)), (0.15, 0.45), 0.05 * contrast)
     # cytoplasm is never smooth: worms and knots of half a micrometre, clouds of two
+    grainy = body
+    if form in ("swollen", "bubbly"):  # what is left of the granules has gathered on one side
+        along, across = view.turned(x_um, y_um, rng.uniform(0, 2 * np.pi))
+        off, wide = radius_um * rng.uniform(0.1, 0.6), radius_um * rng.uniform(0.35, 0.9)
+        grainy = body * np.exp(((along - np.float32(off)) ** 2 + across**2) / np.float32(-(wide**2)))
+        contrast *= rng.uniform(1, 3)
     for grain, amount in ((rng.uniform(0.45, 0.95), 0.022), (rng.uniform(0.25, 0.45) * radius_um, 0.045)):
-        view.opd_um += body * view.noise(rng, grain) * np.float32(amount * contrast)
+        view.opd_um += grainy * view.noise(rng, grain) * np.float32(amount * contrast)
     view.tint((mask - body) * mask, np.full(3, rng.uniform(0, 0.6)))
     if rng.random() < 0.6:  # granules and lobes gather light: bright specks in a dark body
         specks = np.clip(view.noise(rng, rng.uniform(0.1, 0.22) * radius_um) - 0.5, 0, 1.2)
-        view.tint(body * specks, np.array([-0.9, -1.0, -0.6]) * rng.uniform(0.1, 0.45))
+        view.tint(grainy * specks, _GATHERED * rng.uniform(0.1, 0.45))
     if form in ("broken", "popcorn") or rng.random() < 0.1:
         _blebs(view, rng, x_um, y_um, radius_um)
     stain = rng.uniform(0, 0.35) if form == "dense" else rng.uniform(0, 0.12)
@@ -124,8 +137,8 @@ def add_wbc(sheet: Sheet, rng: np.random.Generator, x_um: float, y_um: float, ra
 
 
 _WBC_FORMS = {
-    "fresh": 0.4,
-    "dense": 0.14,
+    "fresh": 0.45,
+    "dense": 0.09,
     "swollen": 0.12,
     "glitter": 0.1,
     "bubbly": 0.08,
@@ -182,8 +195,8 @@ def _lobed_nucleus(view: Sheet, rng: np.random.Generator, x_um: float, y_um: flo
         centre = (x_um + reach * np.cos(angle), y_um + reach * np.sin(angle))
         mask = view.filled(ring(rng, size, size * rng.uniform(0.7, 1)) + centre)
         dome = view.domed(mask, size * 0.7)
-        view.opd_um += dome * np.float32(rng.uniform(0.02, 0.07))
-        view.tint(dome, np.full(3, rng.uniform(0.0, 0.08)))
+        view.opd_um += dome * np.float32(rng.uniform(0.02, 0.12))
+        view.tint(dome, np.array([1.0, 0.8, 1.0]) * rng.uniform(0.0, 0.25) * rng.random())
 
 
 def _granules(

@@ -107,7 +107,7 @@ class Light:
             contrast=float(np.exp(rng.normal(0.15, 0.3))) * (0.7 if poor else 1.0),
             tilt=(float(rng.normal(0, 0.25)), float(rng.normal(0, 0.25))),
             colour_fringe=float(rng.normal(0, 0.2)),
-            halo=float(rng.uniform(0, 1.3)),
+            halo=float(rng.uniform(0, 1.8)),
             halo_radius_um=float(rng.uniform(0.4, 1.3)) * farther,
             sharpening=float(rng.uniform(0, 1.8)) if rng.random() < 0.65 else 0.0,
             gamma=float(np.exp(rng.normal(0, 0.15))),
