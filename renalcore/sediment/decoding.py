@@ -147,8 +147,8 @@ class CompactQueries(nn.Module):
         return boxes, found[..., 4], found[..., 5].int()
 
 
-def compact(model: nn.Module) -> nn.Module:
+def compact(model: MultiHeadDetectionModel | SingleHeadDetectionModel | QueryDetectionModel) -> nn.Module:
     """The compact form of one of `networks.NETWORKS`."""
     if isinstance(model, QueryDetectionModel):
         return CompactQueries(model)
-    return (CompactSingleHead if isinstance(model, SingleHeadDetectionModel) else CompactDetector)(model)
+    return CompactSingleHead(model) if isinstance(model, SingleHeadDetectionModel) else CompactDetector(model)

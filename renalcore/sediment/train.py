@@ -295,7 +295,7 @@ class SedimentTrainer(DetectionTrainer):
 
     def get_model(
         self, cfg: str | dict[str, Any] | None = None, weights: nn.Module | None = None, verbose: bool = True
-    ) -> nn.Module:
+    ) -> Any:
         """The network, with the weights of a checkpoint or of an earlier stage."""
         model = build_network(self.config.network, self.config.scale)
         model.normaliser = self.config.normaliser
