@@ -113,7 +113,7 @@ def _compare(content: bytes, asked: _Asked) -> _Done:
     taken = {one.accession for one in wanted}
     found = compare(
         sheet,
-        map(ReportLine.of, rows),
+        [ReportLine.of(row) for row in rows if row.mean is not None],  # none where every field is withheld
         also_reported=[one.accession for one in every if one.accession not in taken],
         table=asked.table,
         regrade=asked.regrade,

@@ -26,6 +26,8 @@ ROW = ExportRow(
     signed_by="Dr Zoë Müller",
     signed_at=datetime(2026, 11, 21, 7, 30, tzinfo=timezone(timedelta(hours=2))),
     signature="sign",
+    withheld="field 2 withheld: out of focus",
+    validated=False,
 )
 
 
@@ -53,6 +55,8 @@ def test_a_row_comes_back_in_pandas_as_it_was() -> None:
         "signed_at": "2026-11-21T05:30:00Z",
         "signature": "sign",
         "amendments": 0,
+        "withheld": "field 2 withheld: out of focus",
+        "validated": "no",
     }
 
 

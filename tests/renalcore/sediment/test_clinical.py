@@ -179,7 +179,8 @@ def test_nothing_to_compare_says_why(grades: str, rows: list[ExportRow], words: 
 
 def test_an_exported_csv_comes_back_as_it_was() -> None:
     rows = [a_row("=A-1", "RBC", "few", patient="00417", reviewed=True), a_row("A-2", "Mucus", None, unit="LPF")]
-    lines, bad = read_report(to_csv(rows), name="export.csv")
+    without_counts = a_row("A-3", "RBC", None, mean=None, fields=0, withheld="field 1 withheld: too dark")
+    lines, bad = read_report(to_csv([*rows, without_counts]), name="export.csv")
     assert lines == tuple(map(ReportLine.of, rows))
     assert bad == ()
 
