@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db.models import Analysis, FieldResult
+from db import gate, specimens
+from db.models import Analysis
 from db.objects import ONLY_WHEN_CONFIRMED, MinScore, ReviewedObject, objects
 from renalcore import taxonomy
 from renalcore.metrics.detection import paired
@@ -37,7 +37,7 @@ class SecondFinding:
 
 @dataclass(frozen=True, slots=True)
 class ClassAgreement:
-    """What two models say of one class, in the fields that both have searched.
+    """What two models say of one class, in the fields that count and that both have searched.
 
     Attributes:
         class_name: The class.
@@ -73,6 +73,8 @@ class Agreement:
 def agreement(session: Session, first: Analysis, second: Analysis) -> Agreement:
     """Compare a second opinion with what counts now, in the fields that both models have searched.
 
+    Findings in fields withheld for their quality are given, but neither agree nor disagree: nothing counts there.
+
     Args:
         session: An open session.
         first: The analysis under review, with its corrections.
@@ -80,9 +82,13 @@ def agreement(session: Session, first: Analysis, second: Analysis) -> Agreement:
             those of the first are no disagreement.
     """
     classes = _looked_for(second)
-    searched_by_both = set(
-        session.scalars(select(FieldResult.field_id).where(FieldResult.analysis_id == first.id))
-    ) & set(session.scalars(select(FieldResult.field_id).where(FieldResult.analysis_id == second.id)))
+    results = gate.results(session, first.id)
+    searched_by_both = results.keys() & gate.results(session, second.id).keys()
+    counting = {
+        field.id
+        for field in specimens.fields(session, first.specimen_id)
+        if field.accepted_at is not None or not gate.reason(field, results.get(field.id))
+    }
     of_first, of_second = (
         _by_place(
             [
@@ -104,14 +110,21 @@ def agreement(session: Session, first: Analysis, second: Analysis) -> Agreement:
     findings = [SecondFinding(item, confirmed.get(item.key)) for items in of_second.values() for item in items]
     lines = []
     for name in classes:
-        counted = [item for (_, class_name), items in of_first.items() if class_name == name for item in items]
+        counted = [
+            item
+            for (field_id, class_name), items in of_first.items()
+            if class_name == name and field_id in counting
+            for item in items
+        ]
         lines.append(
             ClassAgreement(
                 class_name=name,
                 counted=len(counted),
                 only_first=tuple(item for item in counted if item.key not in kept),
                 only_second=tuple(
-                    found.item for found in findings if found.confirms is None and found.item.class_name == name
+                    found.item
+                    for found in findings
+                    if found.confirms is None and found.item.class_name == name and found.item.field_id in counting
                 ),
             )
         )

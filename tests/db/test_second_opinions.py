@@ -6,10 +6,10 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from db import analyses, audit, reports, reviews, second_opinions, specimens, worklist
+from db import analyses, audit, gate, reports, reviews, second_opinions, specimens, worklist
 from db.models import Analysis, Specimen, User
 from renalcore.errors import Conflict
-from renalcore.types import Detections
+from renalcore.types import Detections, QualityFlag
 from tests.db.records import MODEL, Analyse, Analysed, Register, a_picture, found
 
 CAOX = "Calcium oxalate"
@@ -141,6 +141,20 @@ def test_agreement_is_told_for_each_class_that_the_second_model_knows(
     specimens.withdraw_field(session, done.fields[1].id, by=technologist, reason="out of focus")
     (line,) = second_opinions.agreement(session, done.analysis, second).classes
     assert (line.counted, line.confirmed, len(line.only_first), len(line.only_second)) == (1, 1, 0, 1)
+
+
+def test_in_a_withheld_field_nothing_agrees_or_disagrees_until_a_reviewer_counts_it(
+    session: Session, analysed: Analyse, technologist: User, reviewer: User
+) -> None:
+    blurred = a_picture("blurred.png", flags=(QualityFlag("out_of_focus", "Focus again."),))
+    done = analysed(found((CAOX, 0.9)), uploads=[blurred])
+    second = given(session, done, technologist, crystals((500, 500, 540, 540)))
+    both = second_opinions.agreement(session, done.analysis, second)
+    assert [(line.counted, len(line.only_second)) for line in both.classes] == [(0, 0)]
+    assert len(both.findings) == 1
+    gate.accept_field(session, done.fields[0].id, by=reviewer, why="sharp enough")
+    both = second_opinions.agreement(session, done.analysis, second)
+    assert [(line.counted, len(line.only_second)) for line in both.classes] == [(1, 1)]
 
 
 def test_a_purpose_that_nobody_knows_is_refused_by_the_database(
