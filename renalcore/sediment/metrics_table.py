@@ -50,7 +50,10 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def trained_s(path: Path) -> float:
     """Seconds that a run has trained, all its parts together; 0 where there is no table."""
-    return float(read(path)["time"].max()) if path.is_file() else 0.0
+    if not path.is_file():
+        return 0.0
+    columns = read(path)
+    return float(columns["time" if "time" in columns else "seconds"].max())  # the latter in a pretraining
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
