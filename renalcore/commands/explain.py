@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from renalcore import taxonomy
 from renalcore.commands.command import SEDIMENT_MODEL, Command, Family, add_device, add_models, bar, say, share
-from renalcore.errors import InputError, ModelError, RenalError
+from renalcore.errors import InputError, RenalError
 
 if TYPE_CHECKING:
     from renalcore.sediment.explain import Explainer
@@ -31,6 +31,12 @@ def _sediment_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="explain what scores at least this; by default the thresholds of the model's card",
     )
+    parser.add_argument(
+        "--method",
+        default="hires-cam",
+        choices=("hires-cam", "grad-cam"),
+        help="take the gradient cell by cell (%(default)s) or averaged over a feature map, as Grad-CAM was published",
+    )
     parser.add_argument("--model", default=SEDIMENT_MODEL, metavar="KEY", help="one of `models` (%(default)s)")
     add_models(parser)
     add_device(parser)
@@ -46,15 +52,19 @@ def _sediment(arguments: argparse.Namespace) -> int:
         )
     if arguments.class_name is not None:
         taxonomy.class_id(arguments.class_name)  # refuses a name that nobody knows
-    if arguments.device == "openvino":
-        raise ModelError("OpenVINO computes no gradients, which heat maps are made of; use --device cpu or cuda")
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    for path in arguments.images:
+        if arguments.output.resolve() in (path.parent.resolve(), path.resolve().parent):
+            raise InputError(
+                f"{path}: lies in the folder of the results, whose pictures could take the place of yours; "
+                f"give --output a folder of its own, e.g. {arguments.output / 'why'}"
+            )
 
     from renalcore.sediment.explain import Explainer
     from renalcore.sediment.predict import SedimentDetector
 
-    explainer = Explainer.load(arguments.model, device=arguments.device, root=arguments.models)
+    explainer = Explainer.load(arguments.model, device=arguments.device, root=arguments.models, method=arguments.method)
     detector = SedimentDetector.load(arguments.model, device=arguments.device, root=arguments.models)
+    arguments.output.mkdir(parents=True, exist_ok=True)
     refused = 0
     with bar(len(arguments.images), "field") as progress:
         for path in arguments.images:

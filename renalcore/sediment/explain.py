@@ -5,6 +5,13 @@ over each, gives a weight a_k for each map, and the heat is ReLU(sum_k a_k A_k).
 before the sigmoid, at the anchor that gave the box, in the head of the class's group; the maps are P3, P4 or P5,
 whichever the anchor belongs to. Alizadeh et al. (2025), Fig. 5, shows such maps next to the boxes.
 
+The average is Grad-CAM's weak point here. The class towers of the head answer to contrast: on a ring like an
+erythrocyte the gradient of a map is positive in some cells and negative in the next, and the average cancels out. Of
+224 annotated boxes in 30 real fields (val split of urised2k) its map was empty for 13 (9 of 67 WBC, 3 of 25 RBC, 1 of
+68 calcium oxalate), and its hottest cell lay within the box for 176 (11 of the 25 RBC). So the gradient is taken cell
+by cell by default (HiResCAM, Draelos and Carin 2020, the same but for the average): no map empty, the hottest cell
+within the box for 218 (all 25 RBC). The published form is a choice away.
+
 An anchor's logit depends on the few cells of its map around it, and its gradient is exactly zero elsewhere. A map is
 kept to these cells, and that of a class is the sum of its boxes' maps. So heat near a box follows from how the map is
 made and is no evidence that the model ignores the background; what can be read is where within these cells it lies.
@@ -16,16 +23,20 @@ Gradients need torch, on the CPU or on CUDA; OpenVINO computes none.
 
 from __future__ import annotations
 
+import io
 import threading
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final, Literal
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -121,6 +132,26 @@ def grad_cam(features: Tensor, gradient: Tensor) -> Tensor:
     return torch.einsum("k,khw->hw", weights, features).relu()
 
 
+def hires_cam(features: Tensor, gradient: Tensor) -> Tensor:
+    """Draelos and Carin (2020), "Use HiResCAM instead of Grad-CAM for faithful explanations", equation 3.
+
+    Args:
+        features: The maps A_k, `(K, h, w)`.
+        gradient: Of the score with regard to them, `(K, h, w)`.
+
+    Returns:
+        ReLU(sum_k dy/dA_k A_k), `(h, w)`, the gradient dy/dA_k taken cell by cell.
+    """
+    return (gradient * features).sum(dim=0).relu()
+
+
+Method = Literal["hires-cam", "grad-cam"]
+METHODS: Final[Mapping[Method, Callable[[Tensor, Tensor], Tensor]]] = MappingProxyType(
+    {"hires-cam": hires_cam, "grad-cam": grad_cam}
+)
+"""What turns feature maps and the gradient of a score into heat, by name."""
+
+
 class Explainer:
     """A loaded multi-head detector that gives reasons. Threads that share one wait for each other.
 
@@ -128,10 +159,14 @@ class Explainer:
         card: The model.
         network: Its network, with its weights.
         device: A torch device, `cpu` or `cuda`.
+        method: What makes the heat.
     """
 
-    def __init__(self, card: ModelCard, network: MultiHeadDetectionModel, device: str = "cpu") -> None:
+    def __init__(
+        self, card: ModelCard, network: MultiHeadDetectionModel, device: str = "cpu", *, method: Method = "hires-cam"
+    ) -> None:
         self.card = card
+        self._heat = METHODS[method]
         self._device = torch.device(device)
         self._network: Any = network.eval().requires_grad_(False).float().to(self._device)
         self._head: Any = self._network.model[-1]
@@ -139,13 +174,21 @@ class Explainer:
         self._lock = threading.Lock()  # Ultralytics' head remembers the anchors of the last size
 
     @classmethod
-    def load(cls, key: str = DEFAULT_MODEL, *, device: str = "auto", root: Path = models.WEIGHTS) -> Explainer:
+    def load(
+        cls,
+        key: str = DEFAULT_MODEL,
+        *,
+        device: str = "auto",
+        root: Path = models.WEIGHTS,
+        method: Method = "hires-cam",
+    ) -> Explainer:
         """The model called `key`, its weights checked against its card.
 
         Args:
             key: One of `models`.
             device: `cuda`, `cpu`, or `auto`: the first of them that is here.
             root: The folder of models.
+            method: What makes the heat.
 
         Raises:
             UnknownName: There is no such model or device.
@@ -153,14 +196,14 @@ class Explainer:
                 computes no gradients.
         """
         card = models.card(key, root)
-        if card.modality != "sediment" or card.classes != taxonomy.NAMES:
+        if card.modality != "sediment" or card.network != "multihead":
             raise ModelError(f"{key} has no heat maps: they are made for the multi-head sediment detectors only")
-        if device == "openvino":
+        if device.startswith("openvino"):
             raise ModelError("OpenVINO computes no gradients, which heat maps are made of; use --device cpu or cuda")
         chosen = devices.choose(device)
         network = build(card.scale)  # type: ignore[arg-type]  # refused there when unknown
         load_weights(network, models.weights_path(card, root))
-        return cls(card, network, "cuda" if chosen.kind == "cuda" else "cpu")
+        return cls(card, network, "cuda" if chosen.kind == "cuda" else "cpu", method=method)
 
     def explain(self, field: Field, found: Detections) -> Explanation:
         """The maps of some boxes of a field, and of the classes of these boxes.
@@ -233,7 +276,8 @@ class Explainer:
         for index, anchor in anchors.items():
             logit = logits[anchor.group, anchor.level][0, anchor.local_class, anchor.row, anchor.column]
             (gradient,) = torch.autograd.grad(logit, features[anchor.level], retain_graph=True)
-            window, (x, y) = _window(features[anchor.level][0].detach(), gradient[0], int(self._stride(anchor.level)))
+            cells = self._heat(features[anchor.level][0].detach(), gradient[0])
+            window, (x, y) = _window(cells, gradient[0], int(self._stride(anchor.level)))
             window = window[: max(1, height - y), : max(1, width - x)]  # without the padding
             if scale != 1:
                 window = cv2.resize(window, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
@@ -307,10 +351,10 @@ def _slice_of(box: NDArray[np.float32], slices: list[tuple[int, int, int, int]])
     return min(holding, key=off_middle, default=None)
 
 
-def _window(features: Tensor, gradient: Tensor, stride: int) -> tuple[Heat, tuple[int, int]]:
+def _window(cells: Tensor, gradient: Tensor, stride: int) -> tuple[Heat, tuple[int, int]]:
     """The heat where the gradient is not zero, in px, and the left and top of it in px."""
     touched = (gradient != 0).any(dim=0)
-    cam = grad_cam(features, gradient) * touched
+    cam = cells * touched
     rows, columns = torch.nonzero(touched.any(dim=1)).flatten(), torch.nonzero(touched.any(dim=0)).flatten()
     if not len(rows):  # a class tower that ignores the picture
         return np.zeros((stride, stride), np.float32), (0, 0)
@@ -349,9 +393,32 @@ def overlay(pixels: NDArray[np.uint8], heat: Heat, *, opacity: float = 0.55) -> 
         raise ValueError(f"the map must be as large as the field, got {heat.shape} for {pixels.shape[:2]}")
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity must lie in 0..1, got {opacity}")
-    levels = np.rint(heat.clip(0, 1) * 255).astype(np.uint8)
-    colours = cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS)[:, :, ::-1]
+    colours = _viridis()[_levels(heat)]
     return np.asarray(cv2.addWeighted(pixels, 1 - opacity, np.ascontiguousarray(colours), opacity, 0), np.uint8)
+
+
+def png(heat: Heat) -> bytes:
+    """A map as a PNG to lay over its field: in viridis, opaque where the heat is 1, clear where there is none.
+
+    Args:
+        heat: `(H, W)` in 0..1.
+    """
+    picture = Image.fromarray(_levels(heat))
+    picture.putpalette(_viridis().tobytes())
+    stream = io.BytesIO()
+    clear = np.rint(255 * np.sqrt(np.linspace(0, 1, 256)))  # the root keeps faint heat in sight
+    picture.save(stream, "PNG", transparency=clear.astype(np.uint8).tobytes())
+    return stream.getvalue()
+
+
+def _levels(heat: Heat) -> NDArray[np.uint8]:
+    return np.rint(heat.clip(0, 1) * 255).astype(np.uint8)
+
+
+def _viridis() -> NDArray[np.uint8]:
+    """Its 256 colours, `(256, 3)` RGB."""
+    steps = np.arange(256, dtype=np.uint8)[:, None]
+    return np.ascontiguousarray(cv2.applyColorMap(steps, cv2.COLORMAP_VIRIDIS)[:, 0, ::-1])
 
 
 def panels(field: Field, found: Detections, heat: Heat, *, title: str, longest_px: int = 1600) -> NDArray[np.uint8]:
