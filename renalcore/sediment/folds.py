@@ -17,6 +17,8 @@ from renalcore.sediment.groups import split_groups
 from renalcore.sediment.readers import read_fields
 from renalcore.sediment.train import FIGURES, FINISHED, TrainConfig, train
 
+_HELD_OUT = "held_out.json"
+
 
 def cross_validate(config: TrainConfig, folds: int, *, only: int | None = None) -> Path:
     """Train once for each fold, each time validating on the groups of that fold.
@@ -33,12 +35,15 @@ def cross_validate(config: TrainConfig, folds: int, *, only: int | None = None) 
         `output/folds.csv`: a row for each finished fold, their mean, and their standard deviation (of a sample, n - 1).
 
     Raises:
-        InputError: No such fold, or the groups cannot be divided.
+        InputError: No such fold, the groups cannot be divided, or a fold that is to stay held out others.
     """
     if only is not None and not 1 <= only <= folds:
         raise InputError(f"there is no fold {only}; folds are counted from 1 to {folds}")
     train_side, val_side = read_fields(config.data, config.reading).sides()
     held_out = split_groups([*train_side, *val_side], folds)
+    for number, groups in enumerate(held_out, start=1):
+        if config.resume or only not in (None, number):
+            _check_groups(_folder(config.output, number), groups)
     for number, groups in enumerate(held_out, start=1):
         output = _folder(config.output, number)
         finished = (output / FINISHED).is_file()
@@ -46,9 +51,20 @@ def cross_validate(config: TrainConfig, folds: int, *, only: int | None = None) 
             continue
         output.mkdir(parents=True, exist_ok=True)
         (output / FINISHED).unlink(missing_ok=True)
+        (output / _HELD_OUT).write_text(json.dumps(groups) + "\n", encoding="utf-8")
         run = replace(config, output=output, held_out=groups)
         train(replace(run, resume=config.resume and run.checkpoint.is_file()))
     return _write_table(config.output, held_out)
+
+
+def _check_groups(folder: Path, groups: tuple[str, ...]) -> None:
+    """Refuse a fold whose figures are of other groups than it would hold out now."""
+    told = folder / _HELD_OUT
+    if told.is_file() and json.loads(told.read_text(encoding="utf-8")) != list(groups):
+        raise InputError(
+            f"{folder} held out other groups: the data or the number of folds are not what they were; "
+            "give another --output"
+        )
 
 
 def _folder(output: Path, number: int) -> Path:

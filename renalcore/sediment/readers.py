@@ -329,7 +329,7 @@ def _sides(
     if unsaid and len(unsaid) < len(said):
         findings.add(
             Kind.UNSPLIT, unsaid[0],
-            f"{counted(len(unsaid), 'picture')} (this is the first) in none of the data's splits, taken as train",
+            f"{counted(len(unsaid), 'picture')} (this is the first) in none of the data's splits, treated as train",
             "put every picture into a split, or move these out of the folder",
         )  # fmt: skip
     free = [index for index, side in enumerate(said) if side in (None, "train")]
