@@ -146,23 +146,36 @@ def make_app(folder: Path, **settings: str) -> RunningApp:
     return RunningApp(url, folder, inherited | own, folder / "web.log")
 
 
+@contextmanager
+def serving(folder: Path, **settings: str) -> Iterator[RunningApp]:
+    """A new installation in `folder`, served until the end of the block."""
+    app = make_app(folder, **settings)
+    try:
+        app.start()
+        yield app
+    finally:
+        app.stop()
+
+
 @pytest.fixture(scope="module")
 def running_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
     """The app with a worker of its own, as `make app` starts it; one server for the tests of a module."""
-    app = make_app(tmp_path_factory.mktemp("app") / "data")
-    try:
-        app.start()
+    with serving(tmp_path_factory.mktemp("app") / "data") as app:
         yield app
-    finally:
-        app.stop()
+
+
+@pytest.fixture(scope="package")
+def web_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
+    """The app without a worker: enough for whatever does not wait for a model, and quicker.
+
+    One server for all tests of a folder, so that each minds its own records only.
+    """
+    with serving(tmp_path_factory.mktemp("web") / "data", RENAL_WORKER="external") as app:
+        yield app
 
 
 @pytest.fixture(scope="module")
-def web_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
-    """The app without a worker: enough for whatever does not wait for a model, and quicker."""
-    app = make_app(tmp_path_factory.mktemp("web") / "data", RENAL_WORKER="external")
-    try:
-        app.start()
+def new_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
+    """As `web_app`, for the tests of one module: empty at first, and nobody else minds what they do to it."""
+    with serving(tmp_path_factory.mktemp("new") / "data", RENAL_WORKER="external") as app:
         yield app
-    finally:
-        app.stop()

@@ -1,5 +1,5 @@
 """Fixtures of the tests that talk HTTP to a running app."""
 
-from tests.running_app import running_app, web_app
+from tests.running_app import web_app
 
-__all__ = ["running_app", "web_app"]
+__all__ = ["web_app"]

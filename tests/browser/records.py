@@ -57,8 +57,9 @@ def scan(page: Any, *numbers: str) -> None:
     page.wait_for_function("() => document.activeElement?.closest('[class*=identifier]')")
     for number in numbers:
         page.keyboard.type(number)
+        page.evaluate("window.scanned = document.activeElement")
         page.keyboard.press("Enter")
-        page.wait_for_timeout(300)
+        page.wait_for_function("() => document.activeElement !== window.scanned")
 
 
 def user_of(app: RunningApp, person: Person) -> User:
@@ -129,12 +130,6 @@ def _detections(found: tuple[Found, ...]) -> Detections:
         np.array([class_id(name) for name, _, _ in found], np.int64),
         NAMES,
     )
-
-
-def seen(page: Any) -> dict[str, int]:
-    """The counts that the report beside the picture shows."""
-    lines = page.locator(".st-key-review-side tr[data-class]")
-    return {str(line.get_attribute("data-class")): int(line.locator("td").nth(1).inner_text()) for line in lines.all()}
 
 
 def wait_until(page: Any, wanted: dict[str, int]) -> None:

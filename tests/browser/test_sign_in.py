@@ -10,19 +10,19 @@ import sqlalchemy as sa
 
 from db.engine import now
 from db.models import LoginSession
-from tests.browser.conftest import shoot, sign_in
+from tests.browser.conftest import drawn, expect, shoot, sign_in
 from tests.running_app import RunningApp
 
 pytestmark = pytest.mark.browser
 
 
 def test_a_page_asked_for_by_its_address_is_shown_after_signing_in_and_after_a_reload(
-    page: Any, web_app: RunningApp
+    page: Any, new_app: RunningApp
 ) -> None:
-    person = web_app.person(full_name="Ada Example")
-    page.goto(f"{web_app.url}/patient")
-    assert page.url == f"{web_app.url}/login?next=%2Fpatient"
-    assert page.locator("#username").evaluate("field => field === document.activeElement")
+    person = new_app.person(full_name="Ada Example")
+    page.goto(f"{new_app.url}/patient")
+    page.wait_for_url(f"{new_app.url}/login?next=%2Fpatient")
+    expect(page.locator("#username")).to_be_focused()
     shoot(page, "sign-in")
     page.fill("#username", person.username)
     page.fill("#password", person.password)
@@ -35,67 +35,68 @@ def test_a_page_asked_for_by_its_address_is_shown_after_signing_in_and_after_a_r
     assert "renalcore_session" not in page.evaluate("document.cookie")  # no script can read it
 
 
-def test_a_wrong_password_is_told_and_the_user_name_need_not_be_typed_again(page: Any, web_app: RunningApp) -> None:
-    person = web_app.person()
-    page.goto(f"{web_app.url}/login")
+def test_a_wrong_password_is_told_and_the_user_name_need_not_be_typed_again(page: Any, new_app: RunningApp) -> None:
+    person = new_app.person()
+    page.goto(f"{new_app.url}/login")
     page.fill("#username", person.username)
     page.fill("#password", "not this one at all")
     page.click("button[type=submit]")
     page.wait_for_selector("[role=alert]")
-    assert page.input_value("#username") == person.username
-    assert page.input_value("#password") == ""
+    expect(page.locator("#username")).to_have_value(person.username)
+    expect(page.locator("#password")).to_have_value("")
     shoot(page, "sign-in-refused")
 
 
-def test_signing_out_leads_to_the_sign_in_page_and_the_pages_are_closed_again(page: Any, web_app: RunningApp) -> None:
-    sign_in(page, web_app, web_app.person())
+def test_signing_out_leads_to_the_sign_in_page_and_the_pages_are_closed_again(page: Any, new_app: RunningApp) -> None:
+    sign_in(page, new_app, new_app.person())
     page.click("text=Sign out")
     page.wait_for_url("**/login?signed-out")
-    assert page.locator("[role=status]").inner_text() == "You are signed out."
-    page.goto(f"{web_app.url}/worklist")
-    assert page.url.startswith(f"{web_app.url}/login?next=")
+    expect(page.locator("[role=status]")).to_have_text("You are signed out.")
+    page.goto(f"{new_app.url}/worklist")
+    page.wait_for_url(f"{new_app.url}/login?next=*")
 
 
-def test_a_page_left_open_says_so_when_its_session_has_ended_and_leads_back(page: Any, web_app: RunningApp) -> None:
-    admin = web_app.person("admin")
-    sign_in(page, web_app, admin, "/admin-users")
-    with web_app.database() as session:
+def test_a_page_left_open_says_so_when_its_session_has_ended_and_leads_back(page: Any, new_app: RunningApp) -> None:
+    admin = new_app.person("admin")
+    sign_in(page, new_app, admin, "/admin-users")
+    with new_app.database() as session:
         session.execute(sa.update(LoginSession).values(ended_at=now()))
     page.click("text=Invite a user")
     page.wait_for_selector("text=Sign in to continue")
-    assert page.locator("text=Invite a user").count() == 0
-    assert admin.full_name not in page.inner_text("body")
+    drawn(page)
+    expect(page.get_by_text("Invite a user")).to_have_count(0)
+    expect(page.get_by_text(admin.full_name)).to_have_count(0)
     shoot(page, "session-ended")
     page.click("text=Sign in to continue")
     page.wait_for_url("**/login?next=%2Fadmin-users")
 
 
-def test_a_technologist_sees_no_administration_and_is_refused_at_its_address(page: Any, web_app: RunningApp) -> None:
-    sign_in(page, web_app, web_app.person("technologist"))
-    menu = page.locator("[data-testid=stSidebarNav]").inner_text()
-    assert "Worklist" in menu
-    assert "Audit trail" not in menu
+def test_a_technologist_sees_no_administration_and_is_refused_at_its_address(page: Any, new_app: RunningApp) -> None:
+    sign_in(page, new_app, new_app.person("technologist"))
+    menu = page.get_by_test_id("stSidebarNav")
+    expect(menu).to_contain_text("Worklist")
+    expect(menu).not_to_contain_text("Audit trail")
     for address in ("admin-users", "admin-audit", "admin-cutoffs", "admin-models", "admin-system"):
-        page.goto(f"{web_app.url}/{address}")
+        page.goto(f"{new_app.url}/{address}")
         page.wait_for_selector("text=This page is for administrators. You are signed in as a technologist.")
     shoot(page, "refused")
 
 
-def test_the_root_leads_to_the_worklist(page: Any, web_app: RunningApp) -> None:
-    sign_in(page, web_app, web_app.person())
-    page.goto(web_app.url)
+def test_the_root_leads_to_the_worklist(page: Any, new_app: RunningApp) -> None:
+    sign_in(page, new_app, new_app.person())
+    page.goto(new_app.url)
     page.wait_for_url("**/worklist")
     page.wait_for_selector("h1")
 
 
-def test_an_address_that_is_no_page_says_so(page: Any, web_app: RunningApp) -> None:
-    sign_in(page, web_app, web_app.person())
-    page.goto(f"{web_app.url}/no-such-page")
+def test_an_address_that_is_no_page_says_so(page: Any, new_app: RunningApp) -> None:
+    sign_in(page, new_app, new_app.person())
+    page.goto(f"{new_app.url}/no-such-page")
     page.wait_for_selector("text=Page not found")
 
 
-def test_the_first_administrator_comes_in_by_the_link_in_the_terminal(page: Any, web_app: RunningApp) -> None:
-    links = re.findall(rf"{re.escape(web_app.url)}/welcome\S+", web_app.log.read_text())
+def test_the_first_administrator_comes_in_by_the_link_in_the_terminal(page: Any, new_app: RunningApp) -> None:
+    links = re.findall(rf"{re.escape(new_app.url)}/welcome\S+", new_app.log.read_text())
     page.goto(links[-1])
     shoot(page, "welcome")
     page.fill("#password", "a fine long password")
