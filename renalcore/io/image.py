@@ -210,12 +210,14 @@ def read_size(path: Path) -> tuple[int, int]:
             kind = media_type(stream.read(512))
         with READERS[kind](path) as image:
             width, height = image.size
-            turned = _orientation_of(image, kind) >= 5
+            orientation = _orientation_of(image, kind)
+        if kind == "image/png" and orientation == 1:
+            orientation = _orientation(_late_exif(path))
     except DECODER_ERRORS:
         raise UnreadableFile(
             f"{safe_name(path.name)} is not a picture that can be read; replace it or remove it"
         ) from None
-    return (height, width) if turned else (width, height)
+    return (height, width) if orientation >= 5 else (width, height)
 
 
 def _decoded(
@@ -344,6 +346,18 @@ def _to_8_bit(values: NDArray[np.generic]) -> NDArray[np.uint8]:
 def _orientation_of(image: ImageFile.ImageFile, kind: str) -> int:
     """How a picture has to be turned: TIFF not at all, for Pillow has its size and pixels upright already."""
     return 1 if kind == "image/tiff" else _orientation(image.info.get("exif"))
+
+
+def _late_exif(path: Path) -> bytes | None:
+    """The EXIF data of a PNG wherever they stand; Pillow sees those behind the picture only when it decodes it."""
+    with path.open("rb") as stream:
+        stream.seek(8)
+        while len(head := stream.read(8)) == 8:
+            length, chunk = struct.unpack(">I4s", head)
+            if chunk == b"eXIf":
+                return stream.read(length)
+            stream.seek(length + 4, io.SEEK_CUR)
+    return None
 
 
 def _orientation(exif: bytes | None) -> int:

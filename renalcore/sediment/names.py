@@ -175,7 +175,8 @@ def read_mapping(path: Path) -> dict[str, int]:
                 continue
             hint = f"; do you mean {' or '.join(nearest(target))}?" if nearest(target) else ""
             raise InputError(f"{path}, line {number}: {target!r} is neither one of the 39 classes nor `ignore`{hint}")
-        if mapping.setdefault(name, class_id) != class_id:
+        same = next((known for known in mapping if known.casefold() == name.casefold()), name)
+        if mapping.setdefault(same, class_id) != class_id:
             raise InputError(
                 f"{path}, line {number}: {name!r} was mapped to another class before; keep one of the lines"
             )

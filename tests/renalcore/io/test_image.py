@@ -202,6 +202,17 @@ def test_a_picture_stands_upright_as_its_camera_was_held(file_format: str, orien
     assert read_size(tmp_path / "f") == (128, 96)
 
 
+def test_a_png_that_tells_behind_its_pixels_how_it_was_held_stands_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    content = encoded(Image.new("RGB", (128, 96)), "PNG", exif=exif)
+    start = content.index(b"eXIf") - 4
+    chunk = content[start : start + 12 + int.from_bytes(content[start : start + 4])]
+    (tmp_path / "f.png").write_bytes(content.replace(chunk, b"")[:-12] + chunk + content[-12:])  # the last is IEND
+    assert read_pixels(tmp_path / "f.png", name="f.png").shape == (128, 96, 3)
+    assert read_size(tmp_path / "f.png") == (96, 128)
+
+
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
 def test_a_deep_colour_tiff_stands_upright(orientation: int) -> None:
     deep = np.zeros((96, 128, 3), np.uint16)

@@ -135,7 +135,7 @@ def test_a_mapping_may_have_no_header_and_comments(tmp_path: Path) -> None:
     ("lines", "message"),
     [
         ("kristall,oxalat calcium\n", "line 1: 'oxalat calcium' is neither .* do you mean Calcium oxalate"),
-        ("name,class\na,RBC\na,WBC\n", "line 3: 'a' was mapped to another class before"),
+        ("name,class\na,RBC\nA,WBC\n", "line 3: 'A' was mapped to another class before"),
     ],
 )
 def test_a_mapping_that_cannot_be_meant_is_refused(tmp_path: Path, lines: str, message: str) -> None:
