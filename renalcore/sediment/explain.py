@@ -412,7 +412,8 @@ def png(heat: Heat) -> bytes:
 
 
 def _levels(heat: Heat) -> NDArray[np.uint8]:
-    return np.rint(heat.clip(0, 1) * 255).astype(np.uint8)
+    levels: NDArray[np.uint8] = np.rint(heat.clip(0, 1) * 255).astype(np.uint8)
+    return levels
 
 
 def _viridis() -> NDArray[np.uint8]:
