@@ -19,8 +19,10 @@ QUIET = QualityFlag("nearly_empty", "Check it by eye.")
 
 
 def full(share: float) -> Detections:
-    """One box over this share of a picture of 1000 x 800 px."""
-    return Detections(np.array([[0, 0, 1000, 800 * share]]), np.array([0.9]), np.array([NAMES.index("Mucus")]), NAMES)
+    """Cells of 60 x 60 px, side by side over this share of a picture of 1000 x 800 px, each 0.0045 of it."""
+    cells = np.array([[60 * (i % 16), 60 * (i // 16), 60 * (i % 16) + 60, 60 * (i // 16) + 60] for i in range(200)])
+    number = round(share / 0.0045)
+    return Detections(cells[:number], np.full(number, 0.9), np.full(number, NAMES.index("WBC")), NAMES)
 
 
 def counted(session: Session, done: Analysed) -> tuple[dict[str, float], str | None]:
@@ -41,11 +43,15 @@ def three_fields(analysed: Analyse) -> Analysed:
 
 
 def test_a_field_is_crowded_from_a_fifth_of_its_area_under_boxes_that_overlap_or_not() -> None:
-    assert [len(crowding(full(share), 1000, 800)) for share in (0.19, 0.21)] == [0, 1]
-    twice = full(0.15)
-    twice = Detections(np.tile(twice.boxes_px, (2, 1)), np.tile(twice.scores, 2), np.tile(twice.class_ids, 2), NAMES)
+    assert [len(crowding(full(share), 1000, 800)) for share in (0.193, 0.207)] == [0, 1]
+    some = full(0.153)
+    twice = Detections(np.tile(some.boxes_px, (2, 1)), np.tile(some.scores, 2), np.tile(some.class_ids, 2), NAMES)
     assert crowding(twice, 1000, 800) == (), "what lies under two boxes is covered once"
-    assert [flag.code for flag in crowding(full(0.15), 1000, 800, (500, 400, 400))] == ["overcrowded"]  # of the disc
+    (flag,) = crowding(some, 1000, 800, (500, 400, 400))  # the disc is 0.63 of the picture
+    assert flag.code == "overcrowded"
+    sheet = Detections(np.array([[0, 0, 1000, 400]]), np.array([0.9]), np.array([NAMES.index("Mucus")]), NAMES)
+    assert crowding(sheet, 1000, 800) == (), "one large thing does not hide the others"
+    assert crowding(Detections.empty(NAMES), 1000, 800) == ()
 
 
 def test_withheld_fields_are_left_out_of_means_and_named_with_the_reason(session: Session, analysed: Analyse) -> None:
