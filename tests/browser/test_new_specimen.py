@@ -20,7 +20,7 @@ from db import analyses, specimens
 from db.files import FileStore
 from db.specimens import UploadedField
 from pages.components.analysis import MODEL, card_of
-from tests.browser.conftest import shoot, sign_in
+from tests.browser.conftest import drawn, expect, shoot, sign_in
 from tests.browser.records import a_picture, scan, user_of
 from tests.running_app import Person, RunningApp, make_app
 
@@ -56,11 +56,11 @@ def test_a_specimen_is_scanned_checked_and_sent_to_analysis(
     accession = f"S-{secrets.token_hex(4)}"
     sign_in(page, web_app, technologist, "/new")
     scan(page, "H-77", accession)
-    assert page.get_by_label("Accession number").input_value() == accession
+    expect(page.get_by_label("Accession number")).to_have_value(accession)
     page.set_input_files("input[type=file]", [str(path) for path in files])
     table = page.locator("table.rc-table")
-    table.get_by_text("the same picture as one.png").wait_for()
-    assert table.get_by_text("Left out:").count() == 3
+    expect(table).to_contain_text("the same picture as one.png")
+    expect(table.get_by_text("Left out:")).to_have_count(3)
     page.get_by_role("button", name="Analyse 2 fields").click()
     page.get_by_text("2 fields registered").wait_for()
     with web_app.database() as session:
@@ -151,12 +151,12 @@ def test_bad_files_are_left_out_each_with_its_reason_and_the_good_ones_go_throug
     sign_in(page, web_app, technologist, "/new")
     scan(page, "H-80", accession)
     upload(page, [(name, content) for name, content, _ in files])
-    table = page.locator("table.rc-table tbody tr")
     page.get_by_text("7 fields left out, see the table").wait_for()
-    verdicts = {line.locator("td").nth(1).inner_text(): line.locator("td").nth(4).inner_text() for line in table.all()}
+    lines = page.locator("table.rc-table tbody tr")
+    expect(lines).to_have_count(len(files))
     for name, _, reason in files:
-        shown = name.rsplit("\\", 1)[-1]
-        assert reason in verdicts[shown], f"{shown}: {verdicts[shown]}"
+        shown = page.get_by_role("cell", name=name.rsplit("\\", 1)[-1], exact=True)
+        expect(lines.filter(has=shown).locator("td").nth(4)).to_contain_text(reason)
     shoot(page, "new-bad-files")
     page.get_by_role("button", name="Analyse 3 fields").click()
     page.get_by_text("3 fields registered").wait_for()
@@ -179,7 +179,8 @@ def test_an_accession_number_is_given_once_even_to_two_who_type_it_at_once(
     scan(page, "H-81", accession)
     upload(page, [("mine.png", content)])
     analyse = page.get_by_role("button", name="Analyse 1 field")
-    analyse.wait_for()
+    expect(analyse).to_be_enabled()
+    drawn(page)
     with web_app.database() as session:  # a colleague is quicker, with another patient
         specimens.register(
             session,
@@ -194,13 +195,13 @@ def test_an_accession_number_is_given_once_even_to_two_who_type_it_at_once(
             by=user_of(web_app, technologist),
         )
     analyse.click()
-    page.get_by_text(f"Accession number {accession} is already registered for patient H-82").wait_for()
+    page.get_by_text(f"Accession number {accession} is already registered for patient H-82").first.wait_for()
     page.get_by_text("It belongs to another patient than the number you entered").wait_for()
     page.locator("button[disabled]", has_text="Analyse 1 field").wait_for()
     shoot(page, "new-accession-taken")
     page.get_by_label("Accession number").fill(f"{accession}-2")  # what was typed and uploaded is still there
     page.keyboard.press("Enter")
-    page.get_by_text("is already registered").wait_for(state="detached")
+    expect(page.get_by_text("is already registered")).to_have_count(0)
     analyse.click()
     page.get_by_text("1 field registered").wait_for()
     with web_app.database() as session:
@@ -239,6 +240,7 @@ def test_a_full_disk_is_told_nothing_is_registered_and_nothing_typed_is_lost(
         scan(page, "H-83", "S-83")
         upload(page, [(name, encoded("PNG", Image.fromarray(pixels))) for name, pixels in files])
         analyse = page.get_by_role("button", name="Analyse 2 fields")
+        expect(analyse).to_be_enabled()
         with (small_disk / "more").open("wb", buffering=0) as more, contextlib.suppress(OSError):
             while more.write(bytes(4096)):
                 pass
@@ -270,12 +272,13 @@ def test_a_scan_that_began_before_the_form_was_there_is_left_out_whole(
     )
     page.goto(f"{web_app.url}/new")
     page.get_by_label("Patient number").wait_for()
-    page.wait_for_timeout(1500)
+    drawn(page)
+    page.wait_for_timeout(1500)  # longer than the form waits for quiet
     assert page.evaluate("document.activeElement === document.body")  # so what is typed goes nowhere
     page.evaluate("clearInterval(window.scanner)")
     scan(page, "H-83", "S-83")
-    assert page.get_by_label("Patient number").input_value() == "H-83"
-    assert page.get_by_label("Accession number").input_value() == "S-83"
+    expect(page.get_by_label("Patient number")).to_have_value("H-83")
+    expect(page.get_by_label("Accession number")).to_have_value("S-83")
 
 
 def test_a_scan_goes_to_the_first_empty_field_when_nothing_is_in_focus(
@@ -286,5 +289,5 @@ def test_a_scan_goes_to_the_first_empty_field_when_nothing_is_in_focus(
     page.locator("h1").click()
     page.evaluate("document.activeElement.blur()")
     page.keyboard.type("S-84")
-    assert page.get_by_label("Patient number").input_value() == "H-84"
-    assert page.get_by_label("Accession number").input_value() == "S-84"
+    expect(page.get_by_label("Patient number")).to_have_value("H-84")
+    expect(page.get_by_label("Accession number")).to_have_value("S-84")

@@ -1,6 +1,7 @@
 // Bar-code scanners type fast and end with Enter: the focus then goes on to the next field, as Tab would.
 
 const QUIET_MS = 400; // longer than any pause within one scan
+const LATE_MS = 200;
 const isTyped = (event) => event.key.length === 1 && !event.ctrlKey && !event.metaKey && !event.altKey;
 
 export default function mount({ data, parentElement }) {
@@ -12,8 +13,12 @@ export default function mount({ data, parentElement }) {
   // takes keys once nobody has typed for a moment, and keeps its first field in focus until somebody does something.
   let isReady = parentElement.chain === data.keys[0];
   let lastKey = performance.now();
+  let lastTick = lastKey;
   const begin = setInterval(() => {
-    if (performance.now() - lastKey < QUIET_MS || !inputs().length) return;
+    const now = performance.now();
+    if (now - lastTick > LATE_MS) lastKey = now; // the browser was busy: keys may wait that were typed meanwhile
+    lastTick = now;
+    if (now - lastKey < QUIET_MS || !inputs().length) return;
     isReady = true;
     parentElement.chain = data.keys[0];
     if (nothingFocused() || document.activeElement.tagName === "BUTTON") inputs()[0].focus();
