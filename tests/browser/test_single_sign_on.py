@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from db import accounts
-from tests.browser.conftest import shoot
+from tests.browser.conftest import drawn, expect, shoot
 from tests.browser.identity_provider import IdentityProvider
 from tests.running_app import RunningApp, make_app
 
@@ -53,7 +53,7 @@ def test_an_account_named_by_its_verified_address_comes_in_and_signs_out_for_goo
     page.click("text=Sign out")
     page.wait_for_url("**/login?signed-out")
     page.goto(f"{app.url}/worklist")
-    assert page.url.startswith(f"{app.url}/login")
+    page.wait_for_url(f"{app.url}/login*")
 
 
 def test_someone_without_an_account_gets_none(page: Any, app: RunningApp, provider: IdentityProvider) -> None:
@@ -61,6 +61,7 @@ def test_someone_without_an_account_gets_none(page: Any, app: RunningApp, provid
     page.goto(f"{app.url}/login")
     page.click("text=Sign in with your institution")
     page.wait_for_selector("text=No active account here belongs to your institutional sign-in")
-    assert page.locator("text=Continue to RenalCore").count() == 0
+    drawn(page)
+    expect(page.get_by_text("Continue to RenalCore")).to_have_count(0)
     with app.database() as session:
         assert accounts.by_username(session, provider.email) is None
