@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -15,9 +16,9 @@ import pytest
 from db import analyses, audit, cutoffs, reviews, specimens
 from db.reviews import ReviewedObject
 from pages.components.analysis import MODEL, card_of
-from tests.browser.conftest import shoot, sign_in
+from tests.browser.conftest import drawn, expect, shoot
 from tests.browser.records import scan, wait_until
-from tests.running_app import ROOT, RunningApp
+from tests.running_app import ROOT, Person, RunningApp
 
 pytestmark = [
     pytest.mark.browser,
@@ -62,6 +63,7 @@ def test_a_sediment_day_from_signing_in_to_the_audit_trail(
         analysis = analyses.current(session, specimen.id)
         assert analysis is not None
         assert (specimen.state, analysis.state) == ("needs_review", "done")
+        field_ids = [field.id for field in specimens.fields(session, specimen.id)]
     found = standing(app, analysis.id)
     counted = [item for item in found.values() if item.counts(analysis.options["min_score"])]
     by_field = Counter(item.field_id for item in counted)
@@ -72,27 +74,31 @@ def test_a_sediment_day_from_signing_in_to_the_audit_trail(
     shoot(page, "day-analysed")
 
     # She corrects: one is of another class, one is nothing, one was missed.
-    for _ in FIELDS:
-        if page.locator(".viewer").get_attribute("data-picture") == str(busiest):
-            break
+    viewer = page.locator(".viewer")
+    drawn(page)
+    for _ in field_ids[: field_ids.index(busiest)]:
         page.keyboard.press("n")
-        page.wait_for_timeout(500)
     page.wait_for_selector(f".viewer[data-picture='{busiest}']")
+    expect(viewer).to_have_attribute("data-shown", re.compile("[1-9]"))  # its findings may come after the picture
+    drawn(page)
     page.keyboard.press("j")
-    renamed = found[page.locator(".viewer").get_attribute("data-selected")]
+    expect(viewer).to_have_attribute("data-selected", re.compile("."))
+    renamed = found[viewer.get_attribute("data-selected")]
     page.keyboard.press("r")
     page.keyboard.type("trichomonas")
     page.keyboard.press("Enter")
     expected = +(expected - Counter([renamed.class_name]) + Counter(["Trichomonas vaginalis"]))
     wait_until(page, expected)
 
+    drawn(page)
     page.keyboard.press("j")
-    removed = found[page.locator(".viewer").get_attribute("data-selected")]
-    assert removed.key != renamed.key
+    expect(viewer).to_have_attribute("data-selected", re.compile(f"^(?!{re.escape(renamed.key)}$)."))
+    removed = found[viewer.get_attribute("data-selected")]
     page.keyboard.press("Delete")
     expected = +(expected - Counter([removed.class_name]))
     wait_until(page, expected)
 
+    drawn(page)
     page.keyboard.press("a")
     stage = page.locator(".viewer .stage").bounding_box()
     left, top = stage["x"] + stage["width"] / 2, stage["y"] + stage["height"] / 2
@@ -114,12 +120,14 @@ def test_a_sediment_day_from_signing_in_to_the_audit_trail(
     review = f"/review?specimen={specimen.id}"
     sign_in(page, app, rita, review)
     wait_until(page, expected)
+    drawn(page)
     page.get_by_role("button", name="Sign", exact=True).click()
     dialog = page.get_by_role("dialog")
     dialog.get_by_text(MEANING).click()
     dialog.get_by_role("button", name="Sign", exact=True).click()
     page.get_by_text("Signed by Rita Reviewer").wait_for()
     page.get_by_text(MEANING).first.wait_for()
+    drawn(page)
     shoot(page, "day-signed")
     with page.expect_download() as download:
         page.get_by_role("button", name="CSV").click()
@@ -154,7 +162,7 @@ def test_a_sediment_day_from_signing_in_to_the_audit_trail(
 
     # Without signing in nothing is shown, not even by its address.
     page.goto(f"{app.url}{review}")
-    assert page.url.startswith(f"{app.url}/login?next=")
+    page.wait_for_url(f"{app.url}/login?next=*")
     assert ACCESSION not in page.content()
     assert page.request.get(f"{app.url}/fields/{busiest}/image").status == 403
 
@@ -194,6 +202,16 @@ def standing(app: RunningApp, analysis_id: int) -> dict[str, ReviewedObject]:
     """Every object of an analysis as it stands now, by its key."""
     with app.database() as session:
         return {item.key: item for item in reviews.objects(session, analysis_id)}
+
+
+def sign_in(page: Any, app: RunningApp, person: Person, target: str) -> None:
+    page.goto(f"{app.url}{target}")
+    page.fill("#username", person.username)
+    page.fill("#password", person.password)
+    page.click("button[type=submit]")
+    page.wait_for_url(f"**{target}")
+    page.wait_for_selector("h1")
+    drawn(page)
 
 
 def sign_out(page: Any, app: RunningApp) -> None:
