@@ -97,7 +97,7 @@ def render_demo(
             ).pixels
             flags, disc = judge(pixels)
             png = io.BytesIO()
-            Image.fromarray(pixels).save(png, "png")
+            Image.fromarray(pixels).save(png, "png", compress_level=1)  # five times as quick as 6, a tenth larger
             png.seek(0)
             sha256, size = store.put(png)
             fields.append(
