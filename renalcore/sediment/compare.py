@@ -324,7 +324,8 @@ def _measure(comparison: Comparison, method: Method, seed: int, fields: Sequence
     evaluate.write(evaluation, file.parent, about=about)
     (file.parent / "predictions.json").write_text(json.dumps(found), encoding="utf-8")
 
-    parameters, gflops = complexity(build_network(method.network, method.scale), size_px=640)
+    network = build_network(method.network, method.scale)
+    parameters, gflops = complexity(network, size_px=method.input_px or 640)
     trained = json.loads((config.output / FINISHED).read_text(encoding="utf-8"))
     pretraining = comparison.pretraining(method.scale).output / "metrics.csv"
     result = {
@@ -346,9 +347,10 @@ def _measure(comparison: Comparison, method: Method, seed: int, fields: Sequence
     file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def _figures(averages: Averages) -> dict[str, float]:
+def _figures(averages: Averages) -> dict[str, float | None]:
+    """The figures of a row; None where none could be measured, for JSON has no nan."""
     values = (averages.precision, averages.recall, averages.ap50, averages.ap50_95)
-    return dict(zip(FIGURES, values, strict=True))
+    return {name: value if math.isfinite(value) else None for name, value in zip(FIGURES, values, strict=True)}
 
 
 def table_row(method: Method, results: Sequence[Mapping[str, Any]], paper: Printed | None) -> dict[str, Any]:
@@ -369,7 +371,7 @@ def table_row(method: Method, results: Sequence[Mapping[str, Any]], paper: Print
         "seeds": " ".join(str(result["seed"]) for result in results),
     }
     for name in (*FIGURES, *(f"{figure} {_COMMON}" for figure in FIGURES)):
-        values = [result[name] for result in results if not math.isnan(result[name])]
+        values = [result[name] for result in results if result[name] is not None]
         row[name] = statistics.mean(values) if values else math.nan
         row[f"{name} std"] = statistics.stdev(values) if len(values) > 1 else math.nan
     for name in ("parameters", "gflops"):
@@ -413,8 +415,8 @@ def _notes(comparison: Comparison, table: Table, fields: int) -> str:
     return (
         f"Unweighted means over the classes of {fields} held-out fields of {config.data.resolve().name}, in per cent; "
         f"precision and recall at each class's best F1. Each row was trained for {budget}"
-        f"{' of ' + str(config.size_px) + ' px' if table != 6 else ''}. GFLOPs at 640 px. In brackets {paper}, on "
-        "OpenUrine after 300 epochs.\n"
+        f"{'' if table == 6 else f' of {config.size_px} px'}. GFLOPs at {'its size' if table == 6 else '640 px'}. In "
+        f"brackets {paper}, on OpenUrine after 300 epochs.\n"
     )
 
 
