@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from renalcore import taxonomy
-from renalcore.errors import InputError
+from renalcore.errors import InputError, UnknownName
 from renalcore.types import Detections, Field
 
 
@@ -43,14 +44,15 @@ def read(path: Path) -> dict[str, Any]:
     """The content of a file of predictions.
 
     Raises:
-        InputError: It is not such a file, or a box has no sides or a score outside 0..1.
-        UnknownName: A category is none of the 39 classes.
+        InputError: It is not such a file, or a box has no class, no sides or a score outside 0..1.
     """
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         named = [content["model"], *(row["file_name"] for row in (*content["images"], *content["predictions"]))]
         whole = all(isinstance(name, str) for name in named) and all(map(_is_box, content["predictions"]))
-    except (ValueError, TypeError, KeyError) as error:
+    except UnknownName as error:
+        raise InputError(f"{path}: {error}; {_REMEDY}") from None
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(f"{path} holds no predictions ({type(error).__name__}: {error}); {_REMEDY}") from None
     if not whole:
         raise InputError(f"{path} holds a box without [x, y, width, height] and a score in 0..1; {_REMEDY}")
@@ -62,5 +64,5 @@ _REMEDY = "give a file written by `renalcore predict sediment` or by an earlier 
 
 def _is_box(row: dict[str, Any]) -> bool:
     taxonomy.class_id(row["category"])
-    _, _, width, height = map(float, row["bbox"])
-    return width >= 0 and height >= 0 and 0 <= row["score"] <= 1
+    box = [float(side) for side in row["bbox"]]
+    return len(box) == 4 and all(map(math.isfinite, box)) and min(box[2:]) >= 0 and 0 <= row["score"] <= 1
