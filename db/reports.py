@@ -155,9 +155,9 @@ class SpecimenReport:
         """Which fields are withheld and why, in one line; None where none is."""
         return gate.in_words([(field.position + 1, field.reason) for field in self.withheld]) or None
 
-    def is_validated(self, class_name: str) -> bool:
-        """Whether the model was validated on real pictures of this class; of others only a person's word counts."""
-        return threshold(self.min_score, class_name) < ONLY_WHEN_CONFIRMED
+    def is_unvalidated(self, class_name: str) -> bool:
+        """Whether the model was never validated on real pictures of this class, so that only a person's word counts."""
+        return threshold(self.min_score, class_name) >= ONLY_WHEN_CONFIRMED
 
     @property
     def fields_missing(self) -> int:
@@ -480,7 +480,7 @@ def _export_rows(one: SpecimenReport) -> Iterable[ExportRow]:
     signature = one.signature
     no_field = not one.rows and bool(one.withheld)
     for value in measure.report([]) if no_field else one.rows:
-        if not value.total and not one.is_validated(value.class_name):
+        if not value.total and one.is_unvalidated(value.class_name):
             continue  # nobody looked for it: 0 would say that it was looked for and not found
         yield ExportRow(
             patient=one.patient_identifier,
@@ -501,5 +501,5 @@ def _export_rows(one: SpecimenReport) -> Iterable[ExportRow]:
             signature=signature.kind if signature else None,
             amendments=one.amendments,
             withheld=one.withheld_in_words,
-            validated=one.is_validated(value.class_name),
+            validated=not one.is_unvalidated(value.class_name),
         )

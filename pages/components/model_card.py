@@ -59,6 +59,10 @@ def _classes(card: ModelCard) -> None:
     )
     if card.unvalidated_classes:
         st.markdown(f"**Without such figures:** {style.plain(', '.join(card.unvalidated_classes))}")
+        st.html(
+            '<p class="rc-quiet-text">Never validated on real pictures: hidden in a review until asked for, and '
+            "counted only where a person confirms or adds them.</p>"
+        )
     if isinstance(card.min_score, Mapping):
         with st.expander("Lowest score reported, by class"):
             style.table(

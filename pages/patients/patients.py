@@ -168,7 +168,7 @@ def _table(history: list[SpecimenReport], values: dict[tuple[int, str], Reported
             grade = f" {status.quiet_chip_html(value.grade)}" if value.grade else ""
             cells.append(f'<td class="rc-num">{style.number(value.mean)}{grade}</td>')
         mark = counts.group_mark_html(taxonomy.particle(name).group)
-        doubt = "" if all(one.is_validated(name) for one in history) else ", never validated on real pictures"
+        doubt = ", never validated on real pictures" if any(one.is_unvalidated(name) for one in history) else ""
         lines.append(
             f'<tr><td>{mark} {escape(name)} <span class="rc-quiet-text">/{unit}{doubt}</span></td>{"".join(cells)}</tr>'
         )

@@ -27,6 +27,7 @@ from pages.components import (
     withheld,
 )
 from pages.components.findings import Review, ShownField
+from renalcore import taxonomy
 from renalcore.errors import NotFound, RenalError
 
 MEANINGS = (
@@ -191,7 +192,7 @@ def _body(specimen_id: int, analysis_id: int) -> None:
         fields = _shown_fields(session, specimen_id, current, min_score)
         opinion = second_opinion.opinion_on(session, current)
     card = asking.card_of(current.model_key)
-    unvalidated = card.unvalidated_classes if card else ()
+    unvalidated = card.unvalidated_classes if card else tuple(filter(report.is_unvalidated, taxonomy.NAMES))
     released = asking.released_scores(card) if card else min_score
     known = {shown.id for shown in fields}
     shown_now = state.goal[1] if state.goal[1] in known else fields[0].id
