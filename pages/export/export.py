@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime, time, timedelta
-
 import streamlit as st
 
 from db import patients, specimens, worklist
 from db.engine import session_scope
-from pages.components import auth, download, style
+from pages.components import auth, date_range, download, style
 
 SCOPES = ("One specimen", "One patient", "A range of dates")
 
@@ -49,30 +47,21 @@ elif scope == SCOPES[1]:
     elif identifier.strip():
         st.warning("No patient has this number. Check it, or look under Patients.")
 else:
-    zone = style.browser_zone()
-    today = datetime.now(zone).date()
-    with st.container(horizontal=True):
-        month_ago = today - timedelta(days=30)
-        first = st.date_input("Registered from", month_ago, key="export-first", format="YYYY-MM-DD", width=180)
-        last = st.date_input("until", today, key="export-last", format="YYYY-MM-DD", width=180)
-    if first > last:
-        st.warning("The first day lies after the last.")
-    else:
-        since = datetime.combine(first, time.min, tzinfo=zone)
-        until = datetime.combine(last + timedelta(days=1), time.min, tzinfo=zone)
+    days = date_range.choose("export")
+    if days is not None:
         with session_scope(read_only=True) as session:
             number = sum(
-                worklist.page(session, state=state, since=since, until=until, limit=1).total
+                worklist.page(session, state=state, since=days.since, until=days.until, limit=1).total
                 for state in ("needs_review", "signed")
             )
         st.html(f'<p class="rc-quiet-text">{style.number(number, 0)} specimens with results in this range.</p>')
         download.csv_button(
             "Download CSV",
-            key=f"export-range-{first}-{last}",
-            file_name=f"sediment-{first}-{last}.csv",
+            key=f"export-range-{days.first}-{days.last}",
+            file_name=f"sediment-{days.first}-{days.last}.csv",
             entity="specimens",
-            entity_id=f"{first}..{last}",
+            entity_id=f"{days.first}..{days.last}",
             disabled=number == 0,
-            since=since,
-            until=until,
+            since=days.since,
+            until=days.until,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from datetime import datetime, time, timedelta
+from datetime import datetime
 from html import escape
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import streamlit as st
 
 from db import accounts, audit, cutoffs, reports
 from db.engine import session_scope
-from pages.components import auth, confusion, links, style
+from pages.components import auth, confusion, date_range, links, style
 from renalcore.errors import Conflict, RenalError
 from renalcore.export import clinical as tables
 from renalcore.metrics.agreement import Estimate
@@ -59,17 +59,8 @@ def _choose_specimens() -> tuple[bool, datetime | None, datetime | None] | None:
     scope = st.segmented_control("Specimens", SCOPES, default=SCOPES[0], key="validation-scope", required=True)
     if scope == SCOPES[0]:
         return True, None, None
-    zone = style.browser_zone()
-    today = datetime.now(zone).date()
-    with st.container(horizontal=True):
-        month_ago = today - timedelta(days=30)
-        first = st.date_input("Registered from", month_ago, key="validation-first", format="YYYY-MM-DD", width=180)
-        last = st.date_input("until", today, key="validation-last", format="YYYY-MM-DD", width=180)
-    if first > last:
-        st.warning("The first day lies after the last.")
-        return None
-    since = datetime.combine(first, time.min, tzinfo=zone)
-    return False, since, datetime.combine(last + timedelta(days=1), time.min, tzinfo=zone)
+    days = date_range.choose("validation")
+    return None if days is None else (False, days.since, days.until)
 
 
 def _choose_grading() -> tuple[CutOffTable, bool]:

@@ -7,7 +7,7 @@ import pandas
 import pytest
 
 from db import audit, reviews
-from tests.browser.conftest import sign_in
+from tests.browser.conftest import drawn, sign_in
 from tests.browser.records import analysed, user_of
 from tests.running_app import Person, RunningApp
 
@@ -20,6 +20,8 @@ def reviewer(web_app: RunningApp) -> Person:
 
 
 def downloaded(page: Any, button: str) -> pandas.DataFrame:
+    page.get_by_role("button", name=button).wait_for()
+    drawn(page)
     with page.expect_download() as waiting:
         page.get_by_role("button", name=button).click()
     content = waiting.value.path().read_bytes()
