@@ -40,3 +40,17 @@ def test_a_reviewer_counts_a_withheld_field_and_withholds_it_again(page: Any, we
     shoot(page, "counted-though")
     page.get_by_role("button", name="Withhold it").click()
     wait_until(page, {"WBC": 4, "RBC": 2})
+
+    with web_app.database() as session:
+        session.execute(
+            sa.text("UPDATE specimen_fields SET flags = :flags WHERE specimen_id = :id"),
+            {"flags": BLURRED, "id": bench.specimen_id},
+        )
+    page.reload()
+    expect(page.get_by_text("No field of this specimen can be counted.")).to_be_visible()
+    drawn(page)
+    shoot(page, "nothing-counted")
+    page.get_by_role("link", name=bench.patient).click()
+    expect(page.get_by_text(f"{bench.accession}: field 1 withheld: out of focus; field 2")).to_be_visible()
+    drawn(page)
+    shoot(page, "patient-withheld")
