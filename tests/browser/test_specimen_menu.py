@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from db import analyses, specimens
-from tests.browser.conftest import shoot, sign_in
+from tests.browser.conftest import drawn, shoot, sign_in
 from tests.browser.records import analysed, user_of, wait_until
 from tests.db.records import MODEL, a_picture
 from tests.running_app import Person, RunningApp
@@ -22,10 +22,12 @@ def technologist(web_app: RunningApp) -> Person:
 
 def choose(page: Any, action: str) -> Any:
     """Opens the menu beside the specimen's name and chooses; returns the dialog that opens."""
+    drawn(page)
     page.get_by_role("button", name="Actions").click()
     page.get_by_role("menuitem", name=action).or_(page.get_by_role("option", name=action)).click()
     dialog = page.get_by_role("dialog")
     dialog.wait_for()
+    drawn(page)
     return dialog
 
 
