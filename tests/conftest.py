@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,6 +125,19 @@ class PostgresServer:
         """SQLAlchemy's address of one of its databases."""
         return f"postgresql+psycopg://postgres:{self.password}@127.0.0.1:{self.port}/{database}"
 
+    @contextmanager
+    def database(self, template: str = "template1") -> Iterator[str]:
+        """The address of a new database, a copy of `template`, until the end of the block."""
+        import psycopg  # only where a server exists
+
+        name = f"test_{secrets.token_hex(6)}"
+        administration = self.url("postgres").replace("+psycopg", "")
+        with psycopg.connect(administration, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        yield self.url(name)
+        with psycopg.connect(administration, autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
 
 def _free_port() -> int:
     with socket.socket() as probe:
@@ -184,15 +198,8 @@ def postgres_server() -> Iterator[PostgresServer]:
 @pytest.fixture
 def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
     """The address of an empty PostgreSQL database that only this test uses."""
-    import psycopg  # only where a server exists
-
-    name = f"test_{secrets.token_hex(6)}"
-    administration = postgres_server.url("postgres").replace("+psycopg", "")
-    with psycopg.connect(administration, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    yield postgres_server.url(name)
-    with psycopg.connect(administration, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with postgres_server.database() as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
