@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 Found = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]
 """Boxes `(N, A, 4)` as x1, y1, x2, y2 in px, scores `(N, A)` and class ids `(N, A)` of every anchor."""
 
-KEPT_IN_FLOAT: Final = (r".*\.attn/.*", r".*\.cv3\.\d+\.2/.*")
-"""What INT8 leaves alone: the products and softmax of the attention, and the layers that give the scores. The boxes
-come from `BoxTowers`, which compute in float32 always."""
+KEPT_IN_FLOAT: Final = (r".*\.attn/.*", r".*\.heads\..*")
+"""What INT8 leaves alone: the products and softmax of the attention, and the towers that give the scores. The boxes come
+from `BoxTowers`, which compute in float32 always."""
 
 
 class Runner(Protocol):
@@ -166,8 +166,8 @@ TORCH_ONLY: Final = frozenset({"rtdetr"})
 
 def _key(sha256: str) -> str:
     """Names a converted network by everything it was made from."""
-    made_from = hashlib.sha256(sha256.encode())
-    for package in ("openvino", "torch", "torchvision", "ultralytics"):
+    made_from = hashlib.sha256(f"{sha256}{KEPT_IN_FLOAT}".encode())
+    for package in ("openvino", "nncf", "torch", "torchvision", "ultralytics"):
         made_from.update(version(package).encode())
     for module in ("networks.py", "decoding.py", "retinanet.py"):
         made_from.update((Path(__file__).parent / module).read_bytes())
