@@ -27,8 +27,8 @@ Found = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]
 """Boxes `(N, A, 4)` as x1, y1, x2, y2 in px, scores `(N, A)` and class ids `(N, A)` of every anchor."""
 
 KEPT_IN_FLOAT: Final = (r".*\.attn/.*", r".*\.heads\..*")
-"""What INT8 leaves alone: the products and softmax of the attention, and the towers that give the scores. The boxes come
-from `BoxTowers`, which compute in float32 always."""
+"""What INT8 leaves alone: the products and softmax of the attention, and the towers that give the scores. The boxes
+come from `BoxTowers`, which compute in float32 always."""
 
 
 class Runner(Protocol):
