@@ -23,7 +23,7 @@ from pages.components.analysis import MODEL, card_of
 from tests.browser.records import HEIGHT_PX, WIDTH_PX, a_picture, user_of
 from tests.running_app import RunningApp, make_app
 
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 MODEL_LOADED_WITHIN_S = 240.0  # seconds on a quiet machine
 FIELDS = 6
 T = TypeVar("T")
