@@ -16,6 +16,7 @@ from db.models import User
 from db.specimens import UploadedField
 from renalcore.taxonomy import NAMES, class_id
 from renalcore.types import Detections
+from tests.browser.conftest import drawn
 from tests.running_app import Person, RunningApp
 
 WIDTH_PX, HEIGHT_PX = 720, 576
@@ -60,6 +61,9 @@ def scan(page: Any, *numbers: str) -> None:
         page.evaluate("window.scanned = document.activeElement")
         page.keyboard.press("Enter")
         page.wait_for_function("() => document.activeElement !== window.scanned")
+    lacking = ("the accession number", "at least one field")[len(numbers) - 1 :]
+    page.get_by_text(f"Still missing: {', '.join(lacking)}.", exact=True).wait_for()
+    drawn(page)
 
 
 def user_of(app: RunningApp, person: Person) -> User:

@@ -46,12 +46,14 @@ def test_a_sediment_day_from_signing_in_to_the_audit_trail(
     # The technologist scans two numbers, drops the fields in and sends them off.
     sign_in(page, app, tess, "/new")
     scan(page, PATIENT, ACCESSION)
-    page.get_by_role("combobox", name="Scale").click()
-    page.get_by_role("option", name="Each picture shows one whole field of view").click()
     page.set_input_files(
         "input[type=file]", [shared_data / "sediment" / "urised2k" / "images" / name for name in FIELDS]
     )
-    page.get_by_role("button", name="Analyse 3 fields").click()
+    analyse = page.get_by_role("button", name="Analyse 3 fields")
+    analyse.wait_for()
+    page.get_by_role("combobox", name="Scale").click()
+    page.get_by_role("option", name="Each picture shows one whole field of view").click()
+    analyse.click()
     page.get_by_text("3 fields registered").wait_for()
     page.get_by_role("button", name="Open specimen").click()
 
