@@ -10,6 +10,7 @@ own batch.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import tempfile
@@ -81,6 +82,18 @@ class TorchBackend:
             return tuple(output.cpu().numpy() for output in found)
 
 
+@functools.cache
+def _core() -> openvino.Core:
+    """The one OpenVINO of this process, kept to its end.
+
+    Each brings a stack for signals along and takes it away when it goes. Where two do not go in the order in which they
+    came, the process is left with a stack that is freed, and dies at its next signal (a child that ends, for example).
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenVinoBackend:
     """OpenVINO on the CPU, computing in float32, or with the INT8 form of the network.
 
@@ -92,9 +105,7 @@ class OpenVinoBackend:
     kept_sizes = 8
 
     def __init__(self, build: Callable[[], nn.Module], device: Device, *, key: str) -> None:
-        import openvino
-
-        self._core = openvino.Core()
+        self._core = _core()
         precision = "f32"  # bfloat16, the default on CPUs that know it, moves scores by per cents
         if device.kind == "openvino-int8":
             self._model = _quantised(self._core, int8_path(key))
@@ -191,12 +202,11 @@ def quantise(
         ValueError: There is no picture, or they differ in size.
     """
     import nncf
-    import openvino
 
     if len({picture.shape for picture in pictures}) != 1:
         raise ValueError("ranges are set with pictures of one size, at least one")
     nncf.set_log_level(logging.ERROR)
-    core = openvino.Core()
+    core = _core()
     model = _converted(core, build, _converted_path(key)).clone()
     sizes = model.input().partial_shape
     model.reshape([1, *pictures[0].shape])
