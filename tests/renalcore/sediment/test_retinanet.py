@@ -246,10 +246,12 @@ def test_a_killed_run_resumes_with_its_weights_its_rates_and_its_table(small_run
     table.write_text(table.read_text() + "2,9,9,9,nan,nan,nan,9\n")  # killed between the row and its checkpoint
     with pytest.raises(InputError, match="is finished after 1 epochs, there is nothing to resume"):
         train(replace(small_run, resume=True))
-    before = small_run.checkpoint.read_bytes()
-    (small_run.output / "figures.json").unlink()  # killed between the checkpoint and the end
+    before, told = small_run.checkpoint.read_bytes(), small_run.output / "figures.json"
+    figures = json.loads(told.read_text())
+    assert (figures["epoch"], figures["fields"]) == (1, 1)
+    told.unlink()  # killed between the checkpoint and the end
     train(replace(small_run, resume=True))
-    assert json.loads((small_run.output / "figures.json").read_text()) == {"epoch": 1, "fields": 0}
+    assert json.loads(told.read_text()) == figures
     assert small_run.checkpoint.read_bytes() == before
     with pytest.raises(InputError, match="trains a resnet18; resume it with --backbone resnet18"):
         train(replace(small_run, resume=True, backbone="resnet50", epochs=3))
