@@ -46,13 +46,13 @@ def _sediment(arguments: argparse.Namespace) -> int:
     if arguments.unlabelled is not None and not arguments.unlabelled.is_dir():
         raise InputError(f"{arguments.unlabelled} is not a folder; --unlabelled names a folder of pictures")
 
-    from renalcore.sediment import compare
+    from renalcore.sediment import compare, methods
     from renalcore.sediment.train import TrainConfig, paper_recipe
 
-    rows = compare.methods(arguments.table, arguments.row, scale=arguments.scale)
+    rows = methods.methods(arguments.table, arguments.row, scale=arguments.scale)
     if arguments.list:
         for row in rows:
-            paper = compare.printed(row, arguments.table)
+            paper = methods.printed(row, arguments.table)
             words = "not in the paper" if paper is None else "P {} R {} mAP50 {} mAP50-95 {}".format(*paper)
             sys.stdout.write(f"{row.name:<46} {words}\n")
         return 0

@@ -16,9 +16,10 @@ from ultralytics.nn.modules import Detect
 from renalcore import cli, models, taxonomy
 from renalcore.errors import ModelError, UnknownName
 from renalcore.sediment import compare, runners
-from renalcore.sediment.compare import Comparison, Method, Printed, markdown, methods, printed, table_row
+from renalcore.sediment.compare import Comparison, markdown, table_row
 from renalcore.sediment.decoding import compact
 from renalcore.sediment.losses import QueryLoss, SingleHeadLoss
+from renalcore.sediment.methods import Method, Printed, methods, printed
 from renalcore.sediment.names import IGNORE
 from renalcore.sediment.networks import NETWORKS, MultiHeadDetect, build_network, load_start, save_backbone
 from renalcore.sediment.slicing import Boxes, FittedFinder
