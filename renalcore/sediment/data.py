@@ -7,7 +7,7 @@ unknown there, not absent, and `renalcore.sediment.losses` leaves it out of the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,8 @@ class Augmentation:
         whole: Crops show whole fields, fitted into the crop and then zoomed by `scale`, instead of parts of them.
         translate: How far such a field is moved, as a share of the crop.
         paste: Probability that particles of other real fields are laid into a crop of a real one.
+        native: Probability that a crop of a real field keeps the light and focus of its microscope, and nearly its
+            zoom: what the network will be shown most.
     """
 
     scale: tuple[float, float] = (0.55, 1.8)
@@ -91,6 +93,13 @@ class Augmentation:
     whole: bool = False
     translate: float = 0.135
     paste: float = 0.5
+    native: float = 0.5
+
+    def gentle(self) -> Augmentation:
+        """What is left of the changes for a crop that stays as its microscope showed it."""
+        lowest, highest = self.scale
+        scale = (max(lowest, 0.87), min(highest, 1.15))
+        return replace(self, scale=scale, grey=0.0, coloured=min(self.coloured, 0.3), optics=False)
 
 
 PAPER = Augmentation(
@@ -103,6 +112,7 @@ PAPER = Augmentation(
     mosaic=0.408,
     whole=True,
     paste=0.0,
+    native=0.0,
 )
 """Table 3 of the paper and nothing else: whole fields, zoomed by 1 +- 0.35 and moved by up to 0.135."""
 
@@ -249,7 +259,9 @@ class SedimentDataset(Dataset[dict[str, Any]]):
             field = self.fields[index]
             return self._item(field, *self._on_canvas(field))
         field = self.fields[self.rng.choice(len(self.fields), p=self.weights)]
-        return self._item(field, *self._augmented(field, self.augmentation))
+        native = field.real and self.rng.random() < self.augmentation.native
+        options = self.augmentation.gentle() if native else self.augmentation
+        return self._item(field, *self._augmented(field, options))
 
     def _read(self, field: LabelledField) -> Image:
         if field.path not in self.pixels:

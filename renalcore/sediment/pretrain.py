@@ -42,7 +42,7 @@ KEPT_BYTES = 1_000_000_000
 """Decoded pictures kept in memory; the rest are decoded each time they are drawn (5,640 fields would take 50 GB)."""
 
 # Light and colour as in supervised training, but hardly any grain: noise cannot be reconstructed, only averaged away.
-LIGHT = replace(Augmentation(), noise=1.0, blur_px=0.8)
+LIGHT = replace(Augmentation(), noise=1.0, blur_px=0.8, native=0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ from renalcore.sediment.retinanet import CLASS_NAME, Backbone, build
 KEY: Final = "sediment-caox-retinanet"
 """The model's name in the registry."""
 
-PAPER: Final = Augmentation(grey=0.0, coloured=0.0, optics=False, paste=0.0)
+PAPER: Final = Augmentation(grey=0.0, coloured=0.0, optics=False, paste=0.0, native=0.0)
 """The paper's augmentations and nothing else: crops, zooms, shifts, quarter turns, mirror images."""
 
 _CAOX: Final = taxonomy.class_id(CLASS_NAME)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from renalcore import taxonomy
 from renalcore.sediment.data import Augmentation, SedimentDataset, crop, recolour, repeat_factors
 from renalcore.sediment.names import IGNORE
+from renalcore.sediment.pictures import read_rgb
 from renalcore.sediment.readers import LabelledField, read_fields
 
 RBC, WBC = taxonomy.class_id("RBC"), taxonomy.class_id("WBC")
@@ -33,6 +35,28 @@ def test_boxes_follow_the_picture_through_every_crop_and_turn(urised: Path) -> N
             np.testing.assert_allclose(edges, expected, atol=3.5)
             seen += 1
     assert seen > 10
+
+
+def test_a_crop_that_stays_native_keeps_light_and_nearly_the_zoom_and_a_rendered_field_never_does(urised: Path) -> None:
+    real = read_fields(urised).fields[0]
+    dull = Augmentation(native=1.0, hue=0, saturation=0, value=0, paste=0, scale=(0.3, 3.0))
+    tones = {tuple(tone) for tone in read_rgb(real.path).reshape(-1, 3)[::50].tolist()}
+
+    def drawn(field: LabelledField) -> tuple[list[float], int]:
+        """How wide erythrocytes become, and how many crops hold no tone that the field lacks."""
+        dataset = SedimentDataset([field], size_px=160, augmentation=dull, items=30, seed=2)
+        items = [dataset[index] for index in range(30)]
+        widths = [float(box[2]) * 160 for item in items for box in item["bboxes"][item["cls"].view(-1) == RBC]]
+        corners = [tuple(item["img"][:, 0, 0].tolist()) for item in items]
+        return widths, sum(corner in tones for corner in corners)
+
+    own = float(real.boxes_px[real.class_ids == RBC][0, 2] - real.boxes_px[real.class_ids == RBC][0, 0])
+    widths, unchanged = drawn(real)
+    assert max(widths) <= 1.16 * own
+    assert unchanged > 20
+    widths, unchanged = drawn(replace(real, real=False))
+    assert max(widths) > 1.5 * own
+    assert unchanged < 20
 
 
 def test_a_box_mostly_outside_the_crop_becomes_a_region_to_ignore() -> None:
