@@ -32,10 +32,28 @@ class InputScale:
     Attributes:
         slice_px: Side of a slice in px.
         overlap: Share of a slice that it has in common with its neighbour.
+        um_per_px: Micrometres a pixel of what the network is shown, to which a slide of known scale is brought. None
+            where pictures are shown as they are.
+        object_px: Least and greatest diameter, in px of what the network is shown, of the objects it was trained
+            with; the zoom of a picture without a scale is sought within it.
+
+    Raises:
+        ValueError: The scale or the diameters are not positive, or not in order.
     """
 
     slice_px: int
     overlap: float
+    um_per_px: float | None = None
+    object_px: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.um_per_px is not None and not 0 < self.um_per_px < float("inf"):
+            raise ValueError(f"um_per_px must be positive, got {self.um_per_px}")
+        if self.object_px is not None:
+            least, greatest = self.object_px
+            if not 0 < least <= greatest < float("inf"):
+                raise ValueError(f"object_px must be a least and a greatest diameter, got {self.object_px}")
+            object.__setattr__(self, "object_px", (least, greatest))  # JSON knows lists only
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +203,7 @@ class ModelCard:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         plain = {
             **values,
-            "input": dataclasses.asdict(self.input),
+            "input": {name: value for name, value in dataclasses.asdict(self.input).items() if value is not None},
             "min_score": dict(self.min_score) if isinstance(self.min_score, Mapping) else self.min_score,
             "training_data": [dataclasses.asdict(entry) for entry in self.training_data],
             "figures": [dataclasses.asdict(figure) for figure in self.figures],

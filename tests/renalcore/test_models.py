@@ -135,3 +135,10 @@ def test_the_registry_imports_no_heavy_library() -> None:
     script = "import sys, renalcore.models as m; m.all_cards(); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
     assert not {"torch", "numpy", "cv2", "openvino", "ultralytics", "sahi"} & set(loaded)
+
+
+def test_a_card_keeps_the_scale_that_its_network_is_shown() -> None:
+    scaled = replace(CARD, input=InputScale(512, 0.25, um_per_px=2.0, object_px=(48, 192)))
+    assert ModelCard.from_json(scaled.to_json()).input == scaled.input
+    with pytest.raises(ValueError, match="least and a greatest"):
+        InputScale(slice_px=512, overlap=0.25, object_px=(192, 48))
