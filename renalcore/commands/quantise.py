@@ -39,8 +39,8 @@ def _sediment(arguments: argparse.Namespace) -> int:
     if card.network != "multihead":
         raise ModelError(f"only multi-head detectors have an INT8 form, and {card.key} is a {card.network}")
 
+    from renalcore.datasets.pictures import find_pictures
     from renalcore.sediment import runners
-    from renalcore.sediment.pictures import find_pictures
 
     real: tuple[Path, ...] = ()
     if arguments.calibration is not None:
@@ -63,7 +63,7 @@ def _cuts(rendered: int, real: tuple[Path, ...]) -> Iterator[NDArray[np.uint8]]:
     """Rendered pictures, then a cut from somewhere in each real one, `(CUT_PX, CUT_PX, 3)`; the same every time."""
     import numpy as np
 
-    from renalcore.sediment.pictures import read_rgb
+    from renalcore.datasets.pictures import read_rgb
     from renalcore.sediment.synthetic import render
 
     for seed in range(rendered):

@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from renalcore import taxonomy
+from renalcore.datasets.findings import Finding, Findings, Kind, counted, shown_path
+from renalcore.datasets.pictures import Split, read_rgb
 from renalcore.errors import RenalError
-from renalcore.sediment.findings import Finding, Findings, Kind, counted, shown_path
 from renalcore.sediment.names import IGNORE
-from renalcore.sediment.pictures import Split, read_rgb
 from renalcore.sediment.readers import AS_IS, LabelledFields, ReadOptions, survey
 
 _SIDE_PX: Final = 96

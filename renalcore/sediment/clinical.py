@@ -22,9 +22,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast, get_args
 
+from renalcore.datasets.findings import counted
 from renalcore.errors import InputError
 from renalcore.metrics.agreement import RESAMPLES, SEED
-from renalcore.sediment.findings import counted
 from renalcore.sediment.grades import (
     COMPONENT_SETS,
     FIVE_GRADES,

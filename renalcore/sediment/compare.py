@@ -19,7 +19,6 @@ What the paper leaves open is decided so:
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import statistics
@@ -31,6 +30,8 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from renalcore.errors import InputError
+from renalcore.export import figures
+from renalcore.export.figures import with_deviation, write_json
 from renalcore.sediment import evaluate, metrics_table
 from renalcore.sediment.card import OBJECTS_TO_VALIDATE
 from renalcore.sediment.data import PAPER
@@ -152,7 +153,7 @@ def compare(
             _measure(comparison, method, seed, held_out, file)
         results[method.name].append(json.loads(file.read_text(encoding="utf-8")))
         found = [table_row(each, results[each.name], printed(each, table)) for each in rows if results[each.name]]
-        _write_csv(folder / f"table{table}.csv", found)
+        figures.write_records(folder / f"table{table}.csv", found)
         text = f"{markdown(found)}\n{_notes(comparison, table, len(held_out))}"
         (folder / f"table{table}.md").write_text(text, encoding="utf-8")
         done()
@@ -168,7 +169,7 @@ def _check_settings(comparison: Comparison, file: Path) -> None:
                 f"{file.parent} holds a comparison with another {', '.join(changed)}; give those again, or another "
                 "--output"
             )
-    file.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    write_json(file, settings)
 
 
 def _search(method: Method) -> str:
@@ -212,7 +213,7 @@ def _measure(comparison: Comparison, method: Method, seed: int, fields: Sequence
         "lr0": config.lr0,
         "input_px": config.size_px,
     }
-    file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_json(file, result)
 
 
 def _figures(averages: Averages) -> dict[str, float | None]:
@@ -257,7 +258,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """A table for people: figures in per cent, what the paper printed in brackets."""
     head = ["method", *FIGURES, f"mAP50 {_COMMON}", "M parameters", "GFLOPs", "ms an image", "epochs", "crops", "hours",
             "seeds"]  # fmt: skip
-    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
+    table = [head]
     for row in rows:
         cells = [row["method"]]
         for name in FIGURES:
@@ -265,15 +266,12 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
             cells.append(_per_cent(row, name) + ("" if math.isnan(paper) else f" ({100 * paper:.2f})"))
         cells += [_per_cent(row, f"mAP50 {_COMMON}"), f"{row['parameters'] / 1e6:.2f}", f"{row['gflops']:.1f}"]
         cells += [f"{row['ms']:.1f}", f"{row['epochs']:g}", f"{row['crops']:g}", f"{row['hours']:.2f}", row["seeds"]]
-        lines.append(cells)
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+        table.append(cells)
+    return figures.markdown(table)
 
 
 def _per_cent(row: Mapping[str, Any], name: str) -> str:
-    mean, deviation = row[name], row[f"{name} std"]
-    if math.isnan(mean):
-        return ""
-    return f"{100 * mean:.2f}" + ("" if math.isnan(deviation) else f" ± {100 * deviation:.2f}")
+    return with_deviation(row[name], row[f"{name} std"], digits=2, times=100)
 
 
 def _notes(comparison: Comparison, table: Table, fields: int) -> str:
@@ -286,18 +284,3 @@ def _notes(comparison: Comparison, table: Table, fields: int) -> str:
         f"{'' if table == 6 else f' of {config.size_px} px'}. GFLOPs at {'its size' if table == 6 else '640 px'}. In "
         f"brackets {paper}, on OpenUrine after 300 epochs.\n"
     )
-
-
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as lines:
-        writer = csv.DictWriter(lines, rows[0])
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({name: _cell(value) for name, value in row.items()})
-
-
-def _cell(value: Any) -> Any:
-    """A figure with six digits, nothing where there is none."""
-    if isinstance(value, float):
-        return round(value, 6) if math.isfinite(value) else ""
-    return value

@@ -19,10 +19,10 @@ from torch.utils.data import Dataset, get_worker_info
 from ultralytics.data.dataset import YOLODataset
 
 from renalcore import taxonomy
+from renalcore.datasets.pictures import read_rgb
 from renalcore.errors import InputError
 from renalcore.sediment.names import IGNORE
 from renalcore.sediment.paste import Particles
-from renalcore.sediment.pictures import read_rgb
 from renalcore.sediment.readers import LabelledField
 
 Image = NDArray[np.uint8]

@@ -10,8 +10,6 @@ Learning", for every class.
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import time
 from collections import Counter
@@ -24,6 +22,7 @@ import numpy as np
 
 from renalcore import taxonomy
 from renalcore.errors import InputError
+from renalcore.export.figures import plain, write_json, write_table
 from renalcore.io.image import read_field
 from renalcore.metrics import detection
 from renalcore.metrics.detection import ANY, Bools, Ints, Matches, Objects, OperatingPoint, Predictions, Reliability
@@ -348,24 +347,23 @@ def write(evaluation: Evaluation, folder: Path, *, about: Mapping[str, str]) -> 
         folder: Where; it must exist.
         about: What was measured on what, e.g. model, data and command; the head of `evaluation.json`.
     """
-    _write_csv(folder / "table7.csv", _table7(evaluation))
+    write_table(folder / "table7.csv", _table7(evaluation))
     table: list[list[Any]] = [["class", "total", "correct", "false", "missed", "accuracy", "min_score"]]
     table += [
         [row.name, row.total, row.correct, row.false, row.missed, row.accuracy, evaluation.min_score[row.name]]
         for row in evaluation.counts
     ]
-    _write_csv(folder / "counts.csv", table)
+    write_table(folder / "counts.csv", table)
     names = [*evaluation.names, BACKGROUND]
     table = [["true \\ predicted", *names]]
     table += [[name, *row] for name, row in zip(names, evaluation.confusion.tolist(), strict=True)]
-    _write_csv(folder / "confusion.csv", table)
+    write_table(folder / "confusion.csv", table)
     table = [["class", "score_from", "score_to", "boxes", "mean_score", "true_share"]]
     for name, curve in {"all": evaluation.calibration, **evaluation.calibration_by_class}.items():
         columns = (curve.edges[:-1], curve.edges[1:], curve.boxes, curve.mean_score, curve.true_share)
         table += [[name, *row] for row in zip(*(column.tolist() for column in columns), strict=True)]
-    _write_csv(folder / "calibration.csv", table)
-    text = json.dumps(_plain({**about, **_content(evaluation)}), indent=1, ensure_ascii=False)
-    (folder / "evaluation.json").write_text(text + "\n", encoding="utf-8")
+    write_table(folder / "calibration.csv", table)
+    write_json(folder / "evaluation.json", plain({**about, **_content(evaluation)}))
 
 
 def _check_names(fields: Sequence[LabelledField]) -> None:
@@ -504,20 +502,3 @@ def _content(evaluation: Evaluation) -> dict[str, Any]:
         "calibration_used": {name: asdict(found) for name, found in evaluation.calibration_used.items()},
         "calibration_error": [asdict(check) for check in evaluation.calibrated],
     }
-
-
-def _plain(value: Any) -> Any:
-    """`value` with six digits, and null where a figure does not exist."""
-    if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, float):
-        return round(value, 6) if math.isfinite(value) else None
-    return value
-
-
-def _write_csv(path: Path, table: Sequence[Sequence[Any]]) -> None:
-    """Figures with six digits, empty where a figure does not exist."""
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([["" if cell is None else cell for cell in _plain(row)] for row in table])

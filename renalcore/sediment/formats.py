@@ -7,12 +7,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from renalcore.datasets.findings import Findings
+from renalcore.datasets.pictures import PICTURE_SUFFIXES, files_under, key
 from renalcore.errors import InputError
-from renalcore.sediment.findings import Findings
 from renalcore.sediment.labels import coco, voc, yolo
 from renalcore.sediment.labels.lists import description_of
 from renalcore.sediment.labels.record import Format, Source
-from renalcore.sediment.pictures import PICTURE_SUFFIXES, files_under, key
 
 _Reader = Callable[[Path, tuple[Path, ...], Findings, bool], Source]
 FORMATS: Final[Mapping[Format, _Reader]] = MappingProxyType(

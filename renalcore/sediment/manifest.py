@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from renalcore import taxonomy
+from renalcore.datasets.findings import Findings, Kind, shown_path
+from renalcore.datasets.pictures import key, split_called
 from renalcore.errors import InputError
 from renalcore.io.table import read_table
-from renalcore.sediment.findings import Findings, Kind, shown_path
 from renalcore.sediment.labels.record import Record, same_size, stated_px
 from renalcore.sediment.names import IGNORE, class_called
-from renalcore.sediment.pictures import key, split_called
 
 URISED_SCOPES: Final = MappingProxyType(
     {

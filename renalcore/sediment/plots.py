@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from renalcore.export.figures import OKABE_ITO
 from renalcore.sediment import metrics_table
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito
 _MARKS = ("-", "--", ":", "-.")
 
 
@@ -37,7 +37,7 @@ def draw_curves(metrics: Path, picture: Path) -> None:
     for panel, (title, names) in zip(page.subplots(down, across, squeeze=False).flat, panels.items(), strict=False):
         for index, name in enumerate(names):
             measured = np.isfinite(columns[name])
-            style = {"color": _COLOURS[index % len(_COLOURS)], "linestyle": _MARKS[index % len(_MARKS)]}
+            style = {"color": OKABE_ITO[index % len(OKABE_ITO)], "linestyle": _MARKS[index % len(_MARKS)]}
             panel.plot(epochs[measured], columns[name][measured], marker=".", label=name.partition("/")[0], **style)
         panel.set_title(title, fontsize=9)
         panel.set_xlabel("epoch", fontsize=8)
@@ -77,9 +77,9 @@ def draw_scatter(
     for panel, (title, values) in zip(
         page.subplots(down, across, squeeze=False).flat, parameters.items(), strict=False
     ):
-        panel.scatter(values, figure, s=14, alpha=0.6, color=_COLOURS[0], linewidths=0)
+        panel.scatter(values, figure, s=14, alpha=0.6, color=OKABE_ITO[0], linewidths=0)
         if chosen is not None:
-            panel.plot(values[chosen], figure[chosen], marker="x", markersize=9, mew=2, color=_COLOURS[1])
+            panel.plot(values[chosen], figure[chosen], marker="x", markersize=9, mew=2, color=OKABE_ITO[1])
         if title in logarithmic:
             panel.set_xscale("log")
         panel.set_xlabel(title, fontsize=8)

@@ -26,13 +26,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from ultralytics.nn.modules import Conv
 
+from renalcore.datasets.pictures import find_pictures
 from renalcore.engine.devices import usable_threads
 from renalcore.errors import InputError
 from renalcore.io.image import read_pixels
 from renalcore.sediment import metrics_table
 from renalcore.sediment.data import Augmentation, Image, check_size, crop, recolour
 from renalcore.sediment.networks import MultiHeadDetectionModel, Scale, backbone, build, load_start, save_backbone
-from renalcore.sediment.pictures import find_pictures
 from renalcore.sediment.plots import draw_curves
 
 HELD_OUT = 0.05

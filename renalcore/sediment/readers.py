@@ -36,13 +36,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from renalcore import taxonomy
+from renalcore.datasets.findings import Finding, Findings, Kind, counted, shown_path
+from renalcore.datasets.pictures import Split, absolute, find_pictures, key
 from renalcore.errors import InputError
-from renalcore.sediment.findings import Finding, Findings, Kind, counted, shown_path
 from renalcore.sediment.formats import FORMATS, format_of
 from renalcore.sediment.labels.record import Format, Record, Source
 from renalcore.sediment.manifest import Tables
 from renalcore.sediment.names import IGNORE, class_called, nearest, read_mapping
-from renalcore.sediment.pictures import Split, absolute, find_pictures, key
 
 _TOLERANCE_PX: Final = 1.0
 """How far a box may reach over the edge without a word: label files round."""

@@ -13,9 +13,9 @@ from typing import Final
 
 import numpy as np
 
+from renalcore.datasets.findings import counted
 from renalcore.metrics import agreement
 from renalcore.metrics.agreement import Estimate, Floats
-from renalcore.sediment.findings import counted
 from renalcore.sediment.grades import GRADES
 
 TABLE_8: Final[Mapping[str, float]] = {

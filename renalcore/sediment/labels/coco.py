@@ -8,10 +8,10 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+from renalcore.datasets.findings import Findings, Kind
+from renalcore.datasets.pictures import Finder, files_under, key, places, read_text, size_of, split_called, split_of
 from renalcore.errors import InputError
-from renalcore.sediment.findings import Findings, Kind
 from renalcore.sediment.labels.record import ADD_PICTURE, Record, Source, numbers, same_size, stated_px
-from renalcore.sediment.pictures import Finder, files_under, key, places, read_text, size_of, split_called, split_of
 
 _Rows = list[dict[str, Any]]
 _PARTS: Final = {"images": ("id", "file_name"), "annotations": ("image_id",), "categories": ("id", "name")}

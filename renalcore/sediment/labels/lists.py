@@ -10,9 +10,8 @@ from typing import Any, Final
 import yaml
 
 from renalcore import taxonomy
-from renalcore.errors import InputError
-from renalcore.sediment.findings import Findings, Kind, counted
-from renalcore.sediment.pictures import (
+from renalcore.datasets.findings import Findings, Kind, counted
+from renalcore.datasets.pictures import (
     PICTURE_SUFFIXES,
     SPLITS,
     Split,
@@ -22,6 +21,7 @@ from renalcore.sediment.pictures import (
     read_text,
     split_called,
 )
+from renalcore.errors import InputError
 
 URISED_NAMES: Final = (
     "leukocyte", "erythrocyte", "broken leukocyte", "broken erythrocyte", "mycete", "crystal", "epithelial", "other",

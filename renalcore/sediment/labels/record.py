@@ -11,8 +11,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from renalcore.sediment.findings import Findings, Kind
-from renalcore.sediment.pictures import Split
+from renalcore.datasets.findings import Findings, Kind
+from renalcore.datasets.pictures import Split
 
 ADD_PICTURE: Final = "add the picture, or remove the labels"
 _MOST: Final = 1e7

@@ -7,10 +7,8 @@ import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path, PurePosixPath
 
-from renalcore.sediment.findings import Findings, Kind
-from renalcore.sediment.labels.lists import assign, class_names, tell_absent
-from renalcore.sediment.labels.record import ADD_PICTURE, Record, Source, numbers, same_size, stated_px
-from renalcore.sediment.pictures import (
+from renalcore.datasets.findings import Findings, Kind
+from renalcore.datasets.pictures import (
     SPLITS,
     Finder,
     Split,
@@ -22,6 +20,8 @@ from renalcore.sediment.pictures import (
     size_of,
     split_of,
 )
+from renalcore.sediment.labels.lists import assign, class_names, tell_absent
+from renalcore.sediment.labels.record import ADD_PICTURE, Record, Source, numbers, same_size, stated_px
 
 _DECLARED = re.compile(rb"<\?xml[^>]*?encoding\s*=\s*['\"]([\w.:-]+)['\"][^>]*?\?>")
 

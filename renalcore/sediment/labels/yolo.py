@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Final
 
 from renalcore import taxonomy
+from renalcore.datasets.findings import Findings, Kind, counted
+from renalcore.datasets.pictures import Finder, files_under, key, place_of, read_text, size_of, split_of
 from renalcore.errors import InputError
-from renalcore.sediment.findings import Findings, Kind, counted
 from renalcore.sediment.labels.lists import URISED_NAMES, class_names, description_of, listed_sides, yaml_sides
 from renalcore.sediment.labels.record import Record, Source, numbers
-from renalcore.sediment.pictures import Finder, files_under, key, place_of, read_text, size_of, split_of
 
 _NAME_LISTS: Final = frozenset({"classes", "predefined_classes", "obj", "requirements"})
 _LISTS: Final = frozenset({"train", "trainval", "val", "valid", "validation", "test"})

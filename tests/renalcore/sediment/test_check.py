@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from renalcore import cli
+from renalcore.datasets.findings import Kind
 from renalcore.sediment.check import DataCheck, check
-from renalcore.sediment.findings import Kind
 
 
 def field(seed: int) -> np.ndarray:

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from renalcore import taxonomy
+from renalcore.datasets.pictures import read_rgb
 from renalcore.sediment.data import Augmentation, SedimentDataset, crop, recolour, repeat_factors
 from renalcore.sediment.names import IGNORE
-from renalcore.sediment.pictures import read_rgb
 from renalcore.sediment.readers import LabelledField, read_fields
 
 RBC, WBC = taxonomy.class_id("RBC"), taxonomy.class_id("WBC")

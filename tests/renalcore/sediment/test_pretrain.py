@@ -12,9 +12,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from renalcore import cli
+from renalcore.datasets.pictures import find_pictures
 from renalcore.errors import InputError, ModelError
 from renalcore.sediment.networks import backbone, build, load_start, load_weights, save_backbone, save_weights
-from renalcore.sediment.pictures import find_pictures
 from renalcore.sediment.pretrain import (
     Autoencoder,
     PretrainConfig,

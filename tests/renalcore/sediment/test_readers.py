@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from renalcore import taxonomy
+from renalcore.datasets.findings import Kind
+from renalcore.datasets.pictures import find_pictures, read_rgb
 from renalcore.errors import InputError
 from renalcore.io.image import read_field
-from renalcore.sediment.findings import Kind
 from renalcore.sediment.names import IGNORE, SYNONYMS, class_called, nearest, read_mapping
-from renalcore.sediment.pictures import find_pictures, read_rgb
 from renalcore.sediment.readers import Format, LabelledField, LabelledFields, ReadOptions, read_fields, survey
 
 RBC, WBC = taxonomy.class_id("RBC"), taxonomy.class_id("WBC")

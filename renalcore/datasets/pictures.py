@@ -15,9 +15,9 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from renalcore.datasets.findings import Findings, Kind
 from renalcore.errors import InputError, UnreadableFile
 from renalcore.io.image import Limits, read_pixels, read_size
-from renalcore.sediment.findings import Findings, Kind
 
 Image = NDArray[np.uint8]
 Split = Literal["train", "val", "test"]
