@@ -22,7 +22,6 @@ grows keeps its split. A set with a test split and no validation split gives gro
 
 from __future__ import annotations
 
-import hashlib
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -37,6 +36,7 @@ from numpy.typing import NDArray
 
 from renalcore import taxonomy
 from renalcore.datasets.findings import Finding, Findings, Kind, counted, shown_path
+from renalcore.datasets.groups import sides
 from renalcore.datasets.pictures import Split, absolute, find_pictures, key
 from renalcore.errors import InputError
 from renalcore.sediment.formats import FORMATS, format_of
@@ -212,7 +212,9 @@ def survey(folder: Path, options: ReadOptions = AS_IS, *, real: bool = True) -> 
     classes = _classes(source, records, options, findings)
     ids = {each.name: each.class_id for each in classes}
     groups, grouped_by = _groups(records, tables, options, findings)
-    splits, own_splits = _sides(records, groups, options.val_share, findings)
+    splits, own_splits = sides(
+        [record.split for record in records], [record.path for record in records], groups, options.val_share, findings
+    )
     listed = np.zeros(len(taxonomy.CLASSES), bool)
     if not options.partial:
         listed[[index for index in ids.values() if index is not None and index != IGNORE]] = True
@@ -318,43 +320,6 @@ def _groups(records: list[Record], tables: Tables, options: ReadOptions, finding
 def _source_name(path: Path) -> str:
     """The name of a picture; that of its original where Roboflow made several of one (`NAME_jpg.rf.0123abcd.jpg`)."""
     return unicodedata.normalize("NFC", path.stem.split(".rf.")[0])
-
-
-def _sides(
-    records: list[Record], groups: list[str], val_share: float, findings: Findings
-) -> tuple[tuple[Split, ...], bool]:
-    """The side of each picture, and whether the data said so."""
-    said = [record.split for record in records]
-    unsaid = [record.path for record in records if record.split is None]
-    if unsaid and len(unsaid) < len(said):
-        findings.add(
-            Kind.UNSPLIT, unsaid[0],
-            f"{counted(len(unsaid), 'picture')} (this is the first) in none of the data's splits, treated as train",
-            "put every picture into a split, or move these out of the folder",
-        )  # fmt: skip
-    free = [index for index, side in enumerate(said) if side in (None, "train")]
-    if "val" in said or not free or (None not in said and "train" not in said):
-        return tuple(side or "train" for side in said), True
-    sides: list[Split] = [side or "train" for side in said]
-    order = sorted({groups[index] for index in free}, key=_position)
-    chosen = {group for group in order if _position(group) < val_share} or set(order[:1])
-    if len(order) < 2:
-        findings.add(
-            Kind.NO_VALIDATION, "(groups)", f"all pictures belong to one group, {order[0]}; nothing can validate",
-            "add pictures of other patients, or name the groups in groups.csv (image,group)",
-        )  # fmt: skip
-        chosen = set()
-    elif len(chosen) == len(order):
-        chosen = set(order[:-1])
-    for index in free:
-        if groups[index] in chosen:
-            sides[index] = "val"
-    return tuple(sides), False
-
-
-def _position(group: str) -> float:
-    """Where a group lies between 0 and 1: the same on every machine, whatever else is in the data."""
-    return int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
 
 
 def _usable(
