@@ -42,7 +42,7 @@ ROOT_ENTRIES = {
 # inside a function. A file not named here may not name the library at all.
 HEAVY = {
     "torch", "torchvision", "ultralytics", "sahi", "openvino", "nncf", "monai", "segmentation_models_pytorch",
-    "openslide", "optuna",
+    "openslide", "tifffile", "optuna",
 }  # fmt: skip
 AT_THE_TOP: dict[str, set[str]] = {
     "renalcore/sediment/networks.py": {"torch", "ultralytics"},
@@ -59,6 +59,8 @@ AT_THE_TOP: dict[str, set[str]] = {
 INSIDE_FUNCTIONS: dict[str, set[str]] = {
     "renalcore/engine/backends.py": {"torch", "openvino", "nncf"},
     "renalcore/engine/devices.py": {"torch"},
+    "renalcore/io/slide/tiff.py": {"tifffile"},
+    "renalcore/io/slide/vendors.py": {"openslide"},
     "renalcore/sediment/benchmark.py": {"torch", "sahi"},
     "renalcore/sediment/pretrain.py": {"monai"},
     "renalcore/sediment/search.py": {"optuna"},

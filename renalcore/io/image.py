@@ -189,14 +189,14 @@ def read_field(
     if um_per_px is not None and not 0 < um_per_px < float("inf"):
         raise ValueError(f"um_per_px must be positive, got {um_per_px}")
     name = safe_name(name)
-    pixels, left_out = _decoded(source, name, limits)
+    pixels, left_out = read_picture(source, name=name, limits=limits)
     doubts, disc = judge(pixels)
     return Field(name, pixels, um_per_px, (*left_out, *doubts), disc)
 
 
 def read_pixels(source: bytes | Path | BinaryIO, *, name: str, limits: Limits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
     """The upright pixels alone, for showing a field that was judged when it came in; else as `read_field`."""
-    return _decoded(source, safe_name(name), limits)[0]
+    return read_picture(source, name=name, limits=limits)[0]
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -220,10 +220,11 @@ def read_size(path: Path) -> tuple[int, int]:
     return (height, width) if orientation >= 5 else (width, height)
 
 
-def _decoded(
-    source: bytes | Path | BinaryIO, name: str, limits: Limits
+def read_picture(
+    source: bytes | Path | BinaryIO, *, name: str, limits: Limits = DEFAULT_LIMITS
 ) -> tuple[NDArray[np.uint8], tuple[QualityFlag, ...]]:
-    """Upright pixels, and flags for what was left out of the file."""
+    """Upright pixels, and flags for what was left out of the file, without judging what they show; as `read_field`."""
+    name = safe_name(name)
     content = _read(source, name, limits)
     kind = media_type(content)
     if kind not in READERS:
@@ -335,12 +336,16 @@ def _deep_pixels(image: ImageFile.ImageFile, content: bytes) -> NDArray[np.uint8
 def _to_8_bit(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     """See "16 bit" at the top of this module."""
     numbers = np.nan_to_num(values.astype(np.float32), posinf=0, neginf=0)
+    return np.clip(np.round(numbers * (255 / full_scale(values))), 0, 255).astype(np.uint8)
+
+
+def full_scale(values: NDArray[np.generic]) -> float:
+    """The value that becomes 255 in 8 bits; see "16 bit" at the top of this module."""
+    numbers = np.nan_to_num(values.astype(np.float32), posinf=0, neginf=0)
     top = float(np.percentile(numbers, 99.9))
     if np.issubdtype(values.dtype, np.floating) and top <= 1:
-        full = 1.0
-    else:
-        full = next((2.0**bits - 1 for bits in (8, 10, 12, 14, 16) if top <= 2**bits - 1), top)
-    return np.clip(np.round(numbers * (255 / full)), 0, 255).astype(np.uint8)
+        return 1.0
+    return next((2.0**bits - 1 for bits in (8, 10, 12, 14, 16) if top <= 2**bits - 1), top)
 
 
 def _orientation_of(image: ImageFile.ImageFile, kind: str) -> int:

@@ -1,0 +1,456 @@
+"""OME-TIFF and plain TIFF, tiled or in strips, pyramid or not, through tifffile: only the pieces that are asked for."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+
+from renalcore.errors import UnreadableFile
+from renalcore.io.image import DECODER_ERRORS, full_scale
+from renalcore.io.slide.scale import likely, um_of
+from renalcore.io.slide.slide import Level
+from renalcore.types import QualityFlag
+
+_CACHE_BYTES: Final = 64 * 2**20
+_STRIP_BYTES: Final = 4 * 2**20
+"""An uncompressed picture stored as one strip is read in pieces of this size."""
+_PIECE_BYTES: Final = 512 * 2**20
+"""What has to be decoded at once may not be larger: a compressed picture of 13,000 px in one piece."""
+_SAME_SHAPE: Final = 0.03
+"""Levels of a pyramid are as wide for their height as level 0, to within rounding; other pictures hardly ever are."""
+_NONE, _JPEG = 1, 7
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
+_INCH, _CENTIMETRE = 2, 3
+_RESOLUTION_UM: Final = {_INCH: 25_400.0, _CENTIMETRE: 10_000.0}
+_FLUORESCENT: Final = ("EmissionWavelength", "Fluor")
+
+_REDUCED_DEPTH = QualityFlag("reduced_depth", "The slide has more than 8 bits a channel and was scaled down to 8.")
+_FIRST_FRAME_ONLY = QualityFlag(
+    "first_frame_only",
+    "The file holds several pictures; only the first is read. Save the others as their own files.",
+)
+_ONE_PLANE = QualityFlag(
+    "one_plane", "The slide was focused at several depths; only the middle one is read. Check that it is sharp."
+)
+_UNLIKELY_SCALE = QualityFlag(
+    "unlikely_scale", "The scale that the file states cannot be right and is not used. Enter the scale by hand."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """What a TIFF states about itself, read without decoding a pixel.
+
+    Attributes:
+        format: "OME-TIFF" or "TIFF".
+        width_px: Width of its main picture.
+        height_px: Height of its main picture.
+        plain: It is 8-bit colour or grey, whose regions can be read as they stand; else it may be a palette, 16 bits,
+            CMYK, numbers with a fraction and so on.
+        first: Its main picture is the first in the file, which is the one that other programs show.
+        um_per_px: Scale of level 0, where it can be trusted.
+        objective: Magnification, where an OME-TIFF states it.
+        flags: Doubts.
+    """
+
+    format: str
+    width_px: int
+    height_px: int
+    plain: bool
+    first: bool
+    um_per_px: float | None
+    objective: float | None
+    flags: tuple[QualityFlag, ...]
+
+
+class TiffSource:
+    """An open TIFF file."""
+
+    def __init__(self, path: Path, *, name: str) -> None:
+        """Opens a file that begins as a TIFF does.
+
+        Raises:
+            UnreadableFile: It is damaged, cut off, fluorescence, a time series, or holds no picture.
+        """
+        import tifffile
+
+        self._name = name
+        try:
+            self._tiff = tifffile.TiffFile(path, _multifile=False)
+        except DECODER_ERRORS as error:
+            raise _damaged(name) from error
+        try:
+            self._open()
+        except UnreadableFile:
+            self._tiff.close()
+            raise
+        except DECODER_ERRORS as error:
+            self._tiff.close()
+            raise _damaged(name) from error
+
+    def _open(self) -> None:
+        series = [one for one in self._tiff.series if not _hidden(one.name) and len(one.shape) >= 2]
+        if not series:
+            raise UnreadableFile(f"{self._name}: the TIFF file holds no picture. Copy it from its source again.")
+        main = max(series, key=lambda one: one.keyframe.imagewidth * one.keyframe.imagelength)
+        ome = _ome(self._tiff.ome_metadata, main.keyframe) if self._tiff.is_ome else None
+        _refuse_channels(main, ome, self._name)
+        plane, flags = _plane(main)
+        key = main.keyframe
+        um_per_px, stated = _scale(self._tiff, key, ome)
+        if um_per_px is None and stated:
+            flags = (*flags, _UNLIKELY_SCALE)
+        pages = [(level.keyframe, _page(level, plane)) for level in main.levels]
+        others = [one for one in series if one is not main and one.keyframe.is_reduced]
+        pages += [(one.keyframe, _page(one, 0)) for one in others if _is_level_of(key, one.keyframe)]
+        pages.sort(key=lambda pair: -pair[0].imagewidth)
+        size = self._tiff.filehandle.size
+        self._stored = [_Stored.of(frame, page, size, self._tiff.byteorder, self._name) for frame, page in pages]
+        plain = key.bitspersample == 8 and key.photometric in {_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _YCBCR}
+        self._full = 255.0
+        self._cache: OrderedDict[tuple[int, int, int], NDArray[Any]] = OrderedDict()
+        self._cached_bytes = 0
+        self._lock = threading.Lock()
+        self.stated = Stated(
+            "OME-TIFF" if ome is not None else "TIFF",
+            key.imagewidth,
+            key.imagelength,
+            plain and key.dtype == np.uint8,
+            main.keyframe.index == 0,
+            um_per_px,
+            _objective(ome),
+            flags,
+        )
+
+    def prepare(self) -> None:
+        """Makes the pixels readable by region, which only some kinds of TIFF are.
+
+        Raises:
+            UnreadableFile: It is a kind whose regions cannot be read, or a picture in one compressed piece.
+        """
+        key = self._stored[0]
+        depth = key.dtype in (np.uint8, np.uint16)
+        colours = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _PALETTE: 1, _RGB: 3, _YCBCR: 3}.get(key.photometric)
+        if not depth or colours is None or not colours <= key.samples <= 4:
+            raise UnreadableFile(
+                f"{self._name}: a TIFF of this kind (CMYK, 32 bits or numbers with a fraction) is read only up to "
+                "80 million px. Export the slide as an 8-bit RGB pyramid TIFF."
+            )
+        if any(stored.piece_bytes > _PIECE_BYTES for stored in self._stored):
+            raise UnreadableFile(
+                f"{self._name}: the picture is compressed in one piece, which would have to be opened whole. "
+                "Export it as a tiled pyramid TIFF."
+            )
+        self.levels = tuple(
+            Level(one.width, one.height, (key.width / one.width + key.height / one.height) / 2) for one in self._stored
+        )
+        self.format = self.stated.format
+        self.um_per_px = self.stated.um_per_px
+        self.objective = self.stated.objective
+        self.flags = self.stated.flags
+        self.in_bands = key.piece_width >= key.width
+        if key.dtype == np.uint16 and key.photometric != _PALETTE:
+            self.flags = (*self.flags, _REDUCED_DEPTH)
+            self._full = self._brightest()
+
+    def region(self, level: int, left: int, top: int, width: int, height: int) -> NDArray[np.uint8]:
+        """See `Source.region`."""
+        stored = self._stored[level]
+        try:
+            return stored.to_rgb(self._samples(level, left, top, width, height), self._full)
+        except DECODER_ERRORS as error:
+            raise UnreadableFile(
+                f"{self._name}: a part of the slide is damaged or of a variant that cannot be read. Copy it from its "
+                "source again, or export it as a pyramid TIFF."
+            ) from error
+
+    def close(self) -> None:
+        """See `Source.close`."""
+        self._tiff.close()
+
+    def _samples(self, level: int, left: int, top: int, width: int, height: int) -> NDArray[Any]:
+        """`(height, width, samples)` of a window, as they are stored."""
+        stored = self._stored[level]
+        result = np.empty((height, width, stored.samples), stored.dtype)
+        planes = stored.samples if stored.separate else 1
+        for plane in range(planes):
+            target = result[..., plane : plane + 1] if stored.separate else result
+            for row in range(top // stored.piece_height, (top + height - 1) // stored.piece_height + 1):
+                for column in range(left // stored.piece_width, (left + width - 1) // stored.piece_width + 1):
+                    piece = self._piece(level, plane, row * stored.across + column)
+                    y, x = row * stored.piece_height, column * stored.piece_width
+                    y1, y2 = max(y, top), min(y + stored.piece_height, top + height)
+                    x1, x2 = max(x, left), min(x + stored.piece_width, left + width)
+                    target[y1 - top : y2 - top, x1 - left : x2 - left] = piece[y1 - y : y2 - y, x1 - x : x2 - x]
+        return result
+
+    def _piece(self, level: int, plane: int, index: int) -> NDArray[Any]:
+        """One tile or strip, decoded."""
+        key = level, plane, index
+        stored = self._stored[level]
+        number = plane * stored.per_plane + index
+        with self._lock:
+            if key in self._cache:
+                self._cache.move_to_end(key)
+                return self._cache[key]
+            self._tiff.filehandle.seek(stored.offsets[number])
+            content = self._tiff.filehandle.read(stored.counts[number])
+        piece = stored.decoded(content, number)
+        with self._lock:
+            if key not in self._cache:
+                self._cache[key] = piece
+                self._cached_bytes += piece.nbytes
+            while self._cached_bytes > _CACHE_BYTES and len(self._cache) > 1:
+                self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+        return piece
+
+    def _brightest(self) -> float:
+        """What 16-bit samples become 255, told by samples of the smallest level; see `renalcore.io.image`."""
+        level = len(self._stored) - 1
+        stored = self._stored[level]
+        side = min(64, stored.width, stored.height)
+        corners = [(step * (stored.width - side) // 3, step * (stored.height - side) // 3) for step in range(4)]
+        try:
+            samples = [self._samples(level, x, y, side, side)[..., :3] for x, _ in corners for _, y in corners]
+        except DECODER_ERRORS as error:
+            raise _damaged(self._name) from error
+        return full_scale(np.stack(samples))
+
+
+def is_complete(path: Path) -> bool:
+    """Whether a TIFF file reaches as far as its own directory says; True for what tifffile cannot tell."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path, _multifile=False) as tiff:
+            return all(_end(page) <= tiff.filehandle.size for page in tiff.pages)
+    except DECODER_ERRORS:
+        return True  # a dialect of a scanner: OpenSlide, which knows it, has opened it
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """One level as it lies in the file: a grid of pieces, of which `across` lie side by side."""
+
+    width: int
+    height: int
+    piece_width: int
+    piece_height: int
+    across: int
+    per_plane: int
+    samples: int
+    separate: bool
+    dtype: np.dtype[Any]
+    photometric: int
+    opacity: bool
+    palette: NDArray[np.uint8] | None
+    offsets: Sequence[int]
+    counts: Sequence[int]
+    decode: Callable[[bytes, int], NDArray[Any]]
+
+    @classmethod
+    def of(cls, key: Any, page: Any, size: int, byteorder: str, name: str) -> _Stored:
+        """From tifffile's page (`key` holds its geometry), in a file of `size` bytes."""
+        separate = key.planarconfig == 2 and key.samplesperpixel > 1
+        planes = key.samplesperpixel if separate else 1
+        tiled = bool(key.is_tiled)
+        piece_width = key.tilewidth if tiled else key.imagewidth
+        piece_height = key.tilelength if tiled else min(key.rowsperstrip, key.imagelength)
+        offsets, counts = list(page.dataoffsets), list(page.databytecounts)
+        if _end(page) > size:
+            raise UnreadableFile(f"{name}: the file ends too early; it was cut off while it was copied. Copy it again.")
+        tables, header = page.jpegtables, key.jpegheader
+        inner = 1 if separate else key.samplesperpixel
+        row_bytes = piece_width * inner * key.dtype.itemsize
+
+        def decode(content: bytes, number: int) -> NDArray[Any]:
+            decoded = key.decode(content, number, jpegtables=tables, jpegheader=header)[0]
+            if decoded is None:
+                raise ValueError("a piece of the picture holds nothing")
+            return np.asarray(decoded[0])
+
+        whole = (
+            not tiled and key.compression == _NONE and key.predictor == 1 and key.fillorder == 1 and key.is_contiguous
+        )
+        if whole and piece_height * row_bytes > _STRIP_BYTES:
+            stored_as = np.dtype(byteorder + key.dtype.char)
+            piece_height = max(1, _STRIP_BYTES // row_bytes)
+            start = offsets[0]
+            tops = range(0, key.imagelength, piece_height)
+            heights = [min(piece_height, key.imagelength - top) for top in tops]
+            plane_bytes = key.imagelength * row_bytes
+            offsets = [start + plane * plane_bytes + top * row_bytes for plane in range(planes) for top in tops]
+            counts = [height * row_bytes for height in heights] * planes
+
+            def decode(content: bytes, number: int) -> NDArray[Any]:
+                return np.frombuffer(content, stored_as).reshape(-1, piece_width, inner)
+
+        across = -(-key.imagewidth // piece_width)
+        per_plane = across * -(-key.imagelength // piece_height)
+        if len(offsets) < per_plane * planes or len(counts) < per_plane * planes:
+            raise UnreadableFile(f"{name}: the TIFF file lacks parts of its picture. Copy it from its source again.")
+        palette = None
+        if key.photometric == _PALETTE:
+            palette = (np.asarray(key.colormap).T >> 8).astype(np.uint8)
+        return cls(
+            key.imagewidth, key.imagelength, piece_width, piece_height, across, per_plane, key.samplesperpixel,
+            separate, key.dtype, int(key.photometric), any(int(kind) in (1, 2) for kind in key.extrasamples), palette,
+            offsets, counts, decode,
+        )  # fmt: skip
+
+    @property
+    def piece_bytes(self) -> int:
+        """What has to be decoded at once."""
+        samples = 1 if self.separate else self.samples
+        return self.piece_width * self.piece_height * samples * self.dtype.itemsize
+
+    def decoded(self, content: bytes, number: int) -> NDArray[Any]:
+        """`(height, width, samples)` of one piece; one that a scanner left out (0 bytes) is white."""
+        if not content:
+            blank = 0 if self.photometric == _WHITE_IS_ZERO else np.iinfo(self.dtype).max
+            samples = 1 if self.separate else self.samples
+            return np.broadcast_to(self.dtype.type(blank), (self.piece_height, self.piece_width, samples))
+        return self.decode(content, number)
+
+    def to_rgb(self, samples: NDArray[Any], full: float) -> NDArray[np.uint8]:
+        """`(H, W, 3)` uint8 RGB from samples as stored, whose `full` is white (or black, where white is zero)."""
+        if self.palette is not None:
+            return self.palette[np.minimum(samples[..., 0], len(self.palette) - 1)]
+        colours = 3 if self.photometric in {_RGB, _YCBCR} else 1
+        values = samples[..., :colours]
+        if self.dtype != np.uint8:
+            values = np.clip(np.round(values * np.float32(255 / full)), 0, 255).astype(np.uint8)
+        if self.photometric == _WHITE_IS_ZERO:
+            values = 255 - values
+        if self.opacity and self.samples > colours:
+            weight = samples[..., colours : colours + 1] / np.float32(np.iinfo(self.dtype).max)
+            values = np.round(255 - weight * (255 - values.astype(np.float32))).astype(np.uint8)
+        return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)))
+
+
+def _damaged(name: str) -> UnreadableFile:
+    return UnreadableFile(
+        f"{name}: the TIFF file is damaged, cut off or of a variant that cannot be read. Copy it from its source "
+        "again, or export it as a pyramid TIFF."
+    )
+
+
+def _hidden(name: str) -> bool:
+    """Whether a picture in a slide file shows the label or the whole glass, which may carry the patient's name."""
+    return any(word in name.lower() for word in ("label", "macro", "overview", "barcode"))
+
+
+def _end(page: Any) -> int:
+    return max(
+        (offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False)), default=0
+    )
+
+
+def _page(series: Any, plane: int) -> Any:
+    """The page of one plane; planes that follow the first without a directory of their own cannot be chosen."""
+    page = series.pages[plane] if plane < len(series.pages) else None
+    return series.keyframe if page is None else page
+
+
+def _is_level_of(full: Any, page: Any) -> bool:
+    shape = page.imagewidth / page.imagelength, full.imagewidth / full.imagelength
+    one_px = 1 / min(page.imagewidth, page.imagelength)
+    return (
+        page.imagewidth < full.imagewidth
+        and abs(shape[0] / shape[1] - 1) <= max(_SAME_SHAPE, one_px)
+        and (page.dtype, page.samplesperpixel, page.photometric) == (full.dtype, full.samplesperpixel, full.photometric)
+    )
+
+
+def _plane(series: Any) -> tuple[int, tuple[QualityFlag, ...]]:
+    """The plane of a stack that is read, and what to say about it."""
+    sizes = dict(zip(series.axes, series.shape, strict=True))
+    depths = int(sizes.get("Z", 1))
+    others = np.prod([size for axis, size in sizes.items() if axis not in "ZCSYXT"], dtype=int)
+    if others > 1:
+        return 0, (_FIRST_FRAME_ONLY,)
+    return (depths // 2, (_ONE_PLANE,)) if depths > 1 else (0, ())
+
+
+def _refuse_channels(series: Any, ome: ElementTree.Element | None, name: str) -> None:
+    sizes = dict(zip(series.axes, series.shape, strict=True))
+    channels = int(sizes.get("C", 1))
+    fluorescent = ome is not None and any(
+        word in channel.attrib for channel in ome.iterfind(".//{*}Channel") for word in _FLUORESCENT
+    )
+    if channels > 1 or fluorescent or series.keyframe.samplesperpixel > 4:
+        raise UnreadableFile(
+            f"{name}: a fluorescence or multi-channel picture ({max(channels, series.keyframe.samplesperpixel)} "
+            "channels). Only stained sections in transmitted light can be searched; export one as RGB."
+        )
+    if int(sizes.get("T", 1)) > 1:
+        raise UnreadableFile(f"{name}: a time series, not a slide. Export one picture of it as RGB TIFF.")
+
+
+def _ome(text: str | None, key: Any) -> ElementTree.Element | None:
+    """The element of the picture in OME-XML, with its instrument below it."""
+    root = ElementTree.fromstring(text or "<OME/>")
+    for image in root.iterfind("{*}Image"):
+        pixels = image.find("{*}Pixels")
+        if pixels is not None and (pixels.get("SizeX"), pixels.get("SizeY")) == (
+            str(key.imagewidth),
+            str(key.imagelength),
+        ):
+            image.extend(root.iterfind("{*}Instrument"))
+            return image
+    return ElementTree.Element("Image")
+
+
+def _objective(ome: ElementTree.Element | None) -> float | None:
+    used = None if ome is None else ome.find("{*}ObjectiveSettings")
+    if ome is None or used is None:
+        return None
+    for objective in ome.iterfind(".//{*}Objective"):
+        if objective.get("ID") == used.get("ID"):
+            return _number(objective.get("NominalMagnification"))
+    return None
+
+
+def _number(text: object) -> float | None:
+    try:
+        value = float(str(text))
+    except ValueError:
+        return None
+    return value if 0 < value < float("inf") else None
+
+
+def _scale(tiff: Any, key: Any, ome: ElementTree.Element | None) -> tuple[float | None, bool]:
+    """Micrometres a pixel, and whether the file states one in a place where only a microscope would.
+
+    A resolution in the TIFF tags is believed where it is one that print and screens do not have; see `likely`.
+    """
+    pixels = None if ome is None else ome.find("{*}Pixels")
+    if pixels is not None and "PhysicalSizeX" in pixels.attrib:
+        sides = [_number(pixels.get(f"PhysicalSize{side}", pixels.get("PhysicalSizeX"))) for side in "XY"]
+        units = [um_of(pixels.get(f"PhysicalSize{side}Unit", "µm")) for side in "XY"]
+        if None in units:
+            return None, False  # "pixel" and "reference frame" are no lengths
+        x_um, y_um = (side * unit if side and unit else None for side, unit in zip(sides, units, strict=True))
+        return likely(x_um, y_um), True
+    unit = _RESOLUTION_UM.get(int(key.tags.valueof("ResolutionUnit", 0)))
+    if tiff.is_imagej:
+        unit = um_of(str((tiff.imagej_metadata or {}).get("unit", ""))) or unit
+    per_unit = [_ratio(key.tags.valueof(f"{side}Resolution")) for side in "XY"]
+    if unit is None or None in per_unit:
+        return None, False
+    return likely(*(unit / side for side in per_unit if side)), False
+
+
+def _ratio(value: Any) -> float | None:
+    """A rational tag as a number."""
+    if not isinstance(value, tuple) or len(value) != 2 or not all(value):
+        return None
+    return float(value[0] / value[1])
