@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from renalcore.commands.command import SEDIMENT_MODEL, Command, Family, add_device, add_models, bar, count, write_json
+from renalcore.commands.command import SEDIMENT_MODEL, Command, Family, add_device, add_models, bar, count
+from renalcore.export.figures import write_json
 
 
 def _sediment_arguments(parser: argparse.ArgumentParser) -> None:

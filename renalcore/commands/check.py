@@ -9,8 +9,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from renalcore.commands.command import Command, Family, bar, say, write_json
+from renalcore.commands.command import Command, Family, bar, say
 from renalcore.commands.reading import add_reading, reading
+from renalcore.export.figures import write_json
 
 if TYPE_CHECKING:
     from renalcore.sediment.check import DataCheck

@@ -6,7 +6,6 @@ Results go to files, progress and messages to stderr.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Callable
@@ -94,10 +93,3 @@ def bar(total: int, unit: str) -> Any:
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     return tqdm(total=total, unit=unit, file=sys.stderr, dynamic_ncols=True)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write so that a reader never sees half a file."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)

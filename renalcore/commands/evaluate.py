@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from renalcore import models
-from renalcore.commands.command import SEDIMENT_MODEL, Command, Family, add_device, add_models, bar, say, write_json
+from renalcore.commands.command import SEDIMENT_MODEL, Command, Family, add_device, add_models, bar, say
 from renalcore.commands.reading import add_reading, reading
 from renalcore.errors import InputError
+from renalcore.export.figures import write_json
 
 if TYPE_CHECKING:
     from renalcore.models import ModelCard

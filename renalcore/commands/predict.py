@@ -20,9 +20,9 @@ from renalcore.commands.command import (
     bar,
     say,
     share,
-    write_json,
 )
 from renalcore.errors import InputError, RenalError
+from renalcore.export.figures import write_json
 
 if TYPE_CHECKING:
     from renalcore.types import Field
