@@ -280,6 +280,19 @@ def weights_path(card: ModelCard, root: Path = WEIGHTS) -> Path:
     return path
 
 
+def write_card(card: ModelCard, folder: Path) -> None:
+    """Write `folder/card.json`, never half of it."""
+    partial = folder / ".card.json.partial"
+    partial.write_text(card.to_json(), encoding="utf-8")
+    partial.replace(folder / "card.json")
+
+
+def file_entries(weights: Path) -> dict[str, Any]:
+    """What a card says of its weights file: `weights`, `sha256` and `bytes`."""
+    content = weights.read_bytes()
+    return {"weights": weights.name, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+
+
 def _read(path: Path) -> ModelCard:
     try:
         found = ModelCard.from_json(path.read_text(encoding="utf-8"))

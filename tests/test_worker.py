@@ -286,7 +286,7 @@ def untrained_retinanet(root: Path) -> models.ModelCard:
         folder.name, weights, title="t", architecture="a", scale="resnet18", training_data=(),
         classes=("Calcium oxalate",), network="retinanet",
     )  # fmt: skip
-    cards.write(card, folder)
+    models.write_card(card, folder)
     return card
 
 

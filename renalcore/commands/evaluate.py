@@ -89,7 +89,7 @@ def _sediment(arguments: argparse.Namespace) -> int:
 
         weights = models.weights_path(card, arguments.models)
         made = cards.measured(card, weights, evaluation, data=name, on=f"held out: {on}", command=command)
-        cards.write(made, weights.parent)
+        models.write_card(made, weights.parent)
         say(f"card: {weights.parent / 'card.json'}")
     say(f"tables: {arguments.output}")
     return 0

@@ -6,16 +6,15 @@ what it measured on held-out fields.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from renalcore import taxonomy
-from renalcore.models import HeldOutFigure, InputScale, ModelCard, TrainingData
+from renalcore.models import HeldOutFigure, InputScale, ModelCard, TrainingData, file_entries
 
 if TYPE_CHECKING:
     from renalcore.sediment.evaluate import Evaluation
@@ -76,7 +75,7 @@ def unmeasured(
         validated_classes=(),
         input=InputScale(slice_px=640, overlap=0.25),
         min_score=dict.fromkeys(classes, SCORE_UNVALIDATED),
-        **_file(weights),
+        **file_entries(weights),
         architecture=architecture,
         scale=scale,
         training_data=tuple(training_data),
@@ -119,25 +118,13 @@ def measured(card: ModelCard, weights: Path, evaluation: Evaluation, *, data: st
     kept = [limit for limit in card.limits if not _WRITTEN_BY_EVALUATION.search(limit)]
     return replace(
         card,
-        **_file(weights),
+        **file_entries(weights),
         validated_classes=evaluation.validated,
         min_score={name: evaluation.min_score[name] for name in card.classes},
         calibration=dict(evaluation.calibration_used),
         figures=tuple(_figures(evaluation, on, command)),
         limits=(*_measured_limits(card, evaluation, data), *kept),
     )
-
-
-def write(card: ModelCard, folder: Path) -> None:
-    """Write `folder/card.json`, never half of it."""
-    partial = folder / ".card.json.partial"
-    partial.write_text(card.to_json(), encoding="utf-8")
-    partial.replace(folder / "card.json")
-
-
-def _file(weights: Path) -> dict[str, Any]:
-    content = weights.read_bytes()
-    return {"weights": weights.name, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
 
 
 def _figures(evaluation: Evaluation, on: str, command: str) -> list[HeldOutFigure]:

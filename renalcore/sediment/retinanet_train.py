@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 from renalcore import taxonomy
 from renalcore.engine.devices import usable_threads
 from renalcore.errors import InputError, ModelError
+from renalcore.models import write_card
 from renalcore.sediment import card, evaluate, metrics_table
 from renalcore.sediment.data import Augmentation, SedimentDataset, check_size
 from renalcore.sediment.names import IGNORE
@@ -339,7 +340,7 @@ def _write_model(config: CaoxConfig, averaged: AveragedModel, fields: Sequence[L
         classes=(CLASS_NAME,),
         network="retinanet",
     )
-    card.write(made, weights.parent)
+    write_card(made, weights.parent)
 
 
 def _measured(config: CaoxConfig, validation: Sequence[LabelledField], device: torch.device) -> dict[str, Any]:

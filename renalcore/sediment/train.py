@@ -30,6 +30,7 @@ from ultralytics.utils.torch_utils import ModelEMA
 from renalcore import taxonomy
 from renalcore.engine.devices import usable_threads
 from renalcore.errors import InputError
+from renalcore.models import write_card
 from renalcore.sediment import card, metrics_table
 from renalcore.sediment.data import PAPER, Augmentation, SedimentDataset, check_size
 from renalcore.sediment.losses import Normaliser
@@ -430,7 +431,7 @@ def train(config: TrainConfig) -> Path:
             config.data, config.licence, trainer.train_loader.dataset.fields, note="real fields; labels partial"
         ),
     )
-    card.write(made, weights.parent)
+    write_card(made, weights.parent)
     figures.write_text(json.dumps(trainer.figures(), indent=1) + "\n", encoding="utf-8")
     return weights
 

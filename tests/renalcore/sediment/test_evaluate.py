@@ -162,7 +162,7 @@ def trained(tmp_path: Path) -> ModelCard:
         "squares", folder / "squares.safetensors", title="Squares", architecture="none", scale="n",
         training_data=sources,
     )  # fmt: skip
-    cards.write(made, folder)
+    models.write_card(made, folder)
     return made
 
 
@@ -264,7 +264,7 @@ def test_figures_on_trained_fields_cannot_come_on_a_card(
     split: str, urised: Path, trained: ModelCard, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sources = (TrainingData(urised.name, "ours", 12),)
-    cards.write(replace(trained, training_data=sources), tmp_path / "models" / "squares")
+    models.write_card(replace(trained, training_data=sources), tmp_path / "models" / "squares")
     options = ["--models", str(tmp_path / "models"), "--model", "squares", "--output", str(tmp_path / "out")]
     assert cli.main(["evaluate", "sediment", "--data", str(urised), "--split", split, "--write-card", *options]) == 1
     assert f"not trained on: leave --split {split} out" in capsys.readouterr().err

@@ -326,7 +326,7 @@ def untrained(tmp_path: Path) -> Path:
         KEY, folder / f"{KEY}.safetensors", title="t", architecture="a", scale="resnet18", training_data=(),
         classes=("Calcium oxalate",), network="retinanet",
     )  # fmt: skip
-    cards.write(made, folder)
+    models.write_card(made, folder)
     return tmp_path
 
 
@@ -346,9 +346,9 @@ def test_openvino_finds_what_torch_finds_at_another_size_than_it_was_converted_a
 
 def test_a_card_that_contradicts_its_network_is_refused(untrained: Path) -> None:
     own = models.card(KEY, untrained)
-    cards.write(replace(own, network="yolo13"), untrained / KEY)
+    models.write_card(replace(own, network="yolo13"), untrained / KEY)
     with pytest.raises(ModelError, match="needs the network 'yolo13'; this version has multihead, retinanet"):
         SedimentDetector.load(KEY, device="cpu", root=untrained)
-    cards.write(replace(own, network="multihead"), untrained / KEY)
+    models.write_card(replace(own, network="multihead"), untrained / KEY)
     with pytest.raises(ModelError, match="names other classes than the network 'multihead' finds"):
         SedimentDetector.load(KEY, device="cpu", root=untrained)
