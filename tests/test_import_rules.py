@@ -45,6 +45,10 @@ HEAVY = {
     "openslide", "tifffile", "optuna",
 }  # fmt: skip
 AT_THE_TOP: dict[str, set[str]] = {
+    "renalcore/histology/deeplab.py": {"torch", "segmentation_models_pytorch"},
+    "renalcore/histology/double_unet.py": {"torch", "segmentation_models_pytorch"},
+    "renalcore/histology/losses.py": {"torch"},
+    "renalcore/histology/networks.py": {"torch", "segmentation_models_pytorch"},
     "renalcore/sediment/networks.py": {"torch", "ultralytics"},
     "renalcore/sediment/losses.py": {"torch", "ultralytics"},
     "renalcore/sediment/data.py": {"torch", "ultralytics"},
@@ -59,6 +63,7 @@ AT_THE_TOP: dict[str, set[str]] = {
 INSIDE_FUNCTIONS: dict[str, set[str]] = {
     "renalcore/engine/backends.py": {"torch", "openvino", "nncf"},
     "renalcore/engine/devices.py": {"torch"},
+    "renalcore/histology/pyramid.py": {"tifffile"},
     "renalcore/io/slide/tiff.py": {"tifffile"},
     "renalcore/io/slide/vendors.py": {"openslide"},
     "renalcore/sediment/benchmark.py": {"torch", "sahi"},

@@ -1,0 +1,1 @@
+"""The histology wing: from a slide to glomeruli found, counted and measured."""
