@@ -21,7 +21,7 @@ from db import accounts
 from db.engine import session_scope, upgrade
 from db.settings import Settings
 from pages.components import faults
-from pages.routes import fields, sign_in, source
+from pages.routes import fields, sign_in, source, uploads
 from pages.routes.embedded_worker import EmbeddedWorker
 from pages.routes.guard import Guard
 from pages.routes.health import health
@@ -78,5 +78,9 @@ app = st.App(
         Route("/fields/{field_id:int}/image", fields.image, methods=["GET"]),
         Route("/fields/{field_id:int}/thumb", fields.thumb, methods=["GET"]),
         Route("/fields/{field_id:int}/heat", fields.heat, methods=["GET", "POST"]),
+        Route("/slides/uploads", uploads.begin, methods=["POST"]),
+        Route("/slides/uploads/{key}", uploads.tell, methods=["HEAD"]),
+        Route("/slides/uploads/{key}", uploads.append, methods=["PATCH"]),
+        Route("/slides/uploads/{key}", uploads.give_up, methods=["DELETE"]),
     ],
 )

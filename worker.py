@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 from dbos import DBOS, DBOSConfig
 
-from db import analyses, files, heat_maps, queue, workers
+from db import analyses, files, heat_maps, queue, uploads, workers
 from db.engine import session_scope
 from db.models import Analysis, HeatMap, SpecimenField
 from db.settings import Settings
@@ -532,7 +532,8 @@ def _keep_duties(worker: Worker, host: str, pid: int, ended: threading.Event) ->
 def _tidy_daily(stopping: threading.Event) -> None:
     """At the start and once a day: remove what uploads that were killed and workflows long ended have left behind."""
     chores: dict[str, Callable[[], int]] = {
-        "abandoned uploads removed": lambda: files.store().sweep(),
+        "abandoned files removed": lambda: files.store().sweep(),
+        "abandoned uploads removed": _sweep_uploads,
         "old workflows forgotten": queue.prune,
     }
     while True:
@@ -546,6 +547,11 @@ def _tidy_daily(stopping: threading.Event) -> None:
                 _event(done, number=number)
         if stopping.wait(TIDY_EVERY_S):
             return
+
+
+def _sweep_uploads() -> int:
+    with session_scope() as session:
+        return uploads.sweep(session)
 
 
 def _at_work(host: str, silent_after_s: float) -> set[str]:

@@ -70,6 +70,63 @@ class FileStore:
             ) from error
         return digest.hexdigest(), size
 
+    def adopt(self, path: Path, sha256: str) -> None:
+        """Takes a file of this machine into the store, and from where it lies: moved on one disk, else copied.
+
+        Args:
+            path: The file, complete. It is gone afterwards.
+            sha256: Digest of its content, as its writer counted it.
+
+        Raises:
+            StorageFull: No space is left. The file stays where it was.
+            StorageError: The store cannot be written. The file stays where it was.
+        """
+        target = self._path(sha256)
+        if isinstance(self._fs, LocalFileSystem):
+            try:
+                self._fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+                with path.open("rb") as source:
+                    os.fsync(source.fileno())
+                path.replace(target)
+                _sync_folder(Path(target).parent)
+                return
+            except OSError as error:
+                if error.errno != errno.EXDEV:  # the store lies on another disk
+                    raise StorageError(
+                        f"The file store cannot be written ({error.strerror or type(error).__name__})."
+                    ) from error
+        with path.open("rb") as source:
+            self.put(source)
+        path.unlink()
+
+    def local(self, sha256: str, *, copies: Path) -> Path:
+        """Where a file lies on this machine, for a library that reads from a path.
+
+        Args:
+            sha256: Which file.
+            copies: Folder that keeps a copy where the store is not on this machine.
+
+        Raises:
+            NotFound: The store has no such file.
+        """
+        path = self._path(sha256)
+        if isinstance(self._fs, LocalFileSystem):
+            if not Path(path).is_file():
+                raise _missing(sha256)
+            return Path(path)
+        copy = copies / sha256
+        if not copy.is_file():
+            copies.mkdir(parents=True, exist_ok=True)
+            incoming = copies / f"{sha256}.{secrets.token_hex(8)}"
+            try:
+                self._fs.get_file(path, str(incoming))
+                incoming.replace(copy)
+            except FileNotFoundError as error:
+                raise _missing(sha256) from error
+            finally:
+                incoming.unlink(missing_ok=True)
+        return copy
+
     def open(self, sha256: str, *, verify: bool = True) -> BinaryIO:
         """The file as a stream that can be read and sought in.
 

@@ -25,9 +25,15 @@ Purpose = Literal["count", "second_opinion"]
 CorrectionAction = Literal["add", "reclassify", "remove", "confirm", "restore"]
 SignOffKind = Literal["sign", "reopen", "amend"]
 HeatMapState = Literal["waiting", "done", "empty", "failed"]
+Modality = Literal["sediment", "histology"]
+Stain = Literal["H&E", "PAS", "silver", "trichrome", "other"]
+Species = Literal["human", "mouse", "rat", "other"]
+ScaleSource = Literal["file", "person"]
 
 ROLES: tuple[Role, ...] = get_args(Role)
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+STAINS: tuple[Stain, ...] = get_args(Stain)
+SPECIES: tuple[Species, ...] = get_args(Species)
 SPECIMEN_STATES: tuple[SpecimenState, ...] = get_args(SpecimenState)
 """In the order in which a specimen passes through them."""
 
@@ -71,6 +77,10 @@ class Base(DeclarativeBase):
         CorrectionAction: _one_of(CorrectionAction, "action"),
         SignOffKind: _one_of(SignOffKind, "kind"),
         HeatMapState: _one_of(HeatMapState, "state"),
+        Modality: _one_of(Modality, "modality"),
+        Stain: _one_of(Stain, "stain"),
+        Species: _one_of(Species, "species"),
+        ScaleSource: _one_of(ScaleSource, "scale_from"),
     }
 
 
@@ -164,28 +174,36 @@ class Specimen(Base):
     __tablename__ = "specimens"
     __table_args__ = (
         Index(None, "state", "created_at"),
+        Index(None, "modality", "state", "created_at"),
         Index(None, "patient_id", "created_at"),
         Index(None, "created_by_id", "created_at"),
         sa.CheckConstraint("um_per_px > 0", name="um_per_px_is_positive"),
+        sa.CheckConstraint(
+            "modality != 'sediment' OR "
+            "(objective IS NOT NULL AND scale_kind IS NOT NULL AND cutoff_table_id IS NOT NULL)",
+            name="sediment_is_complete",
+        ),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     patient_id: Mapped[int] = mapped_column(ForeignKey("patients.id"))
     accession: Mapped[str] = mapped_column(String(100), unique=True)
-    modality: Mapped[str] = mapped_column(String(24), default="sediment")
-    objective: Mapped[Objective]
-    scale_kind: Mapped[ScaleKind]
+    modality: Mapped[Modality] = mapped_column(default="sediment")
+    # Always there for sediment, and never for histology, where every slide has its own scale and nothing is graded.
+    objective: Mapped[Objective] = mapped_column(nullable=True)
+    scale_kind: Mapped[ScaleKind] = mapped_column(nullable=True)
     um_per_px: Mapped[float | None]
     state: Mapped[SpecimenState] = mapped_column(default="waiting")
     collected_at: Mapped[datetime | None]
     created_by_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=now, index=True)
-    cutoff_table_id: Mapped[int] = mapped_column(ForeignKey("cutoff_tables.id"))
+    cutoff_table_id: Mapped[int] = mapped_column(ForeignKey("cutoff_tables.id"), nullable=True)
 
     patient: Mapped[Patient] = relationship(back_populates="specimens")
     created_by: Mapped[User] = relationship()
     cutoff_table: Mapped[CutOffTableRow] = relationship()
     fields: Mapped[list[SpecimenField]] = relationship(back_populates="specimen", order_by="SpecimenField.position")
+    slides: Mapped[list[Slide]] = relationship(back_populates="specimen", order_by="Slide.position")
     analyses: Mapped[list[Analysis]] = relationship(back_populates="specimen", order_by="Analysis.id")
 
 
@@ -221,6 +239,58 @@ class SpecimenField(Base):
 
     specimen: Mapped[Specimen] = relationship(back_populates="fields")
     file: Mapped[StoredFile] = relationship()
+
+
+class Slide(Base):
+    """One scanned slide of a histology specimen.
+
+    Its name is what the laboratory calls it (a block, a level); the name of its file, in which scanners write whose
+    it is, is not kept.
+    """
+
+    __tablename__ = "slides"
+    __table_args__ = (
+        UniqueConstraint("specimen_id", "file_id"),
+        Index(None, "specimen_id", "position"),
+        sa.CheckConstraint("um_per_px > 0", name="um_per_px_is_positive"),
+        sa.CheckConstraint("(um_per_px IS NULL) = (scale_from IS NULL)", name="scale_has_a_source"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    specimen_id: Mapped[int] = mapped_column(ForeignKey("specimens.id"))
+    position: Mapped[int]
+    file_id: Mapped[int] = mapped_column(ForeignKey("stored_files.id"), index=True)
+    name: Mapped[str] = mapped_column(String(100))
+    format: Mapped[str] = mapped_column(String(100))
+    width_px: Mapped[int]
+    height_px: Mapped[int]
+    um_per_px: Mapped[float | None]  # of its finest level
+    scale_from: Mapped[ScaleSource | None]
+    stain: Mapped[Stain]
+    species: Mapped[Species]
+    objective: Mapped[float | None]  # magnification, where the file says it
+    flags: Mapped[list[dict[str, Any]]] = mapped_column(default=list)
+
+    specimen: Mapped[Specimen] = relationship(back_populates="slides")
+    file: Mapped[StoredFile] = relationship()
+
+
+class Upload(Base):
+    """A slide on its way to the server, or there and not registered yet. How far it is, its part on the disk tells."""
+
+    __tablename__ = "uploads"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(String(64), unique=True)
+    by_id: Mapped[int] = mapped_column(ForeignKey("users.id"), index=True)
+    name: Mapped[str] = mapped_column(String(255))  # shown to whoever uploads it, so that the file is found again
+    size_bytes: Mapped[int] = mapped_column(sa.BigInteger)
+    modified_ms: Mapped[int] = mapped_column(sa.BigInteger)  # with name and size it tells which file to go on with
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    sha256: Mapped[str | None] = mapped_column(_SHA256)  # once it is complete and was checked
+    found: Mapped[dict[str, Any] | None]  # by that check: see `uploads.Checked`
+
+    by: Mapped[User] = relationship()
 
 
 class Analysis(Base):

@@ -1,4 +1,4 @@
-"""Specimens: a patient's urine under one accession number, and its fields."""
+"""Specimens: a patient's urine under one accession number, and its fields; and what specimens of all kinds share."""
 
 from __future__ import annotations
 
@@ -91,21 +91,12 @@ def register(
             patient of another name.
         InputError: A number is missing, or the scale is none.
     """
-    identifier, accession = identifier.strip(), accession.strip()
-    if not identifier:
-        raise InputError("The patient's hospital number is missing. Type or scan it.")
-    if not accession:
-        raise InputError("The accession number is missing. Type or scan it.")
+    identifier, accession = checked_numbers(identifier, accession)
     _check_scale(objective, scale_kind, um_per_px)
     if not uploads:
         raise InputError(f"Specimen {accession} has no picture. Add at least one field.")
     _check_different(uploads)
-    taken = Conflict(
-        f"Accession number {accession} is already registered. Open that specimen to add fields to it, "
-        "or check the number."
-    )
-    if session.scalar(select(Specimen.id).where(Specimen.accession == accession)) is not None:
-        raise taken
+    refuse_if_taken(session, accession)
     table = cutoffs.default_row(session)
     patient, patient_events = patients.found_or_new(session, identifier, patient_name)
     specimen = Specimen(
@@ -121,11 +112,7 @@ def register(
         created_at=now(),
         cutoff_table_id=table.id,
     )
-    try:
-        with session.begin_nested():
-            session.add(specimen)
-    except IntegrityError:
-        raise taken from None
+    insert(session, specimen)
     _add(session, specimen, uploads, first_position=0)
     for event in patient_events:
         audit.record(session, actor=by, entity="patient", entity_id=patient.id, **event)
@@ -148,6 +135,45 @@ def register(
         },
     )
     return specimen
+
+
+def checked_numbers(identifier: str, accession: str) -> tuple[str, str]:
+    """Hospital number and accession number without spaces around them.
+
+    Raises:
+        InputError: One of them is missing.
+    """
+    identifier, accession = identifier.strip(), accession.strip()
+    if not identifier:
+        raise InputError("The patient's hospital number is missing. Type or scan it.")
+    if not accession:
+        raise InputError("The accession number is missing. Type or scan it.")
+    return identifier, accession
+
+
+def refuse_if_taken(session: Session, accession: str) -> None:
+    """Raises `Conflict` where a specimen has this accession number."""
+    if by_accession(session, accession) is not None:
+        raise _taken(accession)
+
+
+def insert(session: Session, specimen: Specimen) -> None:
+    """Write a new specimen.
+
+    Raises:
+        Conflict: Somebody registered its accession number at this very moment.
+    """
+    try:
+        with session.begin_nested():
+            session.add(specimen)
+    except IntegrityError:
+        raise _taken(specimen.accession) from None
+
+
+def _taken(accession: str) -> Conflict:
+    return Conflict(
+        f"Accession number {accession} is already registered. Open that specimen to add to it, or check the number."
+    )
 
 
 def add_fields(
@@ -347,7 +373,7 @@ def last_by(session: Session, user: User) -> Specimen | None:
     """The specimen that a person registered last: its objective and scale are offered for the next one."""
     return session.scalars(
         select(Specimen)
-        .where(Specimen.created_by_id == user.id)
+        .where(Specimen.created_by_id == user.id, Specimen.modality == "sediment")
         .order_by(Specimen.created_at.desc(), Specimen.id.desc())
         .limit(1)
     ).one_or_none()

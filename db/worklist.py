@@ -1,4 +1,4 @@
-"""The worklist: specimens by state, found by number, name and date, in constant time however many there are."""
+"""The worklist: sediment by its state, found by number, name and date, in constant time however much there is."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from db.models import (
     SpecimenState,
 )
 from renalcore.errors import UnknownName
+
+_IS_SEDIMENT = Specimen.modality == "sediment"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,8 @@ class Page:
 
 def state_counts(session: Session) -> dict[SpecimenState, int]:
     """How many specimens are in each state; every state has an entry."""
-    counted = dict(session.execute(select(Specimen.state, func.count()).group_by(Specimen.state)).all())
+    statement = select(Specimen.state, func.count()).where(_IS_SEDIMENT).group_by(Specimen.state)
+    counted = dict(session.execute(statement).all())
     return {state: counted.get(state, 0) for state in SPECIMEN_STATES}
 
 
@@ -98,7 +101,7 @@ def page(
     """
     if state is not None and state not in SPECIMEN_STATES:
         raise UnknownName(f"{state!r} is no state of a specimen; expected one of {', '.join(SPECIMEN_STATES)}")
-    conditions: list[ColumnElement[bool]] = []
+    conditions: list[ColumnElement[bool]] = [_IS_SEDIMENT]
     if state is not None:
         conditions.append(Specimen.state == state)
     if patient_id is not None:

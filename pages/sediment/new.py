@@ -225,13 +225,15 @@ if accession.strip():
         holder = patients.get(session, existing.patient_id).identifier if existing else ""
 adding = False
 if existing is not None:
-    state = status.STATES[existing.state].words
-    words = f"Accession number {existing.accession} is already registered for patient {holder}; state: {state}."
+    state = f"state: {status.STATES[existing.state].words}" if existing.modality == "sediment" else "kidney slides"
+    words = f"Accession number {existing.accession} is already registered for patient {holder}; {state}."
     with st.container(border=True, key=_key("existing-box")):
         st.warning(style.plain(words))
-        if st.button("Open that specimen", key=_key("open-existing")):
+        if existing.modality != "sediment":
+            st.markdown("It is no urine sediment. Check the accession number.")
+        elif st.button("Open that specimen", key=_key("open-existing")):
             links.open_page("review", specimen=existing.id)
-        if existing.state == "signed":
+        elif existing.state == "signed":
             st.markdown("It is signed: a reviewer must reopen it before fields can be added.")
         elif identifier.strip() and identifier.strip() != holder:
             st.markdown("It belongs to another patient than the number you entered. Check both numbers.")

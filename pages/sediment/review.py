@@ -59,7 +59,10 @@ def _asked_specimen() -> Specimen:
     try:
         wanted = int(st.query_params.get("specimen", ""))
         with session_scope(read_only=True) as session:
-            return specimens.get(session, wanted)
+            specimen = specimens.get(session, wanted)
+        if specimen.modality != "sediment":
+            raise NotFound(f"Specimen {wanted} has no fields.")
+        return specimen
     except (ValueError, NotFound):
         style.page_header("Review")
         style.empty_state("No such specimen.", "Choose one in the worklist.")

@@ -1,0 +1,337 @@
+"""Slides: a patient's kidney tissue under one accession number, scanned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy.orm import Session
+
+from db import analyses, audit, patients, specimens, uploads
+from db.engine import now
+from db.models import Patient, ScaleSource, Slide, Species, Specimen, Stain, StoredFile, Upload, User
+from db.uploads import MAY_UPLOAD, Checked
+from renalcore.errors import Conflict, InputError, NotFound
+
+SMALLEST_UM_PER_PX, LARGEST_UM_PER_PX = 0.02, 50.0
+"""What a person may give as the scale of a slide: an immersion objective, and a photograph of the whole slide."""
+
+MEDIA_TYPE = "application/octet-stream"  # vendors' formats have no registered type, and browsers never get the file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewSlide:
+    """What a technologist says about one complete upload.
+
+    Attributes:
+        upload: Which one.
+        name: What the laboratory calls the slide, such as its block; numbered where it is empty.
+        stain: One of `models.STAINS`.
+        species: One of `models.SPECIES`.
+        um_per_px: Scale of the finest level where the file does not say it; None where nobody knows.
+    """
+
+    upload: Upload
+    name: str
+    stain: Stain
+    species: Species
+    um_per_px: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SlideRow:
+    """One line of the list of slides.
+
+    Attributes:
+        slide: The slide.
+        accession: Accession number of its specimen.
+        patient_id: The patient.
+        patient_identifier: The patient's hospital number.
+        patient_name: The patient's name, None where it was not given.
+        created_at: When its specimen was registered.
+        size_bytes: Size of its file.
+    """
+
+    slide: Slide
+    accession: str
+    patient_id: int
+    patient_identifier: str
+    patient_name: str | None
+    created_at: datetime
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some lines of the list, and how many there are in all."""
+
+    rows: tuple[SlideRow, ...]
+    total: int
+
+
+def register(
+    session: Session,
+    *,
+    identifier: str,
+    patient_name: str | None,
+    accession: str,
+    collected_at: datetime | None,
+    slides: Sequence[NewSlide],
+    by: User,
+) -> Specimen:
+    """Register a specimen of histology with its slides, and its patient where the hospital number is new.
+
+    The files are in the store already (`uploads.hand_over`); the uploads are forgotten here.
+
+    Args:
+        session: An open session.
+        identifier: The patient's hospital number.
+        patient_name: The patient's name, or None.
+        accession: The laboratory's number of the specimen.
+        collected_at: When the tissue was taken, or None.
+        slides: The slides, in order.
+        by: Who registers it.
+
+    Raises:
+        Conflict: `by` may not, the accession number is taken, two slides are the same, or the hospital number belongs
+            to a patient of another name.
+        InputError: A number is missing, or a scale is none.
+    """
+    _refuse_unless_allowed(by)
+    identifier, accession = specimens.checked_numbers(identifier, accession)
+    if not slides:
+        raise InputError(f"Specimen {accession} has no slide. Upload at least one.")
+    specimens.refuse_if_taken(session, accession)
+    patient, patient_events = patients.found_or_new(session, identifier, patient_name)
+    specimen = Specimen(
+        patient_id=patient.id,
+        accession=accession,
+        modality="histology",
+        state="waiting",
+        collected_at=collected_at,
+        created_by_id=by.id,
+        created_at=now(),
+    )
+    specimens.insert(session, specimen)
+    added = _add(session, specimen, slides, first_position=0)
+    for event in patient_events:
+        audit.record(session, actor=by, entity="patient", entity_id=patient.id, **event)
+    audit.record(
+        session,
+        actor=by,
+        action="specimen.register",
+        entity="specimen",
+        entity_id=specimen.id,
+        new={
+            "accession": accession,
+            "patient": identifier,
+            "modality": "histology",
+            "collected_at": collected_at.astimezone(UTC).isoformat() if collected_at else None,
+            "state": "waiting",
+            "slides": [_told(slide) for slide in added],
+        },
+    )
+    return specimen
+
+
+def add(session: Session, specimen_id: int, slides: Sequence[NewSlide], *, by: User) -> list[Slide]:
+    """Add slides to a specimen of histology that is not signed.
+
+    Raises:
+        Conflict: `by` may not, the specimen is signed or of another kind, or has one of the slides already.
+        InputError: There is no slide, or a scale is none.
+    """
+    _refuse_unless_allowed(by)
+    specimen = analyses.hold_specimen(session, specimen_id)
+    if specimen.modality != "histology":
+        raise Conflict(f"Specimen {specimen.accession} is no kidney tissue. Check the accession number.")
+    if not slides:
+        raise InputError(f"No slide to add to specimen {specimen.accession}.")
+    specimens.refuse_if_signed(specimen)
+    present = of_specimen(session, specimen.id)
+    added = _add(session, specimen, slides, first_position=len(present))
+    audit.record(
+        session,
+        actor=by,
+        action="specimen.add_slides",
+        entity="specimen",
+        entity_id=specimen.id,
+        old={"slides": len(present)},
+        new={
+            "accession": specimen.accession,
+            "slides": len(present) + len(added),
+            "added": [_told(slide) for slide in added],
+        },
+    )
+    return added
+
+
+def set_scale(session: Session, slide_id: int, um_per_px: float | None, *, by: User) -> Slide:
+    """Say the scale of a slide whose file does not, correct it, or take it back.
+
+    Raises:
+        Conflict: `by` may not, the specimen is signed, or the file itself says the scale.
+        InputError: It is no scale.
+        NotFound: There is no such slide.
+    """
+    _refuse_unless_allowed(by)
+    slide = get(session, slide_id)
+    specimen = analyses.hold_specimen(session, slide.specimen_id)
+    session.refresh(slide)
+    specimens.refuse_if_signed(specimen)
+    if slide.scale_from == "file":
+        raise Conflict(f"The file of {slide.name} says its scale, so nobody has to.")
+    before = slide.um_per_px
+    slide.um_per_px = _checked_scale(um_per_px)
+    slide.scale_from = None if um_per_px is None else "person"
+    session.flush()
+    audit.record(
+        session,
+        actor=by,
+        action="slide.set_scale",
+        entity="slide",
+        entity_id=slide.id,
+        old={"um_per_px": before},
+        new={"accession": specimen.accession, "slide": slide.name, "um_per_px": slide.um_per_px},
+    )
+    return slide
+
+
+def get(session: Session, slide_id: int) -> Slide:
+    """The slide with this id.
+
+    Raises:
+        NotFound: There is none.
+    """
+    slide = session.get(Slide, slide_id)
+    if slide is None:
+        raise NotFound(f"There is no slide {slide_id}.")
+    return slide
+
+
+def of_specimen(session: Session, specimen_id: int) -> list[Slide]:
+    """The slides of a specimen, in their order."""
+    return list(session.scalars(select(Slide).where(Slide.specimen_id == specimen_id).order_by(Slide.position)))
+
+
+def seen_before(session: Session, sha256: str) -> list[str]:
+    """Accession numbers of the specimens that have this very file, oldest first."""
+    return list(
+        session.scalars(
+            select(Specimen.accession)
+            .join(Slide, Slide.specimen_id == Specimen.id)
+            .join(StoredFile, StoredFile.id == Slide.file_id)
+            .where(StoredFile.sha256 == sha256)
+            .order_by(Specimen.id)
+        )
+    )
+
+
+def page(
+    session: Session, *, text: str | None = None, patient_id: int | None = None, limit: int = 100, offset: int = 0
+) -> Page:
+    """Slides, those of the newest specimen first.
+
+    Args:
+        session: An open session.
+        text: Only those whose accession number, hospital number or patient name holds this text, in any case.
+        patient_id: Only those of this patient.
+        limit: Lines of the page.
+        offset: Lines before it.
+    """
+    conditions: list[ColumnElement[bool]] = []
+    if patient_id is not None:
+        conditions.append(Specimen.patient_id == patient_id)
+    wanted = (text or "").strip()
+    if wanted:
+        conditions.append(
+            or_(
+                Specimen.accession.icontains(wanted, autoescape=True),
+                Patient.identifier.icontains(wanted, autoescape=True),
+                Patient.name_folded.contains(wanted.casefold(), autoescape=True),
+            )
+        )
+    joined = (
+        select(Slide, Specimen.accession, Patient.id, Patient.identifier, Patient.name, Specimen.created_at,
+               StoredFile.size_bytes)
+        .join(Specimen, Specimen.id == Slide.specimen_id)
+        .join(Patient, Patient.id == Specimen.patient_id)
+        .join(StoredFile, StoredFile.id == Slide.file_id)
+        .where(*conditions)
+    )  # fmt: skip
+    total = session.scalar(select(func.count()).select_from(joined.subquery())) or 0
+    newest_first = joined.order_by(Specimen.created_at.desc(), Specimen.id.desc(), Slide.position)
+    return Page(tuple(SlideRow(*row) for row in session.execute(newest_first.limit(limit).offset(offset))), total)
+
+
+def _refuse_unless_allowed(by: User) -> None:
+    if by.role not in MAY_UPLOAD or not by.is_active:
+        raise Conflict("Only a technologist may register slides. Ask one of them.")
+
+
+def _checked_scale(um_per_px: float | None) -> float | None:
+    if um_per_px is not None and not SMALLEST_UM_PER_PX <= um_per_px <= LARGEST_UM_PER_PX:  # also refuses nan
+        raise InputError(
+            f"The scale of a slide lies between {SMALLEST_UM_PER_PX:g} and {LARGEST_UM_PER_PX:g} µm per pixel "
+            "(0.25 at 40x, 0.5 at 20x). Correct it, or leave it unknown."
+        )
+    return um_per_px
+
+
+def _scale(new: NewSlide, found: Checked) -> tuple[float | None, ScaleSource | None]:
+    if found.um_per_px is not None:
+        return found.um_per_px, "file"
+    um_per_px = _checked_scale(new.um_per_px)
+    return um_per_px, None if um_per_px is None else "person"
+
+
+def _add(session: Session, specimen: Specimen, new: Sequence[NewSlide], *, first_position: int) -> list[Slide]:
+    here = set(
+        session.scalars(
+            select(StoredFile.sha256)
+            .join(Slide, Slide.file_id == StoredFile.id)
+            .where(Slide.specimen_id == specimen.id)
+        )
+    )
+    added = []
+    for position, one in enumerate(new, start=first_position):
+        found, sha256 = Checked.of(one.upload), one.upload.sha256 or ""
+        if sha256 in here:
+            raise Conflict(f"Slide {position + 1} is in specimen {specimen.accession} already. Leave it out.")
+        here.add(sha256)
+        um_per_px, scale_from = _scale(one, found)
+        file = specimens.stored_file(session, sha256, size=one.upload.size_bytes, media_type=MEDIA_TYPE)
+        slide = Slide(
+            specimen_id=specimen.id,
+            position=position,
+            file_id=file.id,
+            name=" ".join(one.name.split())[:100] or f"Slide {position + 1}",
+            format=found.format,
+            width_px=found.width_px,
+            height_px=found.height_px,
+            um_per_px=um_per_px,
+            scale_from=scale_from,
+            stain=one.stain,
+            species=one.species,
+            objective=found.objective,
+            flags=[{"code": flag.code, "message": flag.message} for flag in found.flags],
+        )
+        session.add(slide)
+        session.flush()
+        uploads.discard(session, one.upload)
+        added.append(slide)
+    return added
+
+
+def _told(slide: Slide) -> dict[str, object]:
+    """What the trail keeps of a slide."""
+    return {
+        "name": slide.name,
+        "sha256": slide.file.sha256,
+        "stain": slide.stain,
+        "species": slide.species,
+        "um_per_px": slide.um_per_px,
+        "scale_from": slide.scale_from,
+    }

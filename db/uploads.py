@@ -1,0 +1,314 @@
+"""Slides on their way to the server: files of several gigabytes that come in pieces and go on after a break.
+
+Each upload is a row and, until it is registered, a file `uploads/KEY.part` in the data folder. The size of that file is
+how far the upload is: whatever dies, browser, connection or server, it goes on from there. One writer at a time holds a
+lock on the file. The digest is counted as the bytes come; a server that was restarted counts it anew at the end.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import secrets
+import shutil
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from db.engine import now
+from db.files import CHUNK_BYTES, FileStore
+from db.models import Role, Upload, User
+from db.settings import Settings
+from renalcore.errors import Conflict, InputError, NotFound, StorageError, StorageFull, TooLarge
+from renalcore.io.image import safe_name
+from renalcore.io.slide import open_slide
+from renalcore.types import QualityFlag
+
+MAY_UPLOAD: tuple[Role, ...] = ("technologist",)
+"""Who may bring slides."""
+
+ABANDONED_AFTER = timedelta(days=7)
+SPARE_BYTES = 1 << 30
+"""Left free on the disk: the database and everything else that works there needs room too."""
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Busy(Conflict):
+    """Another request still writes this upload."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What an upload turned out to be.
+
+    Attributes:
+        format: In words, such as "Aperio SVS".
+        width_px: Width of the finest level.
+        height_px: Height of the finest level.
+        um_per_px: Its scale, None where the file does not say.
+        objective: Magnification, None where the file does not say.
+        flags: Doubts about it.
+    """
+
+    format: str
+    width_px: int
+    height_px: int
+    um_per_px: float | None
+    objective: float | None
+    flags: tuple[QualityFlag, ...]
+
+    @classmethod
+    def of(cls, upload: Upload) -> Checked:
+        """The check of a complete upload.
+
+        Raises:
+            Conflict: It is not complete.
+        """
+        if upload.found is None:
+            raise Conflict("This upload is not complete. Wait for it, or choose its file again to go on.")
+        return cls(**upload.found | {"flags": tuple(QualityFlag(**flag) for flag in upload.found["flags"])})
+
+
+def begin(session: Session, *, name: str, size: int, modified_ms: int, by: User) -> Upload:
+    """A new upload, or the one that the same person began with the same file.
+
+    Args:
+        session: An open session.
+        name: What the file is called; its folder is dropped.
+        size: Its bytes.
+        modified_ms: When it was last changed, in ms since 1970: with name and size it tells one file from another.
+        by: Who brings it.
+
+    Raises:
+        Conflict: `by` may not bring slides.
+        InputError: The file is empty.
+        TooLarge: It is larger than the settings allow.
+        StorageFull: The disk has no room for it.
+    """
+    if by.role not in MAY_UPLOAD or not by.is_active:
+        raise Conflict("Only a technologist may upload slides. Ask one of them.")
+    settings = Settings.from_env()
+    if size <= 0:
+        raise InputError("The file is empty (0 bytes). Copy it from the scanner again.")
+    if size > settings.max_slide_gb * 1e9:
+        raise TooLarge(
+            f"The file has {size / 1e9:.1f} GB, more than the {settings.max_slide_gb:g} GB that are accepted here. "
+            "An administrator can raise RENAL_MAX_SLIDE_GB."
+        )
+    name = safe_name(name)
+    same = select(Upload).where(
+        Upload.by_id == by.id, Upload.name == name, Upload.size_bytes == size, Upload.modified_ms == modified_ms
+    )
+    known = session.scalars(same.limit(1)).one_or_none()
+    if known is not None:
+        return known
+    _folder().mkdir(parents=True, exist_ok=True)
+    promised = sum(upload.size_bytes - offset(upload) for upload in session.scalars(select(Upload)))
+    free = shutil.disk_usage(_folder()).free - promised - SPARE_BYTES
+    if size > free:
+        raise StorageFull(
+            f"The disk has no room for it: {size / 1e9:.1f} GB are needed, {max(0, free) / 1e9:.1f} GB are free. "
+            "Ask your administrator to free some space."
+        )
+    upload = Upload(key=secrets.token_hex(16), by_id=by.id, name=name, size_bytes=size, modified_ms=modified_ms)
+    session.add(upload)
+    session.flush()
+    part_of(upload).touch()
+    return upload
+
+
+def get(session: Session, key: str, *, by: User) -> Upload:
+    """The upload with this key.
+
+    Raises:
+        NotFound: There is none, or it is somebody else's.
+    """
+    upload = session.scalars(select(Upload).where(Upload.key == key, Upload.by_id == by.id)).one_or_none()
+    if upload is None:
+        raise NotFound("There is no such upload: it was registered, discarded, or given up. Choose the file again.")
+    return upload
+
+
+def of_user(session: Session, by: User) -> list[Upload]:
+    """What a person has uploaded and not registered yet, complete or not, oldest first."""
+    return list(session.scalars(select(Upload).where(Upload.by_id == by.id).order_by(Upload.id)))
+
+
+def offset(upload: Upload) -> int:
+    """How many bytes of it are here."""
+    if upload.sha256 is not None:
+        return upload.size_bytes
+    try:
+        return part_of(upload).stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def part_of(upload: Upload) -> Path:
+    """The file in which it arrives."""
+    return _folder() / f"{upload.key}.part"
+
+
+def complete(session: Session, upload: Upload, sha256: str, checked: Checked) -> None:
+    """Note that an upload is there and is a slide."""
+    held = session.get_one(Upload, upload.id)
+    held.sha256, held.found = sha256, asdict(checked)
+    session.flush()
+
+
+def discard(session: Session, upload: Upload) -> None:
+    """Give an upload up."""
+    session.delete(session.get_one(Upload, upload.id))
+    session.flush()
+    _digests.pop(upload.key, None)
+    part_of(upload).unlink(missing_ok=True)
+
+
+def hand_over(upload: Upload, store: FileStore) -> None:
+    """Move a complete upload into the file store. Done before it is registered, and harmless when done again.
+
+    Raises:
+        Conflict: It is not complete.
+        StorageError: The store cannot be written, or the upload was swept away meanwhile.
+    """
+    if upload.sha256 is None:
+        raise Conflict("This upload is not complete. Wait for it, or choose its file again to go on.")
+    part = part_of(upload)
+    if part.exists():
+        store.adopt(part, upload.sha256)
+    elif not store.exists(upload.sha256):
+        raise NotFound(f"{upload.name} is no longer on the server. Upload it again.")
+
+
+def sweep(session: Session, *, older_than: timedelta = ABANDONED_AFTER) -> int:
+    """Removes uploads of which nothing has come for days, and parts that belong to none.
+
+    Returns:
+        The number of uploads and parts removed.
+    """
+    limit = now() - older_than
+    known = set()
+    removed = 0
+    for upload in session.scalars(select(Upload)):
+        part = part_of(upload)
+        if max(upload.created_at, _changed_at(part) or upload.created_at) < limit:
+            discard(session, upload)
+            removed += 1
+        else:
+            known.add(part)
+    for part in _folder().glob("*.part"):
+        if part not in known and (changed := _changed_at(part)) is not None and changed < limit:
+            part.unlink(missing_ok=True)
+            removed += 1
+    return removed
+
+
+class Part:
+    """The file of an upload, open for the next piece. Not a context manager: it is opened and closed in other threads.
+
+    Args:
+        upload: Which one.
+        at: Where the piece begins.
+
+    Raises:
+        Busy: Another request still writes it.
+        Conflict: The piece begins elsewhere than where the file ends.
+        NotFound: The upload was given up.
+    """
+
+    def __init__(self, upload: Upload, *, at: int) -> None:
+        self._upload = upload
+        try:
+            self._file = part_of(upload).open("r+b", buffering=0)
+        except FileNotFoundError as error:
+            raise NotFound("This upload was given up. Choose the file again to begin anew.") from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.offset = self._file.seek(0, 2)
+            if at != self.offset:
+                raise Conflict(f"The next piece begins at byte {self.offset}, not at {at}.")
+        except BlockingIOError as error:
+            self._file.close()
+            raise Busy("Another request still writes this upload.") from error
+        except Conflict:
+            self._file.close()
+            raise
+        seen, digest = _digests.get(upload.key, (0, hashlib.sha256()))
+        self._digest = digest if seen == self.offset else None
+
+    def write(self, block: bytes) -> None:
+        """Append some bytes.
+
+        Raises:
+            TooLarge: They go beyond the size that was told. None of them is kept.
+            StorageFull: The disk is full. What fitted is kept.
+        """
+        if self.offset + len(block) > self._upload.size_bytes:
+            raise TooLarge(f"The file was said to have {self._upload.size_bytes} bytes, and more came.")
+        view = memoryview(block)
+        try:
+            while view:
+                written = self._file.write(view)
+                if self._digest is not None:
+                    self._digest.update(view[:written])
+                view = view[written:]
+                self.offset += written
+        except OSError as error:
+            if error.errno in _NO_SPACE:
+                raise StorageFull(
+                    "The disk of the server is full. What has arrived is kept: ask your administrator to free some "
+                    "space, then resume."
+                ) from error
+            raise StorageError(f"The upload cannot be written ({error.strerror or type(error).__name__}).") from error
+
+    def check(self) -> tuple[str, Checked]:
+        """The digest of the whole file, and what it is.
+
+        Raises:
+            InputError: It is no slide that can be read, in words that do not name it.
+        """
+        path = part_of(self._upload)
+        if self._digest is None:
+            with path.open("rb") as whole:
+                self._digest = hashlib.sha256()
+                while chunk := whole.read(CHUNK_BYTES):
+                    self._digest.update(chunk)
+        with open_slide(path, name=_SPOKEN) as slide:
+            checked = Checked(
+                slide.format, slide.width_px, slide.height_px, slide.um_per_px, slide.objective, slide.flags
+            )
+        return self._digest.hexdigest(), checked
+
+    def close(self) -> None:
+        """Let others write, and remember the digest so far."""
+        if self._digest is not None:
+            _digests[self._upload.key] = (self.offset, self._digest)
+        self._file.close()
+
+
+def reason(error: InputError) -> str:
+    """Why `Part.check` refuses a file, for a page that shows the file's name beside it."""
+    words = str(error).removeprefix(f"{_SPOKEN}: ")
+    return words[:1].upper() + words[1:]
+
+
+_SPOKEN = "slide"  # instead of the file's name, which may hold the patient's
+_digests: dict[str, tuple[int, Any]] = {}
+"""By upload the digest of its first bytes, and how many these are."""
+
+
+def _folder() -> Path:
+    return Settings.from_env().data_folder / "uploads"
+
+
+def _changed_at(path: Path) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from PIL import Image
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from db import audit, slides, uploads, worklist
+from db.engine import alembic_config, engine_for, session_scope, upgrade
+from db.files import FileStore, store
+from db.models import Specimen, Upload, User
+from db.slides import NewSlide
+from db.uploads import Part
+from renalcore.errors import Conflict, InputError, NotFound, StorageFull
+from tests.db.records import Register
+
+SECRET = "Maria Secret 1960.png"
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The data folder of the settings."""
+    monkeypatch.setenv("RENAL_DATA", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def a_picture(seed: int = 0) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (80, 120, 3), np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def uploaded(session: Session, by: User, content: bytes, *, modified_ms: int = 1) -> Upload:
+    """A complete upload, in two pieces."""
+    upload = uploads.begin(session, name=f"C:\\scans\\{SECRET}", size=len(content), modified_ms=modified_ms, by=by)
+    for piece in (content[:100], content[100:]):
+        part = Part(upload, at=uploads.offset(upload))
+        part.write(piece)
+        part.close()
+    part = Part(upload, at=len(content))
+    uploads.complete(session, upload, *part.check())
+    part.close()
+    return upload
+
+
+def new(upload: Upload, **said: Any) -> NewSlide:
+    return NewSlide(**{"upload": upload, "name": "", "stain": "PAS", "species": "human", "um_per_px": None} | said)
+
+
+def registered(session: Session, by: User, *new_slides: NewSlide, accession: str = "K-1") -> Specimen:
+    for one in new_slides:
+        uploads.hand_over(one.upload, store())
+    return slides.register(
+        session,
+        identifier="H-1",
+        patient_name=None,
+        accession=accession,
+        collected_at=None,
+        slides=new_slides,
+        by=by,
+    )
+
+
+def test_a_slide_is_registered_with_its_file_moved_and_without_its_files_name(
+    session: Session, technologist: User, data: Path
+) -> None:
+    content = a_picture()
+    upload = uploaded(session, technologist, content)
+    arrived = uploads.part_of(upload).stat().st_ino
+    specimen = registered(session, technologist, new(upload, name=" Block  A1 ", um_per_px=0.25))
+    sha256 = hashlib.sha256(content).hexdigest()
+    stored = data / "files" / sha256[:2] / sha256
+    assert stored.stat().st_ino == arrived, "moved, not copied"
+    assert store().local(sha256, copies=data) == stored
+    (slide,) = slides.of_specimen(session, specimen.id)
+    assert (slide.name, slide.format, slide.width_px, slide.height_px) == ("Block A1", "PNG", 120, 80)
+    assert (slide.um_per_px, slide.scale_from, slide.stain) == (0.25, "person", "PAS")
+    assert uploads.of_user(session, technologist) == []
+    (event,) = audit.events(session, action="specimen.register")
+    assert event.new["slides"][0]["sha256"] == sha256
+    assert "Maria" not in str([event.new, slide.name, slide.flags])
+
+
+def test_a_scale_is_never_guessed_and_only_a_person_corrects_a_persons(session: Session, technologist: User) -> None:
+    specimen = registered(session, technologist, new(uploaded(session, technologist, a_picture())))
+    (slide,) = slides.of_specimen(session, specimen.id)
+    assert (slide.um_per_px, slide.scale_from, slide.name) == (None, None, "Slide 1")
+    with pytest.raises(InputError, match=r"between 0\.02 and 50 µm per pixel"):
+        slides.set_scale(session, slide.id, 250.0, by=technologist)
+    slides.set_scale(session, slide.id, 0.5, by=technologist)
+    assert (slide.um_per_px, slide.scale_from) == (0.5, "person")
+    slide.scale_from = "file"
+    with pytest.raises(Conflict, match="says its scale"):
+        slides.set_scale(session, slide.id, 0.4, by=technologist)
+    assert [event.new["um_per_px"] for event in audit.events(session, action="slide.set_scale")] == [0.5]
+
+
+def test_slides_are_added_to_kidney_tissue_only_and_each_file_once(
+    session: Session, technologist: User, register: Register
+) -> None:
+    specimen = registered(session, technologist, new(uploaded(session, technologist, a_picture())))
+    second = uploaded(session, technologist, a_picture(2))
+    uploads.hand_over(second, store())
+    slides.add(session, specimen.id, [new(second, stain="H&E")], by=technologist)
+    assert [slide.name for slide in slides.of_specimen(session, specimen.id)] == ["Slide 1", "Slide 2"]
+    again = uploaded(session, technologist, a_picture(2), modified_ms=2)
+    uploads.hand_over(again, store())
+    with pytest.raises(Conflict, match="in specimen K-1 already"):
+        slides.add(session, specimen.id, [new(again)], by=technologist)
+    assert slides.seen_before(session, str(again.sha256)) == ["K-1"]
+    urine = register("A-1")
+    with pytest.raises(Conflict, match="A-1 is no kidney tissue"):
+        slides.add(session, urine.id, [new(again)], by=technologist)
+
+
+def test_only_technologists_bring_slides(session: Session, technologist: User, reviewer: User) -> None:
+    with pytest.raises(Conflict, match="Only a technologist may upload"):
+        uploads.begin(session, name="a", size=1, modified_ms=1, by=reviewer)
+    upload = uploaded(session, technologist, a_picture())
+    with pytest.raises(Conflict, match="Only a technologist may register"):
+        registered(session, reviewer, new(upload))
+    with pytest.raises(NotFound):
+        uploads.get(session, upload.key, by=reviewer)
+
+
+def test_a_specimen_of_histology_is_found_among_the_slides_and_not_in_the_worklist(
+    session: Session, technologist: User, register: Register
+) -> None:
+    register("A-1")
+    registered(session, technologist, new(uploaded(session, technologist, a_picture())))
+    assert [row.accession for row in worklist.page(session).rows] == ["A-1"]
+    assert worklist.state_counts(session)["waiting"] == 1
+    page = slides.page(session, text="k-")
+    assert (page.total, [row.accession for row in page.rows]) == (1, ["K-1"])
+    assert slides.page(session, text="A-1").total == 0
+    with pytest.raises(Conflict, match="K-1 is already registered"):
+        register("K-1")
+
+
+def test_a_piece_that_finds_the_disk_full_keeps_what_fitted(
+    session: Session, technologist: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = uploads.begin(session, name="a", size=1000, modified_ms=1, by=technologist)
+    part = Part(upload, at=0)
+    part.close()
+    with Path("/dev/full").open("r+b", buffering=0) as full:
+        part._file = full
+        with pytest.raises(StorageFull, match="What has arrived is kept"):
+            part.write(b"x")
+    monkeypatch.setattr(uploads, "SPARE_BYTES", 1 << 60)
+    with pytest.raises(StorageFull, match="The disk has no room"):
+        uploads.begin(session, name="b", size=1000, modified_ms=1, by=technologist)
+
+
+def test_uploads_that_nobody_goes_on_with_are_removed_after_days(
+    session: Session, technologist: User, data: Path
+) -> None:
+    young = uploads.begin(session, name="young", size=10, modified_ms=1, by=technologist)
+    old = uploads.begin(session, name="old", size=10, modified_ms=1, by=technologist)
+    stray = data / "uploads" / "stray.part"
+    stray.write_bytes(b"left by a server that was killed")
+    long_ago = time.time() - 8 * 86_400
+    old.created_at -= timedelta(days=8)
+    for path in (uploads.part_of(old), stray):
+        os.utime(path, (long_ago, long_ago))
+    assert uploads.sweep(session) == 2
+    assert [upload.name for upload in uploads.of_user(session, technologist)] == ["young"]
+    assert list((data / "uploads").iterdir()) == [uploads.part_of(young)]
+
+
+def test_a_store_elsewhere_gives_a_copy_to_read_from(tmp_path: Path) -> None:
+    files = FileStore(f"memory://{tmp_path.name}")
+    part = tmp_path / "part"
+    part.write_bytes(b"a slide")
+    sha256 = hashlib.sha256(b"a slide").hexdigest()
+    files.adopt(part, sha256)
+    assert not part.exists()
+    assert files.local(sha256, copies=tmp_path / "copies").read_bytes() == b"a slide"
+    with pytest.raises(NotFound):
+        files.local("0" * 64, copies=tmp_path / "copies")
+
+
+def test_the_migration_keeps_every_specimen_of_sediment_as_it_was(database_url: str) -> None:
+    engine = engine_for(database_url)
+    columns = (
+        "patient_id, accession, modality, objective, scale_kind, state, created_by_id, created_at, cutoff_table_id"
+    )
+    row = "1, 'A-1', 'sediment', '40x', 'unknown', 'needs_review', 1, '2026-01-01 00:00:00', 1"
+    with engine.begin() as connection:
+        command.upgrade(alembic_config(connection), "0005")
+        for table, names, values in (
+            ("users", "username, full_name, role, is_active, failed_logins", "'tess', 'Tess', 'admin', true, 0"),
+            ("patients", "identifier", "'H-1'"),
+            ("cutoff_tables", "version, title, source, rows", "'ours', 'Ours', 'Us', '[]'"),
+            ("specimens", columns, row),
+            (
+                "analyses",
+                "specimen_id, model_key, weights_sha256, code_version, options, state, requested_by_id",
+                "1, 'm', 'w', 'c', '{}', 'done', 1",
+            ),
+        ):
+            statement = f"INSERT INTO {table} ({names}, created_at) VALUES ({values}, '2026-01-01 00:00:00')"
+            connection.execute(sa.text(statement))
+        before = connection.execute(sa.text(f"SELECT id, {columns} FROM specimens")).all()
+    engine.dispose()
+    upgrade(database_url)
+    with engine.connect() as connection:
+        assert connection.execute(sa.text(f"SELECT id, {columns} FROM specimens")).all() == before
+        assert connection.execute(sa.text("SELECT specimen_id FROM analyses")).all() == [(1,)]
+    row = row.replace("A-1", "A-2")
+    for broken in (row.replace("'40x'", "NULL"), row.replace("'40x'", "'41x'"), row.replace("sediment", "urine")):
+        statement = f"INSERT INTO specimens ({columns}, created_at) VALUES ({broken}, '2026-01-01 00:00:00')"
+        with pytest.raises(IntegrityError, match="ck_specimens"), session_scope(engine) as session:
+            session.execute(sa.text(statement))
+    engine.dispose()
