@@ -45,6 +45,7 @@ HEAVY = {
     "openslide", "tifffile", "optuna",
 }  # fmt: skip
 AT_THE_TOP: dict[str, set[str]] = {
+    "renalcore/histology/decoding.py": {"torch"},
     "renalcore/histology/deeplab.py": {"torch", "segmentation_models_pytorch"},
     "renalcore/histology/double_unet.py": {"torch", "segmentation_models_pytorch"},
     "renalcore/histology/losses.py": {"torch"},

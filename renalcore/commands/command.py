@@ -17,6 +17,7 @@ from renalcore import models
 from renalcore.engine import devices
 
 SEDIMENT_MODEL = "sediment-multihead-n"
+HISTOLOGY_MODEL = "histology-glomeruli"
 
 
 class Command(NamedTuple):
@@ -57,6 +58,14 @@ def add_models(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder of models; by default those that come with RenalCore",
     )
+
+
+def micrometres(text: str) -> float:
+    """An argument that is a length in um: more than none."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be more than 0, got {text}")
+    return value
 
 
 def share(text: str) -> float:

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from renalcore.commands.command import (
+    HISTOLOGY_MODEL,
     SEDIMENT_MODEL,
     Command,
     Family,
     add_device,
     add_models,
     bar,
+    micrometres,
     say,
     share,
 )
@@ -25,6 +27,7 @@ from renalcore.errors import InputError, RenalError
 from renalcore.export.figures import write_json
 
 if TYPE_CHECKING:
+    from renalcore.histology.predict import GlomerulusModel
     from renalcore.types import Field
 
 
@@ -42,12 +45,7 @@ def _sediment_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _sediment(arguments: argparse.Namespace) -> int:
     """Find the particles of some fields and write them to one JSON file."""
-    twice = sorted(name for name, count in Counter(path.name for path in arguments.images).items() if count > 1)
-    if twice:
-        raise InputError(
-            f"several inputs are called {', '.join(twice)}, and results are told apart by file name: "
-            "give them different names, or call the command once for each folder"
-        )
+    _refuse_twins([path.name for path in arguments.images])
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
 
     from renalcore.sediment.predict import SedimentDetector
@@ -72,6 +70,76 @@ def _sediment(arguments: argparse.Namespace) -> int:
     if refused:
         say(f"{refused} of {len(arguments.images)} inputs could not be used; {arguments.output} holds the others")
     return 1 if refused else 0
+
+
+def _refuse_twins(names: Sequence[str]) -> None:
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise InputError(
+            f"several inputs are called {', '.join(twice)}, and results are told apart by file name: "
+            "give them different names, or call the command once for each folder"
+        )
+
+
+def _histology_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "images", nargs="+", type=Path, metavar="IMAGE", help="a whole slide, or a picture of a section"
+    )
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="DIR",
+        help="folder for NAME.geojson, NAME.instances.png and NAME.json of each input",
+    )  # fmt: skip
+    parser.add_argument("--model", default=HISTOLOGY_MODEL, metavar="KEY", help="one of `models` (%(default)s)")
+    add_models(parser)
+    add_device(parser)
+    parser.add_argument(
+        "--um-per-px", type=micrometres, metavar="UM",
+        help="micrometres a pixel of inputs that do not say; without it their measures stay in px",
+    )  # fmt: skip
+
+
+def _histology(arguments: argparse.Namespace) -> int:
+    """Find the glomeruli of some slides and write three files for each."""
+    _refuse_twins([path.stem for path in arguments.images])
+    arguments.output.mkdir(parents=True, exist_ok=True)
+
+    from renalcore.histology.predict import GlomerulusModel
+
+    model = GlomerulusModel.load(arguments.model, device=arguments.device, root=arguments.models)
+    refused = 0
+    with bar(len(arguments.images), "slide") as progress:
+        for path in arguments.images:
+            try:
+                _search_slide(model, path, arguments, progress)
+            except RenalError as error:
+                refused += 1
+                progress.write(str(error), file=sys.stderr)  # names the file
+            progress.update(1)
+    if refused:
+        say(f"{refused} of {len(arguments.images)} inputs could not be used; {arguments.output} holds the others")
+    return 1 if refused else 0
+
+
+def _search_slide(model: GlomerulusModel, path: Path, arguments: argparse.Namespace, progress: Any) -> None:
+    from renalcore.histology import predictions
+    from renalcore.histology.instances import join
+    from renalcore.io.slide import open_slide
+
+    start = time.perf_counter()
+    with open_slide(path, um_per_px=arguments.um_per_px) as slide:
+        blocks = model.blocks(slide)
+        results = model.results(
+            slide, blocks, progress=lambda done, of: progress.set_postfix_str(f"{path.name}: tile {done} of {of}")
+        )
+        predictions.write(
+            arguments.output,
+            path.stem,
+            join(results),
+            slide,
+            card=model.card,
+            downsample=blocks[0].layout.downsample,
+            seconds=time.perf_counter() - start,
+        )
 
 
 def _read_ahead(paths: Sequence[Path]) -> Iterator[tuple[Path, Field | RenalError]]:
@@ -103,6 +171,13 @@ FAMILY = Family(
             "renalcore predict sediment fields/*.jpg --output found.json --min-score 0.25",
             _sediment_arguments,
             _sediment,
+        ),
+        Command(
+            "histology",
+            "find the glomeruli of kidney slides",
+            "renalcore predict histology biopsy.svs snapshot.jpg --output found",
+            _histology_arguments,
+            _histology,
         ),
     ),
 )
