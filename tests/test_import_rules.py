@@ -50,6 +50,7 @@ AT_THE_TOP: dict[str, set[str]] = {
     "renalcore/histology/double_unet.py": {"torch", "segmentation_models_pytorch"},
     "renalcore/histology/losses.py": {"torch"},
     "renalcore/histology/networks.py": {"torch", "segmentation_models_pytorch"},
+    "renalcore/histology/data.py": {"torch"},
     "renalcore/sediment/networks.py": {"torch", "ultralytics"},
     "renalcore/sediment/losses.py": {"torch", "ultralytics"},
     "renalcore/sediment/data.py": {"torch", "ultralytics"},

@@ -20,10 +20,15 @@ class Kind(StrEnum):
     OTHER_SIZE = "pictures of another size than their labels say"
     BOX_TOO_LARGE = "boxes larger than the picture"
     BOX_OUTSIDE = "boxes wholly outside the picture"
+    OUTLINE_OUTSIDE = "outlines wholly outside the slide"
     LEAK = "the same picture in two splits"
     NEAR_LEAK = "almost the same picture in two splits"
     GROUP_LEAK = "groups in two splits"
     NO_VALIDATION = "nothing to validate with"
+    SELF_CROSSING = "outlines that cross themselves"
+    OUTLINE_OVER_EDGE = "outlines that reach over the edge"
+    OUTLINE_WITHOUT_AREA = "outlines without area"
+    OUTLINE_TWICE = "outlines given twice"
     BOX_CLIPPED = "boxes that reach over the edge"
     BOX_WITHOUT_AREA = "boxes without area"
     BOX_TWICE = "boxes given twice"
@@ -37,12 +42,14 @@ class Kind(StrEnum):
     UNUSED_MAPPING = "names of the mapping that the data lack"
     UNGROUPED = "pictures whose group nobody knows"
     EMPTY_CLASS = "classes without a box"
+    EMPTY_SLIDE = "slides without a glomerulus"
 
 
 WRONG: Final = frozenset(
     {
         Kind.UNKNOWN_NAME, Kind.UNKNOWN_ID, Kind.BROKEN_LABEL, Kind.MISSING_PICTURE, Kind.UNREADABLE_PICTURE,
-        Kind.OTHER_SIZE, Kind.BOX_TOO_LARGE, Kind.BOX_OUTSIDE, Kind.LEAK, Kind.NEAR_LEAK, Kind.GROUP_LEAK,
+        Kind.OTHER_SIZE, Kind.BOX_TOO_LARGE, Kind.BOX_OUTSIDE, Kind.OUTLINE_OUTSIDE, Kind.LEAK, Kind.NEAR_LEAK,
+        Kind.GROUP_LEAK,
     }
 )  # fmt: skip
 """Kinds that make training or its figures wrong; the others are worth a look."""
