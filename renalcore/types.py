@@ -67,7 +67,8 @@ class QualityFlag:
 
     Attributes:
         code: Stable word for machines: `out_of_focus`, `nearly_empty`, `too_dark`, `too_bright`, `low_contrast`,
-            `round_field`, `first_frame_only`, `reduced_depth`, `overcrowded`.
+            `round_field`, `first_frame_only`, `reduced_depth`, `overcrowded`;
+            of slides `one_plane`, `unlikely_scale`, `dark_background`, `no_colour`, `camera_picture`.
         message: One sentence for a technologist: what was seen and what to do.
     """
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -19,6 +21,9 @@ from renalcore.io.slide.scale import likely, um_of
 from renalcore.io.slide.slide import Level
 from renalcore.types import QualityFlag
 
+# Its remarks on files name them, and a file's name may be a patient's; what matters in them is an error of ours.
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+
 _CACHE_BYTES: Final = 64 * 2**20
 _STRIP_BYTES: Final = 4 * 2**20
 """An uncompressed picture stored as one strip is read in pieces of this size."""
@@ -26,7 +31,9 @@ _PIECE_BYTES: Final = 512 * 2**20
 """What has to be decoded at once may not be larger: a compressed picture of 13,000 px in one piece."""
 _SAME_SHAPE: Final = 0.03
 """Levels of a pyramid are as wide for their height as level 0, to within rounding; other pictures hardly ever are."""
-_NONE, _JPEG = 1, 7
+_NONE, _JPEG, _JPEG_2000 = 1, 7, (33003, 33004, 33005, 34712)
+_COMPRESSIONS: Final = {_NONE, 5, _JPEG, 8, 32773, 32946, *_JPEG_2000, 50000, 50001}
+"""None, LZW, JPEG, deflate, PackBits, JPEG 2000, zstd and WebP: a piece cannot grow far beyond its place in these."""
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
 _INCH, _CENTIMETRE = 2, 3
 _RESOLUTION_UM: Final = {_INCH: 25_400.0, _CENTIMETRE: 10_000.0}
@@ -99,7 +106,9 @@ class TiffSource:
     def _open(self) -> None:
         series = [one for one in self._tiff.series if not _hidden(one.name) and len(one.shape) >= 2]
         if not series:
-            raise UnreadableFile(f"{self._name}: the TIFF file holds no picture. Copy it from its source again.")
+            raise UnreadableFile(
+                f"{self._name}: the TIFF file holds no picture; it was cut off while it was copied. Copy it again."
+            )
         main = max(series, key=lambda one: one.keyframe.imagewidth * one.keyframe.imagelength)
         ome = _ome(self._tiff.ome_metadata, main.keyframe) if self._tiff.is_ome else None
         _refuse_channels(main, ome, self._name)
@@ -139,10 +148,11 @@ class TiffSource:
         key = self._stored[0]
         depth = key.dtype in (np.uint8, np.uint16)
         colours = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _PALETTE: 1, _RGB: 3, _YCBCR: 3}.get(key.photometric)
-        if not depth or colours is None or not colours <= key.samples <= 4:
+        known = all(stored.compression in _COMPRESSIONS for stored in self._stored)
+        if not depth or colours is None or not colours <= key.samples <= 4 or not known:
             raise UnreadableFile(
-                f"{self._name}: a TIFF of this kind (CMYK, 32 bits or numbers with a fraction) is read only up to "
-                "80 million px. Export the slide as an 8-bit RGB pyramid TIFF."
+                f"{self._name}: a TIFF of this kind (CMYK, 32 bits, numbers with a fraction or a rare compression) "
+                "cannot be read by region. Export the slide as an 8-bit RGB pyramid TIFF."
             )
         if any(stored.piece_bytes > _PIECE_BYTES for stored in self._stored):
             raise UnreadableFile(
@@ -250,6 +260,7 @@ class _Stored:
     separate: bool
     dtype: np.dtype[Any]
     photometric: int
+    compression: int
     opacity: bool
     palette: NDArray[np.uint8] | None
     offsets: Sequence[int]
@@ -272,6 +283,7 @@ class _Stored:
         row_bytes = piece_width * inner * key.dtype.itemsize
 
         def decode(content: bytes, number: int) -> NDArray[Any]:
+            _refuse_bomb(content, int(key.compression), piece_width, piece_height)
             decoded = key.decode(content, number, jpegtables=tables, jpegheader=header)[0]
             if decoded is None:
                 raise ValueError("a piece of the picture holds nothing")
@@ -296,14 +308,14 @@ class _Stored:
         across = -(-key.imagewidth // piece_width)
         per_plane = across * -(-key.imagelength // piece_height)
         if len(offsets) < per_plane * planes or len(counts) < per_plane * planes:
-            raise UnreadableFile(f"{name}: the TIFF file lacks parts of its picture. Copy it from its source again.")
+            raise UnreadableFile(f"{name}: parts of the picture are missing; the file was cut off. Copy it again.")
         palette = None
         if key.photometric == _PALETTE:
             palette = (np.asarray(key.colormap).T >> 8).astype(np.uint8)
         return cls(
             key.imagewidth, key.imagelength, piece_width, piece_height, across, per_plane, key.samplesperpixel,
-            separate, key.dtype, int(key.photometric), any(int(kind) in (1, 2) for kind in key.extrasamples), palette,
-            offsets, counts, decode,
+            separate, key.dtype, int(key.photometric), int(key.compression),
+            any(int(kind) in (1, 2) for kind in key.extrasamples), palette, offsets, counts, decode,
         )  # fmt: skip
 
     @property
@@ -341,6 +353,26 @@ def _damaged(name: str) -> UnreadableFile:
         f"{name}: the TIFF file is damaged, cut off or of a variant that cannot be read. Copy it from its source "
         "again, or export it as a pyramid TIFF."
     )
+
+
+def _refuse_bomb(content: bytes, compression: int, width: int, height: int) -> None:
+    """JPEG and JPEG 2000 hold a size of their own, which a decoder believes before it knows that it is wrong.
+
+    Raises:
+        ValueError: It is larger than the piece that it stands for.
+    """
+    own = (0, 0)
+    if compression == _JPEG:
+        at = 2
+        while at + 9 <= len(content) and content[at] == 0xFF:
+            if 0xC0 <= content[at + 1] <= 0xCF and content[at + 1] not in (0xC4, 0xC8, 0xCC):  # a frame header
+                own = struct.unpack_from(">HH", content, at + 5)
+                break
+            at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+    elif compression in _JPEG_2000 and (at := content.find(b"\xff\x4f\xff\x51", 0, 4096)) >= 0:
+        own = struct.unpack_from(">II", content, at + 8)[::-1]
+    if own[0] > height + 64 or own[1] > width + 64:  # some writers round up to whole blocks
+        raise ValueError(f"a piece of {width} x {height} px claims {own[1]} x {own[0]}")
 
 
 def _hidden(name: str) -> bool:
