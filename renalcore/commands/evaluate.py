@@ -9,12 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from renalcore import models
-from renalcore.commands.command import SEDIMENT_MODEL, Command, Family, add_device, add_models, bar, say
-from renalcore.commands.reading import add_reading, reading
+from renalcore.commands.command import (
+    HISTOLOGY_MODEL,
+    SEDIMENT_MODEL,
+    Command,
+    Family,
+    add_device,
+    add_models,
+    bar,
+    say,
+)
+from renalcore.commands.reading import add_reading, add_slide_reading, reading, slide_reading
 from renalcore.errors import InputError
 from renalcore.export.figures import write_json
 
 if TYPE_CHECKING:
+    from renalcore.histology.annotations import LabelledSlide, Slides
+    from renalcore.histology.evaluate import Round
     from renalcore.models import ModelCard
     from renalcore.sediment.readers import LabelledField
 
@@ -137,6 +148,141 @@ def _command(arguments: argparse.Namespace) -> str:
     return shlex.join(["python", "-m", "renalcore", "evaluate", "sediment", *words, "--output", "evaluation"])
 
 
+def _histology_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="slides with outlined glomeruli")
+    parser.add_argument("--model", default=HISTOLOGY_MODEL, metavar="KEY", help="one of `models` (%(default)s)")
+    add_models(parser)
+    add_device(parser)
+    add_slide_reading(parser)
+    parser.add_argument(
+        "--split", choices=("train", "val", "test", "all"), default="val", help="side of the data (%(default)s)"
+    )
+    parser.add_argument(
+        "--hold-out", action="append", default=[], metavar="GROUP",
+        help="evaluate on this patient or animal instead of a split; may be repeated",
+    )  # fmt: skip
+    found = parser.add_mutually_exclusive_group()
+    found.add_argument(
+        "--predictions", type=Path, metavar="DIR",
+        help="judge what `predict histology` wrote there instead of running the model",
+    )  # fmt: skip
+    found.add_argument(
+        "--folds", type=Path, metavar="RUN",
+        help="evaluate each fold of `train histology --folds` on the groups that it held out, instead of one model",
+    )  # fmt: skip
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for tables and drawings")
+    parser.add_argument(
+        "--write-card", action="store_true",
+        help="choose the threshold here and put it and the figures on the model's card; none of the slides may have "
+        "been trained on (with --folds: by the network that searched them)",
+    )  # fmt: skip
+
+
+def _histology(arguments: argparse.Namespace) -> int:
+    """Judge outlined glomeruli by those of an expert: the tables of both papers, by slide and by tile."""
+    if not arguments.data.is_dir():
+        raise InputError(f"{arguments.data} is not a folder; --data names a folder of slides with outlined glomeruli")
+    if arguments.write_card and arguments.predictions is not None:
+        raise InputError("stored predictions cannot choose a threshold for the card: leave --predictions out")
+    name = arguments.data.resolve().name
+    card = models.card(arguments.model, arguments.models) if arguments.write_card else None
+    if card is not None and arguments.folds is None:
+        _check_untouched(arguments, name, card)
+
+    from renalcore.histology import evaluate
+    from renalcore.histology.annotations import read_slides
+
+    data = read_slides(arguments.data, slide_reading(arguments))
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    if arguments.predictions is not None:
+        slides, left_out = evaluate.judgeable(_side(arguments, data))
+        model, weights = evaluate.made_by(arguments.predictions, slides), "unknown"
+        judged = [evaluate.judge(slide, arguments.predictions) for slide in slides]
+    else:
+        rounds = _rounds(arguments, data)
+        model = rounds[0].model.card.network
+        if card is not None and card.network != model:
+            raise InputError(f"the folds are of {model} and {card.key} is a {card.network}: their figures are not its")
+        weights = " ".join(each.model.card.sha256 for each in rounds)
+        left_out = [slide for each in rounds for slide in each.left_out]
+        with bar(sum(len(each.slides) for each in rounds), "slide") as progress:
+            judged = evaluate.search_and_judge(
+                rounds,
+                arguments.output / "predictions",
+                choose_threshold=card is not None,
+                done=lambda: progress.update(1),
+            )
+    evaluation = evaluate.Evaluation.of(judged, left_out=left_out)
+    on = f"{len(judged)} slides of {name} ({_side_in_words(arguments, len(evaluation.folds))})"
+    command = _histology_command(arguments)
+    about = {"model": model, "weights_sha256": weights, "data": on, "command": command}
+    evaluate.write(evaluation, arguments.output, network=model, about=about)
+    for part in (evaluation.all, *evaluation.folds, *evaluation.stains):
+        sys.stdout.write(f"{evaluate.in_words(part)}\n")
+    if left_out:
+        say(f"{len(left_out)} slides were left out: only the inside of their glomeruli is outlined")
+    if card is not None:
+        from renalcore.histology import card as cards
+
+        path = models.weights_path(card, arguments.models)
+        made = cards.measured(card, path, evaluation, data=name, on=f"held out: {on}", command=command)
+        models.write_card(made, path.parent)
+        say(f"card: {path.parent / 'card.json'}")
+    say(f"tables: {arguments.output}")
+    return 0
+
+
+def _side(arguments: argparse.Namespace, data: Slides) -> list[LabelledSlide]:
+    if arguments.hold_out:
+        return data.sides(arguments.hold_out)[1]
+    return list(data.slides) if arguments.split == "all" else data.split(arguments.split)
+
+
+def _side_in_words(arguments: argparse.Namespace, folds: int) -> str:
+    if arguments.folds is not None:
+        return f"cross-validation in {folds} folds, each by a network that was not trained on it"
+    return f"groups {', '.join(arguments.hold_out)}" if arguments.hold_out else f"split {arguments.split}"
+
+
+def _check_untouched(arguments: argparse.Namespace, data: str, card: ModelCard) -> None:
+    """Refuse to write figures on a card that are of data it was trained on."""
+    trained_on = data in {source.name for source in card.training_data}
+    if not arguments.hold_out and (arguments.split == "train" or (arguments.split == "all" and trained_on)):
+        raise InputError(
+            f"a card tells figures on pictures that were not trained on: leave --split {arguments.split} out"
+        )
+
+
+def _rounds(arguments: argparse.Namespace, data: Slides) -> list[Round]:
+    """The models that search, each with the slides that it was not trained on."""
+    from renalcore.histology import evaluate
+    from renalcore.histology.predict import GlomerulusModel
+
+    if arguments.folds is not None:
+        return evaluate.folds_of(arguments.folds, data, device=arguments.device)
+    slides, left_out = evaluate.judgeable(_side(arguments, data))
+    model = GlomerulusModel.load(arguments.model, device=arguments.device, root=arguments.models)
+    return [evaluate.Round("", model, tuple(slides), tuple(left_out))]
+
+
+def _histology_command(arguments: argparse.Namespace) -> str:
+    """The command that gives the figures again once the model is installed."""
+    words = ["--data", str(arguments.data)]
+    words += ["--folds", str(arguments.folds)] if arguments.folds is not None else ["--model", arguments.model]
+    for option in ("mapping", "groups", "stain", "species", "um_per_px"):
+        if getattr(arguments, option) is not None:
+            words += [f"--{option.replace('_', '-')}", str(getattr(arguments, option))]
+    if arguments.known != "all":
+        words += ["--known", arguments.known]
+    if arguments.hold_out:
+        words += [word for group in arguments.hold_out for word in ("--hold-out", group)]
+    elif arguments.folds is None:
+        words += ["--split", arguments.split]
+    if arguments.val_share != 0.2:
+        words += ["--val-share", str(arguments.val_share)]
+    return shlex.join(["python", "-m", "renalcore", "evaluate", "histology", *words, "--output", "evaluation"])
+
+
 FAMILY = Family(
     "evaluate",
     "measure a model on labelled pictures",
@@ -147,6 +293,13 @@ FAMILY = Family(
             "renalcore evaluate sediment --data fields/ --output evaluation/",
             _sediment_arguments,
             _sediment,
+        ),
+        Command(
+            "histology",
+            "Dice, Jaccard, Delta-glomeruli and F1 on labelled slides, by slide and by tile",
+            "renalcore evaluate histology --data slides/ --output evaluation/",
+            _histology_arguments,
+            _histology,
         ),
     ),
 )

@@ -6,17 +6,20 @@ what it measured on held-out slides.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from renalcore.histology.names import GLOMERULUS
-from renalcore.models import InputScale, ModelCard, TrainingData, file_entries
+from renalcore.models import HeldOutFigure, InputScale, ModelCard, TrainingData, file_entries
 
 if TYPE_CHECKING:
     from renalcore.histology.annotations import LabelledSlide
+    from renalcore.histology.evaluate import Evaluation
 
 MIN_SCORE: Final = 0.5
 """Probability from which a pixel belongs to a glomerulus, until an evaluation has chosen a better one."""
@@ -28,7 +31,14 @@ INTENDED_USE: Final = (
 
 BRIGHT_FIELD_ONLY: Final = "Trained on bright-field pictures of stained tissue; fluorescence is untested."
 
+GLOMERULI_TO_VALIDATE: Final = 20
+"""Held-out glomeruli below which the model counts as unvalidated, and a stain gets no figure of its own."""
+
+WEAK_DICE: Final = 0.8
+"""A stain with a pooled Dice below this is named among the limits."""
+
 _NEVER: Final = "Never validated on real pictures."
+_HELD_OUT: Final = "Held-out slides: "
 
 
 def unmeasured(
@@ -77,6 +87,81 @@ def unmeasured(
         date=datetime.now(UTC).date(),
         network=network,
     )
+
+
+def measured(card: ModelCard, weights: Path, evaluation: Evaluation, *, data: str, on: str, command: str) -> ModelCard:
+    """`card` with what `evaluation` measured in place of what stood there; what training knows stays.
+
+    Args:
+        card: The card so far.
+        weights: The weights that were evaluated.
+        evaluation: The figures, all measured on slides that were not trained on, at the threshold that is best there.
+        data: Name of the data, as the card names what was trained on.
+        on: The slides in words, e.g. `held out: 45 slides of histology (split val)`.
+        command: The command that gives the figures again.
+
+    Raises:
+        ValueError: The evaluation does not know the best threshold.
+    """
+    best = evaluation.all.best
+    if best is None:
+        raise ValueError("a card needs the best threshold, and these figures are of stored predictions")
+    enough = evaluation.all.slides.instances.expert >= GLOMERULI_TO_VALIDATE
+    kept = [limit for limit in card.limits if not limit.startswith((_HELD_OUT, _NEVER))]
+    return replace(
+        card,
+        **file_entries(weights),
+        validated_classes=card.classes if enough else (),
+        min_score=round(best.threshold, 4),
+        figures=tuple(_figures(evaluation, on, command)),
+        limits=(*_measured_limits(card, evaluation, data), *kept),
+    )
+
+
+def _figures(evaluation: Evaluation, on: str, command: str) -> Iterator[HeldOutFigure]:
+    slides, tiles = evaluation.all.slides, evaluation.all.tiles
+    told = f"{on}; {slides.instances.expert} glomeruli"
+    in_tiles = f"{told}; {tiles.pictures} tiles of 512 px, {tiles.empty} of them empty and found so"
+    for name, value, where in (
+        ("Dice, pixels of all slides", slides.pixels.dice, told),
+        ("Dice, mean of slides", slides.dice.mean, told),
+        ("Jaccard, pixels of all slides", slides.pixels.jaccard, told),
+        ("F1 of glomeruli at IoU 0.5", slides.instances.f1, told),
+        ("Precision of glomeruli", slides.instances.precision, told),
+        ("Recall of glomeruli", slides.instances.recall, told),
+        ("Delta-glomeruli a slide", slides.delta_instances.mean, told),
+        ("Dice, mean of tiles", tiles.dice.mean, in_tiles),
+        ("Dice, mean of tiles that are not empty", tiles.dice_not_empty.mean, in_tiles),
+        ("Delta-glomeruli a tile, by connected components", tiles.delta_glomeruli.mean, in_tiles),
+        ("Delta-glomeruli a tile, by instances", tiles.delta_instances.mean, in_tiles),
+    ):
+        if math.isfinite(value):
+            yield HeldOutFigure(name, round(value, 4), where, command)
+    for part in evaluation.stains:
+        if (glomeruli := part.slides.instances.expert) >= GLOMERULI_TO_VALIDATE:
+            where = f"{on}; {part.slides.pictures} slides, {glomeruli} glomeruli"
+            yield HeldOutFigure(f"Dice of {part.name}", round(part.slides.pixels.dice, 4), where, command)
+            yield HeldOutFigure(f"F1 of {part.name}", round(part.slides.instances.f1, 4), where, command)
+
+
+def _measured_limits(card: ModelCard, evaluation: Evaluation, data: str) -> list[str]:
+    glomeruli = evaluation.all.slides.instances.expert
+    limits = [f"{_HELD_OUT}the threshold was chosen on the same slides."]
+    if glomeruli < GLOMERULI_TO_VALIDATE:
+        limits.append(f"{_HELD_OUT}only {glomeruli} glomeruli, too few to call the model validated.")
+    for part in evaluation.stains:
+        counts, dice = part.slides.instances, part.slides.pixels.dice
+        if counts.expert < GLOMERULI_TO_VALIDATE:
+            limits.append(f"{_HELD_OUT}only {counts.expert} glomeruli in {part.name}, too few for a figure.")
+        elif dice < WEAK_DICE:
+            missed, wrong = counts.expert - counts.matched, counts.found - counts.matched
+            limits.append(
+                f"{_HELD_OUT}{part.name} is found poorly, Dice {dice:.2f}; of {counts.expert} glomeruli {missed} are "
+                f"missed, and {wrong} outlines are none."
+            )
+    if data in {source.name for source in card.training_data}:
+        limits.append(f"{_HELD_OUT}they are part of {data}, of which the rest was trained on; expect less elsewhere.")
+    return limits
 
 
 def sizes_seen(shown: InputScale, slides: Sequence[LabelledSlide]) -> str:

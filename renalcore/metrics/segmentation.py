@@ -399,13 +399,30 @@ def instance_f1(expert: Labels, found: Labels, *, min_iou: float = MIN_IOU) -> f
     return instances(expert, found, min_iou=min_iou).f1
 
 
-def agreement(expert: Labels, found: Labels) -> Agreement:
+def agreement(expert: Labels, found: Labels, *, known: NDArray[np.bool_] | None = None) -> Agreement:
     """All figures of one picture or tile.
 
+    Args:
+        expert: `(H, W)`, a number for each glomerulus.
+        found: `(H, W)` likewise.
+        known: `(H, W)`, where somebody looked for glomeruli; None: everywhere. Pixels elsewhere are not judged, nor are
+            found glomeruli of which half lies there.
+
     Raises:
-        ValueError: The two differ in shape or are no masks.
+        ValueError: The three differ in shape or are no masks.
     """
-    return Agreement(overlap(expert, found), instances(expert, found), components(expert), components(found))
+    if known is None or known.all():
+        return Agreement(overlap(expert, found), instances(expert, found), components(expert), components(found))
+    _check_pair(expert, found)
+    _check_pair(expert, known)
+    areas_px, known_px = (np.bincount(each.ravel(), minlength=int(found.max()) + 1) for each in (found, found[known]))
+    judged = np.where((2 * known_px > areas_px)[found], found, 0)
+    return Agreement(
+        overlap(np.where(known, expert, 0), np.where(known, judged, 0)),
+        instances(expert, judged),
+        components(expert),
+        components(judged),
+    )
 
 
 def tiles(height_px: int, width_px: int, *, tile_px: int = 512) -> Iterator[tuple[slice, slice]]:

@@ -55,6 +55,16 @@ def test_one_found_glomerulus_is_not_two_of_the_expert_s_even_if_it_is_half_of_e
     assert segmentation.instances(picture("1122"), picture("3333")) == Instances(2, 1, 1)
 
 
+def test_what_nobody_looked_at_is_not_judged() -> None:
+    expert, found = picture("11......"), picture(".1.22.33")
+    known = np.array([[True, True, True, True, False, False, False, True]])
+    judged = segmentation.agreement(expert, found, known=known)
+    assert judged.pixels == Overlap(1, 2, 1)
+    assert judged.instances == Instances(1, 1, 1)  # half of 2 and half of 3 lie where nobody looked
+    assert judged.delta_glomeruli == 0
+    assert segmentation.agreement(expert, found).instances == Instances(1, 3, 1)
+
+
 def random_labels(generator: np.random.Generator, like: NDArray[np.uint16] | None = None) -> NDArray[np.uint16]:
     """Overlapping discs numbered from 1 without gaps; those of `like` moved a little, some left out, some added."""
     labels = np.zeros((90, 110), np.uint16)
