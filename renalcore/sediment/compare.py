@@ -24,15 +24,15 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from renalcore.errors import InputError
 from renalcore.export import figures
-from renalcore.export.figures import with_deviation, write_json
-from renalcore.sediment import evaluate, metrics_table
+from renalcore.export.figures import with_deviation
+from renalcore.runs import metrics_table
+from renalcore.runs.comparison import check_settings, made_once
+from renalcore.sediment import evaluate
 from renalcore.sediment.card import OBJECTS_TO_VALIDATE
 from renalcore.sediment.data import PAPER
 from renalcore.sediment.evaluate import Averages
@@ -140,44 +140,37 @@ def compare(
     """
     folder = comparison.config.output
     folder.mkdir(parents=True, exist_ok=True)
-    _check_settings(comparison, folder / "comparison.json")
+    check_settings(comparison.settings(), folder / "comparison.json")
     data = read_fields(comparison.config.data, comparison.config.reading)
     training, held_out = data.sides(comparison.config.held_out)
-    results: dict[str, list[dict[str, Any]]] = {method.name: [] for method in rows}
-    for method, seed in product(rows, comparison.seeds):
-        file = comparison.config.output / method.run / f"seed-{seed}" / _search(method) / "result.json"
-        if not file.is_file():
-            if method.pretrained and not comparison.pretraining(method.scale).weights.is_file():
-                pictures = () if comparison.unlabelled else tuple(field.path for field in training)
-                pretrain(replace(comparison.pretraining(method.scale), pictures=pictures))
-            _measure(comparison, method, seed, held_out, file)
-        results[method.name].append(json.loads(file.read_text(encoding="utf-8")))
-        found = [table_row(each, results[each.name], printed(each, table)) for each in rows if results[each.name]]
+
+    def file_of(method: Method, seed: int) -> Path:
+        return folder / method.run / f"seed-{seed}" / _search(method) / "result.json"
+
+    def make(method: Method, seed: int) -> dict[str, Any]:
+        if method.pretrained and not comparison.pretraining(method.scale).weights.is_file():
+            pictures = () if comparison.unlabelled else tuple(field.path for field in training)
+            pretrain(replace(comparison.pretraining(method.scale), pictures=pictures))
+        return _measured(comparison, method, seed, held_out, file_of(method, seed).parent)
+
+    def write(results: Sequence[tuple[Method, Sequence[Mapping[str, Any]]]]) -> None:
+        found = [table_row(method, of_seeds, printed(method, table)) for method, of_seeds in results]
         figures.write_records(folder / f"table{table}.csv", found)
         text = f"{markdown(found)}\n{_notes(comparison, table, len(held_out))}"
         (folder / f"table{table}.md").write_text(text, encoding="utf-8")
-        done()
+
+    made_once(rows, comparison.seeds, file_of=file_of, make=make, write=write, done=done)
     return folder / f"table{table}.md"
-
-
-def _check_settings(comparison: Comparison, file: Path) -> None:
-    settings = comparison.settings()
-    if file.is_file():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        if changed := [name for name in settings if before.get(name) != settings[name]]:
-            raise InputError(
-                f"{file.parent} holds a comparison with another {', '.join(changed)}; give those again, or another "
-                "--output"
-            )
-    write_json(file, settings)
 
 
 def _search(method: Method) -> str:
     return "sahi" if method.sliced else "whole"
 
 
-def _measure(comparison: Comparison, method: Method, seed: int, fields: Sequence[LabelledField], file: Path) -> None:
-    """Train a row where that has not been done, search the held-out fields and write the figures."""
+def _measured(
+    comparison: Comparison, method: Method, seed: int, fields: Sequence[LabelledField], folder: Path
+) -> dict[str, Any]:
+    """Train a row where that has not been done, search the held-out fields; the figures, details in `folder`."""
     config = comparison.training(method, seed)
     if not (config.output / FINISHED).is_file():
         train(config)
@@ -188,16 +181,16 @@ def _measure(comparison: Comparison, method: Method, seed: int, fields: Sequence
     )
     found = evaluate.detect(detector, fields)
     evaluation = evaluate.evaluate(fields, found, classes=detector.card.classes)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     about = {"model": key, "weights_sha256": detector.card.sha256, "method": method.name}
-    evaluate.write(evaluation, file.parent, about=about)
-    (file.parent / "predictions.json").write_text(json.dumps(found), encoding="utf-8")
+    evaluate.write(evaluation, folder, about=about)
+    (folder / "predictions.json").write_text(json.dumps(found), encoding="utf-8")
 
     network = build_network(method.network, method.scale)
     parameters, gflops = complexity(network, size_px=method.input_px or 640)
     trained = json.loads((config.output / FINISHED).read_text(encoding="utf-8"))
     pretraining = comparison.pretraining(method.scale).output / "metrics.csv"
-    result = {
+    return {
         "seed": seed,
         **_figures(evaluation.unweighted),
         **{f"{name} {_COMMON}": value for name, value in _figures(evaluation.unweighted_validated).items()},
@@ -213,7 +206,6 @@ def _measure(comparison: Comparison, method: Method, seed: int, fields: Sequence
         "lr0": config.lr0,
         "input_px": config.size_px,
     }
-    write_json(file, result)
 
 
 def _figures(averages: Averages) -> dict[str, float | None]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import product
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
-from renalcore.errors import UnknownName
+from renalcore.runs.comparison import chosen
 from renalcore.sediment.networks import NETWORKS, WITHOUT, Scale
 
 Table = Literal[4, 5, 6]
@@ -102,14 +101,7 @@ def methods(table: Table, patterns: Iterable[str] = (), *, scale: Scale = "n") -
         UnknownName: A pattern fits no row.
     """
     known, usual = {4: _table4, 5: _table5, 6: _table6}[table](scale)
-    wanted = list(patterns)
-    if not wanted:
-        return usual
-    by_name = {method.name: method for method in known}
-    for pattern in wanted:
-        if not fnmatch.filter(by_name, pattern):
-            raise UnknownName(f"{pattern!r} is no row of table {table}; there are e.g. {', '.join(list(by_name)[:8])}")
-    return [method for name, method in by_name.items() if any(fnmatch.fnmatchcase(name, each) for each in wanted)]
+    return chosen(known, patterns, usual=usual, of=f"table {table}")
 
 
 def _table4(_: Scale) -> tuple[list[Method], list[Method]]:

@@ -30,10 +30,10 @@ from renalcore.datasets.pictures import find_pictures
 from renalcore.engine.devices import usable_threads
 from renalcore.errors import InputError
 from renalcore.io.image import read_pixels
-from renalcore.sediment import metrics_table
+from renalcore.runs import metrics_table
+from renalcore.runs.plots import draw_curves
 from renalcore.sediment.data import Augmentation, Image, check_size, crop, recolour
 from renalcore.sediment.networks import MultiHeadDetectionModel, Scale, backbone, build, load_start, save_backbone
-from renalcore.sediment.plots import draw_curves
 
 HELD_OUT = 0.05
 """Share of pictures that are only looked at to see whether the network reconstructs what it never saw."""

@@ -27,11 +27,12 @@ from renalcore import taxonomy
 from renalcore.engine.devices import usable_threads
 from renalcore.errors import InputError, ModelError
 from renalcore.models import write_card
-from renalcore.sediment import card, evaluate, metrics_table
+from renalcore.runs import metrics_table
+from renalcore.runs.plots import draw_curves
+from renalcore.sediment import card, evaluate
 from renalcore.sediment.data import Augmentation, SedimentDataset, check_size
 from renalcore.sediment.names import IGNORE
 from renalcore.sediment.networks import save_weights
-from renalcore.sediment.plots import draw_curves
 from renalcore.sediment.predict import SedimentDetector
 from renalcore.sediment.readers import AS_IS, LabelledField, ReadOptions, read_fields
 from renalcore.sediment.retinanet import CLASS_NAME, Backbone, build

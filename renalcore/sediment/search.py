@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from renalcore.errors import InputError, UnknownName
-from renalcore.sediment.plots import draw_scatter
+from renalcore.runs.plots import draw_scatter
 from renalcore.sediment.train import FIGURES, SedimentTrainer, TrainConfig
 
 if TYPE_CHECKING:

@@ -31,12 +31,13 @@ from renalcore import taxonomy
 from renalcore.engine.devices import usable_threads
 from renalcore.errors import InputError
 from renalcore.models import write_card
-from renalcore.sediment import card, metrics_table
+from renalcore.runs import metrics_table
+from renalcore.runs.plots import draw_curves
+from renalcore.sediment import card
 from renalcore.sediment.data import PAPER, Augmentation, SedimentDataset, check_size
 from renalcore.sediment.losses import Normaliser
 from renalcore.sediment.names import IGNORE
 from renalcore.sediment.networks import WITHOUT, Scale, architecture, build_network, load_start, save_weights
-from renalcore.sediment.plots import draw_curves
 from renalcore.sediment.readers import AS_IS, ReadOptions, read_fields
 
 FIGURES = MappingProxyType(

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from renalcore import cli, models, taxonomy
 from renalcore.errors import InputError
-from renalcore.sediment import metrics_table
+from renalcore.runs import metrics_table
 from renalcore.sediment.data import PAPER
 from renalcore.sediment.folds import cross_validate
 from renalcore.sediment.groups import split_groups

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from renalcore.export.figures import OKABE_ITO
-from renalcore.sediment import metrics_table
+from renalcore.runs import metrics_table
 
 _MARKS = ("-", "--", ":", "-.")
 
