@@ -6,7 +6,16 @@ import argparse
 import sys
 from pathlib import Path
 
-from renalcore.commands.command import SEDIMENT_MODEL, Command, Family, add_device, add_models, bar, count
+from renalcore.commands.command import (
+    HISTOLOGY_MODEL,
+    SEDIMENT_MODEL,
+    Command,
+    Family,
+    add_device,
+    add_models,
+    bar,
+    count,
+)
 from renalcore.export.figures import write_json
 
 
@@ -40,6 +49,44 @@ def _sediment(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _histology_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--slide", type=Path, metavar="FILE", help="a slide to search; by default one is drawn")
+    parser.add_argument(
+        "--size", type=count, default=40_000, metavar="PX", help="side of the drawn slide (%(default)s)"
+    )
+    parser.add_argument("--model", default=HISTOLOGY_MODEL, metavar="KEY", help="one of `models` (%(default)s)")
+    add_models(parser)
+    add_device(parser)
+    parser.add_argument("--output", type=Path, default=None, metavar="FILE", help="write the figures as JSON as well")
+
+
+def _histology(arguments: argparse.Namespace) -> int:
+    """Search a large slide and print how fast that was and what it took."""
+    from dataclasses import asdict
+
+    from renalcore.histology import benchmark
+
+    with bar(0, "tile") as progress:
+
+        def told(done: int, of: int) -> None:
+            progress.total = of
+            progress.update(done - progress.n)
+
+        measured = benchmark.run(
+            arguments.model,
+            slide=arguments.slide,
+            size_px=arguments.size,
+            device=arguments.device,
+            root=arguments.models,
+            progress=told,
+        )
+    sys.stdout.write(f"{measured}\n")
+    if arguments.output is not None:
+        figures = {"mpx_per_s": measured.mpx_per_s, "network_share": measured.network_share}
+        write_json(arguments.output, {**asdict(measured), **figures})
+    return 0
+
+
 FAMILY = Family(
     "benchmark",
     "measure speed against the named peer",
@@ -50,6 +97,13 @@ FAMILY = Family(
             "renalcore benchmark sediment --images 10 --size 1800",
             _sediment_arguments,
             _sediment,
+        ),
+        Command(
+            "histology",
+            "tissue a second on a slide of 40,000 x 40,000 px",
+            "renalcore benchmark histology --size 40000",
+            _histology_arguments,
+            _histology,
         ),
     ),
 )

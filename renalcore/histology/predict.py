@@ -54,12 +54,13 @@ class GlomerulusModel:
     Attributes:
         card: The model.
         device: What runs it.
+        backend: Its network there: tiles `(N, H, W, 3)` uint8 to probabilities `(N, 2, H, W)` uint8, 255 being 1.
     """
 
     def __init__(self, card: ModelCard, backend: Backend, device: Device) -> None:
         self.card = card
         self.device = device
-        self._backend = backend
+        self.backend = backend
 
     @classmethod
     def load(cls, key: str, *, device: str = "auto", root: Path = models.WEIGHTS) -> GlomerulusModel:
@@ -124,7 +125,7 @@ class GlomerulusModel:
             readers = stack.enter_context(ThreadPoolExecutor(count, "read"))
             network = stack.enter_context(ThreadPoolExecutor(1, "network"))
             pictures = _ahead(readers, lambda job: _read(slide, *job), jobs, waiting=count + 1)
-            answers = _ahead(network, self._backend.run, pictures, waiting=1)
+            answers = _ahead(network, self.backend.run, pictures, waiting=1)
             stack.callback(pictures.close)
             stack.callback(answers.close)
             for block in blocks:

@@ -3,8 +3,8 @@
 The optical density of each pixel over the slide's own glass (Beer and Lambert) is cut by Otsu's threshold (IEEE Trans.
 SMC 9, 1979), as CLAM cuts the saturation (Lu et al., Nature Biomedical Engineering 5, 2021, Methods). Saturation misses
 silver, which stains grey; density does not. The threshold is kept within limits: on a pale slide Otsu would split the
-tissue, and in a picture full of it there is no glass to part it from. The upper limit, 0.15, is the density that
-Macenko et al. (ISBI 2009, section 2.2) take for unstained.
+tissue, and in a picture full of it there is no glass to part it from. Its upper limit is below the density of 0.15 that
+Macenko et al. (ISBI 2009, section 2.2) take for unstained, for pale glomeruli absorb no more.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LONGEST_PX: Final = 1536
 """Longest side of the thumbnail that is searched: some 10 um a pixel on a whole slide, a tenth of a biopsy's width."""
 
 _LEAST_DENSITY: Final = 0.04  # 9 % darker than glass: what dust, JPEG and uneven light make stays below
-_GREATEST_DENSITY: Final = 0.15
+_GREATEST_DENSITY: Final = 0.10
 _GLASS_LEAST: Final = 150  # grey level of the darkest channel; a lamp turned low still gives this
 _GLASS_SATURATION: Final = 0.12  # pale stroma has as little, but is not even
 _GLASS_FLAT: Final = 4.0

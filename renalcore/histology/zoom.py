@@ -41,7 +41,7 @@ class Readable(Protocol):
 _LEAST_SHARE: Final = 1 / 40  # the smallest glomerulus sought, in longest sides of a picture
 _LEAST_PX: Final = (24.0, 100.0)  # its limits in px: what can be seen at all, and 200 um at 2 um a pixel
 _GREATEST_PX: Final = 2000.0  # 200 um at 0.1 um a pixel, the finest that scanners give
-_SEARCHED_PX: Final = 6_000_000  # of a large slide, parts are searched that are so large at the finest zoom
+_SEARCHED_PX: Final = 4_000_000  # of a large slide, parts are searched that are so large at the finest zoom
 _PARTS: Final = 3
 
 

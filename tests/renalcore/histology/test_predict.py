@@ -111,8 +111,8 @@ def test_a_slide_without_tissue_has_no_glomeruli() -> None:
 
 def test_memory_does_not_grow_with_the_slide() -> None:
     def peak(height_px: int) -> int:
-        picture, finder = slide(4000, height_px, [(2000, y, 100) for y in range(300, height_px, 500)]), model()
-        blocks = finder.blocks(picture, block_tiles=22)
+        picture, finder = slide(2000, height_px, [(1000, y, 100) for y in range(300, height_px, 500)]), model()
+        blocks = finder.blocks(picture, block_tiles=8)
         tracemalloc.start()
         try:
             assert len(join(finder.results(picture, blocks))) == len(range(300, height_px, 500))
@@ -120,7 +120,7 @@ def test_memory_does_not_grow_with_the_slide() -> None:
         finally:
             tracemalloc.stop()
 
-    assert peak(16_000) < 1.1 * peak(4_000)
+    assert peak(12_000) < 1.5 * peak(3_000)  # tiles in flight differ from run to run; the map itself would be fourfold
 
 
 @pytest.mark.parametrize("um_per_px", [0.25, 0.5, 1.3])
@@ -149,7 +149,7 @@ def test_a_large_slide_without_a_scale_is_tried_where_its_tissue_lies() -> None:
     picture = slide(32_000, 32_000, discs, um_per_px=None, glass_px=11_000)
     blocks = model(network).blocks(picture)
     assert 400 / blocks[0].layout.downsample == pytest.approx(48, rel=0.15)
-    assert sum(np.prod(shape[:3]) for shape in network.shapes) < 15e6
+    assert sum(np.prod(shape[:3]) for shape in network.shapes) < 12e6
 
 
 def test_a_model_of_another_wing_is_refused() -> None:
