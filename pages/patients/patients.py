@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from html import escape
 from zoneinfo import ZoneInfo
@@ -9,10 +10,11 @@ from zoneinfo import ZoneInfo
 import plotly.graph_objects as go
 import streamlit as st
 
-from db import patients, worklist
+from db import patients, slides, worklist
 from db.engine import session_scope
 from db.reports import SpecimenReport, patient_history
-from pages.components import auth, counts, download, links, status, style
+from db.slides import SlideRow
+from pages.components import auth, counts, download, links, scales, status, style
 from pages.components.rows import Row, rows
 from renalcore import taxonomy
 from renalcore.errors import NotFound
@@ -54,8 +56,8 @@ def _patient(patient_id: int) -> None:
     with session_scope(read_only=True) as session:
         patient = patients.get(session, patient_id)
         history = patient_history(session, patient_id)
-        known = worklist.page(session, text=patient.identifier, limit=500).rows
-    mine = [row for row in known if row.patient_identifier == patient.identifier]
+        mine = worklist.page(session, patient_id=patient_id, limit=500).rows
+        scanned = slides.page(session, patient_id=patient_id, limit=500).rows
     with style.page_header(patient.identifier, patient.name):
         download.csv_button(
             "CSV",
@@ -68,6 +70,10 @@ def _patient(patient_id: int) -> None:
         )
         if st.button("All patients", key="patients-all"):
             links.open_page("patient")
+    if scanned:
+        _slides(scanned)
+    if scanned and not mine:
+        return
     lines = "".join(
         f'<tr><td><a href="{links.address("review", specimen=row.specimen_id)}" target="_self">'
         f"{escape(row.accession)}</a></td>"
@@ -107,6 +113,22 @@ def _patient(patient_id: int) -> None:
     for name in chosen:
         with st.expander(name, key=f"trace-{patient_id}-{name}"):
             _trace(history, values, name)
+
+
+def _slides(scanned: Sequence[SlideRow]) -> None:
+    lines = "".join(
+        f'<tr><td><a href="{links.address("slide", slide=row.slide.id)}" target="_self">'
+        f"{escape(row.accession)} · {escape(row.slide.name)}</a></td>"
+        f"<td>{escape(row.slide.stain)}</td><td>{escape(row.slide.species)}</td>"
+        f'<td class="rc-num">{style.number(row.slide.width_px, 0)} × {style.number(row.slide.height_px, 0)}</td>'
+        f'<td class="rc-num">{escape(scales.words(row.slide))}</td><td>{style.when(row.created_at)}</td></tr>'
+        for row in scanned
+    )
+    st.html(
+        '<table class="rc-table"><thead><tr><th>Slide</th><th>Stain</th><th>Species</th>'
+        '<th class="rc-num">Size in px</th><th class="rc-num">Scale</th><th>Registered</th></tr></thead>'
+        f"<tbody>{lines}</tbody></table>"
+    )
 
 
 def _class_order() -> list[str]:

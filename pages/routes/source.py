@@ -61,5 +61,6 @@ def _source_files() -> Iterator[Path]:
     yield from (ROOT / name for name in _FILES if (ROOT / name).is_file())
     for folder in _FOLDERS:
         for path in sorted((ROOT / folder).rglob("*")):
-            if path.suffix in _KINDS and path.is_file() and not path.is_symlink():
+            fetched = "node_modules" in path.parts  # from npm, as package-lock.json names it
+            if path.suffix in _KINDS and not fetched and path.is_file() and not path.is_symlink():
                 yield path

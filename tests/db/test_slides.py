@@ -16,7 +16,7 @@ from PIL import Image
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from db import audit, slides, uploads, worklist
+from db import audit, files, slides, uploads, worklist
 from db.engine import alembic_config, engine_for, session_scope, upgrade
 from db.files import FileStore, store
 from db.models import Specimen, Upload, User
@@ -179,16 +179,24 @@ def test_uploads_that_nobody_goes_on_with_are_removed_after_days(
     assert list((data / "uploads").iterdir()) == [uploads.part_of(young)]
 
 
-def test_a_store_elsewhere_gives_a_copy_to_read_from(tmp_path: Path) -> None:
-    files = FileStore(f"memory://{tmp_path.name}")
-    part = tmp_path / "part"
-    part.write_bytes(b"a slide")
-    sha256 = hashlib.sha256(b"a slide").hexdigest()
-    files.adopt(part, sha256)
-    assert not part.exists()
-    assert files.local(sha256, copies=tmp_path / "copies").read_bytes() == b"a slide"
+def test_a_store_elsewhere_gives_copies_to_read_from_and_keeps_as_many_as_have_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distant = FileStore(f"memory://{tmp_path.name}")
+    copies = tmp_path / "copies"
+    names = []
+    for content in (b"the first", b"the second"):
+        part = tmp_path / "part"
+        part.write_bytes(content)
+        names.append(hashlib.sha256(content).hexdigest())
+        distant.adopt(part, names[-1])
+        assert not part.exists()
+    assert distant.local(names[0], copies=copies).read_bytes() == b"the first"
+    monkeypatch.setattr(files, "COPIES_BYTES", 12)
+    assert distant.local(names[1], copies=copies).read_bytes() == b"the second"
+    assert [path.name for path in copies.iterdir()] == [names[1]]
     with pytest.raises(NotFound):
-        files.local("0" * 64, copies=tmp_path / "copies")
+        distant.local("0" * 64, copies=copies)
 
 
 def test_the_migration_keeps_every_specimen_of_sediment_as_it_was(database_url: str) -> None:

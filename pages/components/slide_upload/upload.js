@@ -64,6 +64,7 @@ class Transfer {
   async giveUp() {
     this.state = "gone";
     this.abort?.abort();
+    this.uploader.interrupted = this.uploader.interrupted.filter((one) => one.name !== this.file.name || one.size !== this.file.size);
     this.uploader.forget(this);
     if (this.key) await fetch(this.address, { method: "DELETE" }).catch(() => null); // the server removes it in a few days
   }
@@ -78,13 +79,15 @@ class Transfer {
   // Everything until the file is there, is refused, or somebody stops it.
   async run() {
     this.state = "running";
+    const turn = (this.turn = {}); // paused and resumed while it waited, it would run twice
+    const goesOn = () => this.state === "running" && this.turn === turn;
     let failures = 0;
-    while (this.state === "running") {
+    while (goesOn()) {
       try {
         await this.step();
         failures = 0;
       } catch (error) {
-        if (this.state !== "running") break; // paused or removed: that is what ended the request
+        if (!goesOn()) break; // paused or removed: that is what ended the request
         if (error instanceof Refused) {
           this.state = error.status === 422 || error.status === 413 ? "refused" : "stopped";
           this.words = error.message;

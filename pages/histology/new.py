@@ -1,0 +1,204 @@
+"""New slides: who and which, the files as they arrive, what each of them is, and one button."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import escape
+
+import streamlit as st
+
+from db import patients, slides, specimens, uploads
+from db.engine import session_scope
+from db.files import store
+from db.models import SPECIES, STAINS, Upload
+from db.slides import LARGEST_UM_PER_PX, SMALLEST_UM_PER_PX, NewSlide
+from db.uploads import MAY_UPLOAD, Checked
+from pages.components import auth, links, status, style
+from pages.components.scanning import focus_chain
+from pages.components.slide_upload import slide_upload
+from renalcore.errors import RenalError
+
+
+def _key(name: str) -> str:
+    """Widget keys change with every specimen, so that nothing of the last one stays in the form."""
+    return f"new-slides-{st.session_state.get('new-slides-number', 0)}-{name}"
+
+
+user = auth.require(*MAY_UPLOAD)
+action = style.page_header("New slides")
+done = st.session_state.get("new-slides-done")
+if done:
+    with st.container(border=True, horizontal=True, vertical_alignment="center", key="new-slides-done-box"):
+        st.html(f'<span role="status"><strong>{escape(done["accession"])}</strong>: {escape(done["words"])}</span>')
+        if st.button("Open slide", key=_key("open-done")):
+            links.open_page("slide", slide=done["slide"])
+        if st.button("All slides", key=_key("to-slides")):
+            links.open_page("slides")
+
+with st.container(horizontal=True, vertical_alignment="bottom"):
+    identifier = st.text_input(
+        "Patient number", key=_key("identifier"), max_chars=100, placeholder="Scan or type", width=218
+    )
+    accession = st.text_input(
+        "Accession number", key=_key("accession"), max_chars=100, placeholder="Scan or type", width=218
+    )
+    patient_name = st.text_input("Patient name (optional)", key=_key("name"), max_chars=200, width=218)
+    collected = st.datetime_input("Collected (optional)", None, key=_key("collected"), format="YYYY-MM-DD", width=218)
+focus_chain([_key("identifier"), _key("accession"), _key("name")], after=_key("no-button"))
+
+with session_scope(read_only=True) as session:
+    mine = uploads.of_user(session, user)
+just_arrived = slide_upload("slide-upload", interrupted=[upload for upload in mine if upload.sha256 is None])
+# What arrived on this page belongs to this form; what lies here from another time is taken only when it is ticked.
+for upload_key in set(just_arrived) - st.session_state.setdefault("new-slides-ticked", set()):
+    st.session_state["new-slides-ticked"].add(upload_key)
+    st.session_state[f"take-{upload_key}"] = True
+with session_scope(read_only=True) as session:
+    arrived = [upload for upload in uploads.of_user(session, user) if upload.sha256 is not None]
+
+
+def _slide(upload: Upload, number: int, missing: list[str]) -> NewSlide | None:
+    """One file that is here: what it is, and what only a person knows of it. None where it is left for later."""
+    found = Checked.of(upload)
+    with st.container(border=True, key=f"arrived-{upload.key}"):
+        with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+            taken = st.checkbox(style.plain(upload.name), key=f"take-{upload.key}")
+            facts = [
+                found.format,
+                f"{style.number(found.width_px, 0)} × {style.number(found.height_px, 0)} px",
+                style.size(upload.size_bytes),
+                "the file says no scale" if found.um_per_px is None else f"{found.um_per_px:.4g} µm/px",
+                *([f"{found.objective:g}x"] if found.objective else []),
+            ]
+            st.html(f'<span class="rc-quiet-text">{escape(" · ".join(facts))}</span>', width="stretch")
+            if st.button("Discard", key=f"discard-{upload.key}", help="Removes this file from the server"):
+                with session_scope() as session:
+                    uploads.discard(session, uploads.get(session, upload.key, by=user))
+                st.rerun()
+        doubts = [flag.message for flag in found.flags]
+        with session_scope(read_only=True) as session:
+            seen = slides.seen_before(session, upload.sha256 or "")
+        if seen:
+            doubts.insert(0, f"The same file belongs to {', '.join(seen[:3])}: check that it is the right patient")
+        if doubts:
+            st.html("<br>".join(f"{status.flag_html('check')} {escape(words)}" for words in doubts))
+        if not taken:
+            return None
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            name = st.text_input(
+                "Name (optional)",
+                key=f"name-{upload.key}",
+                max_chars=100,
+                placeholder=f"Slide {number}",
+                width=190,
+                help="What the laboratory calls it, such as its block. The name of the file is not kept, "
+                "since it may hold the patient's.",
+            )
+            stain = st.selectbox(
+                "Stain", STAINS, index=None, key=f"stain-{upload.key}", width=150, placeholder="Choose"
+            )
+            species = st.selectbox("Species", SPECIES, key=f"species-{upload.key}", width=130)
+            um_per_px = None
+            if found.um_per_px is None:
+                um_per_px = st.number_input(
+                    "µm per pixel (optional)",
+                    min_value=SMALLEST_UM_PER_PX,
+                    max_value=LARGEST_UM_PER_PX,
+                    value=None,
+                    step=0.01,
+                    format="%.4f",
+                    key=f"um-{upload.key}",
+                    width=190,
+                    placeholder="Unknown",
+                    help="From the scanner's settings. Left empty, lengths and areas are told in px; it can be given "
+                    "later.",
+                )
+    if stain is None:
+        missing.append(f"the stain of {upload.name}")
+        return None
+    return NewSlide(upload=upload, name=name, stain=stain, species=species, um_per_px=um_per_px)
+
+
+missing_stains: list[str] = []
+ready: list[NewSlide] = []
+for upload in arrived:
+    one = _slide(upload, len(ready) + len(missing_stains) + 1, missing_stains)
+    if one is not None:
+        ready.append(one)
+
+existing = None
+adding = False
+if accession.strip():
+    with session_scope(read_only=True) as session:
+        existing = specimens.by_accession(session, accession)
+        holder = patients.get(session, existing.patient_id).identifier if existing else ""
+if existing is not None:
+    with st.container(border=True, key=_key("existing-box")):
+        st.warning(style.plain(f"Accession number {existing.accession} is already registered for patient {holder}."))
+        if existing.modality != "histology":
+            st.markdown("It is a urine sediment. Check the accession number.")
+        elif existing.state == "signed":
+            st.markdown("It is signed: a reviewer must reopen it before slides can be added.")
+        elif identifier.strip() and identifier.strip() != holder:
+            st.markdown("It belongs to another patient than the number you entered. Check both numbers.")
+        else:
+            adding = st.checkbox("Add these slides to it", key=_key("adding"))
+
+missing = [
+    words
+    for words, absent in (
+        ("the patient number", not identifier.strip() and not adding),
+        ("the accession number", not accession.strip()),
+        ("at least one slide", not ready and not missing_stains),
+    )
+    if absent
+] + missing_stains
+blocked = existing is not None and not adding
+
+
+def _slides(number: int) -> str:
+    return f"{number} slide" if number == 1 else f"{number} slides"
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except RenalError as error:
+        st.error(style.plain(str(error)))
+        st.stop()
+
+
+with action:
+    pressed = st.button(
+        f"Register {_slides(len(ready))}" if ready else "Register",
+        type="primary",
+        disabled=bool(missing) or blocked,
+        key=_key("register"),
+    )
+if missing and (arrived or identifier or accession):
+    st.html(f'<p class="rc-quiet-text" role="status">Still missing: {escape(", ".join(missing))}.</p>')
+if pressed:
+    with _told(), st.spinner("Storing the slides"):
+        for one in ready:
+            uploads.hand_over(one.upload, store())
+        with session_scope() as session:
+            if adding and existing is not None:
+                specimen = specimens.get(session, existing.id)
+                first = slides.add(session, specimen.id, ready, by=user)[0]
+            else:
+                specimen = slides.register(
+                    session,
+                    identifier=identifier,
+                    patient_name=patient_name.strip() or None,
+                    accession=accession,
+                    collected_at=collected.replace(tzinfo=style.browser_zone()) if collected else None,
+                    slides=ready,
+                    by=user,
+                )
+                first = slides.of_specimen(session, specimen.id)[0]
+    words = f"{_slides(len(ready))} {'added' if adding else 'registered'}."
+    st.session_state["new-slides-done"] = {"slide": first.id, "accession": specimen.accession, "words": words}
+    st.session_state["new-slides-number"] = st.session_state.get("new-slides-number", 0) + 1
+    st.rerun()

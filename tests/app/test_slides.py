@@ -1,0 +1,91 @@
+"""The tiles of a slide as the browser gets them."""
+
+from __future__ import annotations
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from pages.routes.fields import CACHE
+from pages.routes.slides import LIBRARY, Pyramid
+from tests.running_app import RunningApp
+from tests.slide_files import HEIGHT_PX, WIDTH_PX, a_pyramid, registered, squares
+
+
+@pytest.fixture(scope="module")
+def slide(web_app: RunningApp, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of a slide."""
+    person = web_app.person()
+    slide_id, _ = registered(web_app, person, a_pyramid(tmp_path_factory.mktemp("slides") / "drawn.tif"))
+    return f"/slides/{slide_id}"
+
+
+@pytest.fixture
+def client(web_app: RunningApp) -> httpx.Client:
+    return web_app.client(web_app.person("reviewer"))
+
+
+def test_every_level_halves_the_one_above_down_to_one_tile() -> None:
+    pyramid = Pyramid("", 40_000, 30_001)
+    assert (pyramid.max_level, pyramid.min_level) == (16, 9)  # 2^15 < 40,000 <= 2^16 and 512 = 2^9
+    assert pyramid.window(16, 78, 58) == (39_936, 29_696, 64, 305, 1)
+    assert pyramid.window(9, 0, 0) == (0, 0, 313, 235, 128)  # 40,000 / 128 = 312.5
+    for place in ((16, 79, 0), (16, 0, 59), (17, 0, 0), (9, 1, 0)):
+        assert pyramid.window(*place) is None
+    assert Pyramid("", 100, 80).window(7, 0, 0) == (0, 0, 100, 80, 1)
+
+
+def test_the_tiles_are_the_pixels_of_the_slide(client: httpx.Client, slide: str) -> None:
+    known = client.get(f"{slide}/descriptor.json").json()
+    assert known == {"width": WIDTH_PX, "height": HEIGHT_PX, "tile": 512, "min_level": 9, "max_level": 12}
+    answer = client.get(f"{slide}/tile/12/4/2.jpg")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
+    pixels = np.asarray(Image.open(io.BytesIO(answer.content))).astype(int)
+    wanted = squares(2048, 1024, WIDTH_PX - 2048, HEIGHT_PX - 1024)
+    assert pixels.shape == wanted.shape
+    assert np.abs(pixels - wanted).mean() < 6
+    whole = Image.open(io.BytesIO(client.get(f"{slide}/tile/9/0/0.jpg").content))
+    assert whole.size == (275, 188)  # an eighth
+
+
+def test_a_tile_is_cached_by_this_browser_alone_and_asked_for_once(client: httpx.Client, slide: str) -> None:
+    first = client.get(f"{slide}/tile/10/0/0.jpg")
+    assert first.headers["cache-control"] == CACHE
+    again = client.get(f"{slide}/tile/10/0/0.jpg", headers={"if-none-match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+def test_many_tiles_at_once_are_all_answered(client: httpx.Client, slide: str) -> None:
+    places = [(column, row) for column in range(5) for row in range(3)]
+    with ThreadPoolExecutor(15) as pool:
+        answers = list(pool.map(lambda place: client.get(f"{slide}/tile/12/{place[0]}/{place[1]}.jpg"), places))
+    assert {answer.status_code for answer in answers} == {200}
+
+
+def test_what_is_not_there_is_told_so_and_strangers_see_nothing(
+    web_app: RunningApp, client: httpx.Client, slide: str
+) -> None:
+    for address in (f"{slide}/tile/12/5/0.jpg", "/slides/999999/tile/9/0/0.jpg", "/slides/999999/descriptor.json"):
+        assert client.get(address).status_code == 404
+    stranger = web_app.client()
+    for address in (f"{slide}/tile/9/0/0.jpg", f"{slide}/descriptor.json", "/openseadragon.js"):
+        assert stranger.get(address).status_code == 403
+
+
+def test_the_viewer_comes_from_this_server(client: httpx.Client) -> None:
+    assert LIBRARY.is_file(), "make viewer"
+    assert "OpenSeadragon" in client.get("/openseadragon.js").text
+
+
+def test_a_slide_whose_file_is_gone_says_so(web_app: RunningApp, client: httpx.Client, tmp_path: Path) -> None:
+    slide_id, _ = registered(web_app, web_app.person(), a_pyramid(tmp_path / "lost.tif", um_per_px=0.5))
+    for path in (web_app.data / "files").rglob("*"):
+        if path.is_file() and path.read_bytes() == (tmp_path / "lost.tif").read_bytes():
+            path.unlink()
+    answer = client.get(f"/slides/{slide_id}/tile/9/0/0.jpg")
+    assert (answer.status_code, "Restore it from a backup" in answer.text) == (404, True)
