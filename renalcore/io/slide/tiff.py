@@ -335,7 +335,7 @@ class _Stored:
     def to_rgb(self, samples: NDArray[Any], full: float) -> NDArray[np.uint8]:
         """`(H, W, 3)` uint8 RGB from samples as stored, whose `full` is white (or black, where white is zero)."""
         if self.palette is not None:
-            return self.palette[np.minimum(samples[..., 0], len(self.palette) - 1)]
+            return np.asarray(self.palette[np.minimum(samples[..., 0], len(self.palette) - 1)], np.uint8)
         colours = 3 if self.photometric in {_RGB, _YCBCR} else 1
         values = samples[..., :colours]
         if self.dtype != np.uint8:

@@ -23,6 +23,7 @@ from renalcore.errors import InputError, TooLarge, UnreadableFile
 from renalcore.histology.pyramid import write_pyramid
 from renalcore.io.slide import Slide, open_slide
 from renalcore.io.slide.scale import likely, um_of
+from renalcore.io.slide.tiff import TiffSource
 from renalcore.io.slide.vendors import bounds
 
 Pixels = NDArray[np.uint8]
@@ -232,6 +233,27 @@ def test_16_bits_too_large_to_be_held_whole_are_scaled_as_small_ones_are(tmp_pat
     with open_slide(path) as slide:
         assert codes(slide) == {"reduced_depth"}
         assert (slide.read(100, 100, 10, 10) == round(4000 * 255 / 4095)).all()
+
+
+def test_a_palette_too_large_to_be_held_whole_is_read_by_region(tmp_path: Path) -> None:
+    picture = Image.fromarray(tissue()).quantize(256)
+    picture.save(tmp_path / "palette.tif")
+    source = TiffSource(tmp_path / "palette.tif", name="palette.tif")
+    source.prepare()
+    found = source.region(0, 100, 50, 300, 200)
+    source.close()
+    np.testing.assert_array_equal(found, np.asarray(picture.convert("RGB"))[50:250, 100:400])
+
+
+def test_the_levels_of_an_ome_tiff_lie_below_its_picture(tmp_path: Path) -> None:
+    path = tmp_path / "slide.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as tiff:
+        tiff.write(tissue(), photometric="rgb", tile=(64, 64), subifds=2, metadata={"PhysicalSizeX": 0.5})
+        for step in (2, 4):
+            tiff.write(tissue()[::step, ::step].copy(), photometric="rgb", tile=(64, 64), subfiletype=1)
+    with open_slide(path) as slide:
+        assert [level.width_px for level in slide.levels] == [700, 350, 175]
+        np.testing.assert_array_equal(slide.read(0, 0, 175, 125, downsample=4.0), tissue()[::4, ::4])
 
 
 def test_a_thumbnail_beside_the_picture_is_no_level_and_a_smaller_copy_is(tmp_path: Path) -> None:
