@@ -1,7 +1,7 @@
 """RenalCore's web app: `streamlit run app.py`.
 
 Streamlit serves the pages (`pages/components/shell.py` is run for each); beside them stand the few addresses that are
-plain HTTP: sign-in, pictures of fields, health, the source.
+plain HTTP: sign-in, pictures of fields, slides on their way in and tile by tile out, health, the source.
 """
 
 from __future__ import annotations

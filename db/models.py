@@ -270,6 +270,7 @@ class Slide(Base):
     species: Mapped[Species]
     objective: Mapped[float | None]  # magnification, where the file says it
     flags: Mapped[list[dict[str, Any]]] = mapped_column(default=list)
+    taken_from: Mapped[str | None] = mapped_column(_SHA256, index=True)  # which file of the watched folder it was
 
     specimen: Mapped[Specimen] = relationship(back_populates="slides")
     file: Mapped[StoredFile] = relationship()
@@ -289,6 +290,7 @@ class Upload(Base):
     created_at: Mapped[datetime] = mapped_column(default=now)
     sha256: Mapped[str | None] = mapped_column(_SHA256)  # once it is complete and was checked
     found: Mapped[dict[str, Any] | None]  # by that check: see `uploads.Checked`
+    taken_from: Mapped[str | None] = mapped_column(_SHA256)  # which file of the watched folder it is, see `watched`
 
     by: Mapped[User] = relationship()
 

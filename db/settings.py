@@ -36,6 +36,7 @@ class Settings:
         device: Where models run (`RENAL_DEVICE`).
         max_upload_mb: Largest field accepted, in megabytes of 10^6 bytes (`RENAL_MAX_UPLOAD_MB`).
         max_slide_gb: Largest slide accepted, in gigabytes of 10^9 bytes (`RENAL_MAX_SLIDE_GB`).
+        slides_folder: Folder from which slides can be taken, such as a scanner's (`RENAL_SLIDES`); None for none.
         source_url: Where users find the source of this version (`RENAL_SOURCE_URL`); by default the app hands it out.
     """
 
@@ -49,6 +50,7 @@ class Settings:
     device: DeviceName = "auto"
     max_upload_mb: float = 100.0
     max_slide_gb: float = 20.0  # a whole slide at 40x has 1 to 5
+    slides_folder: Path | None = None
     source_url: str = OWN_SOURCE
 
     @classmethod
@@ -86,6 +88,7 @@ class Settings:
             device=device,  # type: ignore[arg-type]  # checked above
             max_upload_mb=_positive(env, "RENAL_MAX_UPLOAD_MB", 100.0),
             max_slide_gb=_positive(env, "RENAL_MAX_SLIDE_GB", 20.0),
+            slides_folder=Path(env["RENAL_SLIDES"]).resolve() if env.get("RENAL_SLIDES") else None,
             source_url=source_url,
         )
 

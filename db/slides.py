@@ -317,6 +317,7 @@ def _add(session: Session, specimen: Specimen, new: Sequence[NewSlide], *, first
             species=one.species,
             objective=found.objective,
             flags=[{"code": flag.code, "message": flag.message} for flag in found.flags],
+            taken_from=one.upload.taken_from,
         )
         session.add(slide)
         session.flush()

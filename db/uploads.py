@@ -75,7 +75,9 @@ class Checked:
         return cls(**upload.found | {"flags": tuple(QualityFlag(**flag) for flag in upload.found["flags"])})
 
 
-def begin(session: Session, *, name: str, size: int, modified_ms: int, by: User) -> Upload:
+def begin(
+    session: Session, *, name: str, size: int, modified_ms: int, by: User, taken_from: str | None = None
+) -> Upload:
     """A new upload, or the one that the same person began with the same file.
 
     Args:
@@ -84,6 +86,7 @@ def begin(session: Session, *, name: str, size: int, modified_ms: int, by: User)
         size: Its bytes.
         modified_ms: When it was last changed, in ms since 1970: with name and size it tells one file from another.
         by: Who brings it.
+        taken_from: Which file of the watched folder it is, None where a browser brings it.
 
     Raises:
         Conflict: `by` may not bring slides.
@@ -103,7 +106,11 @@ def begin(session: Session, *, name: str, size: int, modified_ms: int, by: User)
         )
     name = safe_name(name)
     same = select(Upload).where(
-        Upload.by_id == by.id, Upload.name == name, Upload.size_bytes == size, Upload.modified_ms == modified_ms
+        Upload.by_id == by.id,
+        Upload.name == name,
+        Upload.size_bytes == size,
+        Upload.modified_ms == modified_ms,
+        Upload.taken_from.is_(None) if taken_from is None else Upload.taken_from == taken_from,
     )
     known = session.scalars(same.limit(1)).one_or_none()
     if known is not None:
@@ -116,7 +123,14 @@ def begin(session: Session, *, name: str, size: int, modified_ms: int, by: User)
             f"The disk has no room for it: {size / 1e9:.1f} GB are needed, {max(0, free) / 1e9:.1f} GB are free. "
             "Ask your administrator to free some space."
         )
-    upload = Upload(key=secrets.token_hex(16), by_id=by.id, name=name, size_bytes=size, modified_ms=modified_ms)
+    upload = Upload(
+        key=secrets.token_hex(16),
+        by_id=by.id,
+        name=name,
+        size_bytes=size,
+        modified_ms=modified_ms,
+        taken_from=taken_from,
+    )
     session.add(upload)
     session.flush()
     part_of(upload).touch()

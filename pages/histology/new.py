@@ -8,16 +8,17 @@ from html import escape
 
 import streamlit as st
 
-from db import patients, slides, specimens, uploads
+from db import patients, slides, specimens, uploads, watched
 from db.engine import session_scope
 from db.files import store
 from db.models import SPECIES, STAINS, Upload
+from db.settings import Settings
 from db.slides import LARGEST_UM_PER_PX, SMALLEST_UM_PER_PX, NewSlide
 from db.uploads import MAY_UPLOAD, Checked
 from pages.components import auth, links, status, style
 from pages.components.scanning import focus_chain
 from pages.components.slide_upload import slide_upload
-from renalcore.errors import RenalError
+from renalcore.errors import InputError, RenalError
 
 
 def _key(name: str) -> str:
@@ -49,7 +50,58 @@ focus_chain([_key("identifier"), _key("accession"), _key("name")], after=_key("n
 
 with session_scope(read_only=True) as session:
     mine = uploads.of_user(session, user)
-just_arrived = slide_upload("slide-upload", interrupted=[upload for upload in mine if upload.sha256 is None])
+interrupted = [upload for upload in mine if upload.sha256 is None and upload.taken_from is None]
+just_arrived = slide_upload("slide-upload", interrupted=interrupted)
+
+
+def _take(name: str) -> str | None:
+    """Copies a file of the watched folder and ticks it; returns what went wrong."""
+    bar = st.progress(0.0, text=style.plain(name))
+    try:
+        with session_scope() as session:
+            upload = watched.begin(session, name, by=user)
+        try:
+            sha256, found = watched.copy(
+                upload, name, progress=lambda share: bar.progress(share, text=style.plain(name))
+            )
+        except InputError as error:
+            with session_scope() as session:
+                uploads.discard(session, upload)
+            return f"{name}: {uploads.reason(error)}"
+        with session_scope() as session:
+            uploads.complete(session, upload, sha256, found)
+    except RenalError as error:
+        return f"{name}: {error}"
+    st.session_state[f"take-{upload.key}"] = True
+    return None
+
+
+def _folder() -> None:
+    """What waits in the watched folder, and the button that takes it."""
+    with session_scope(read_only=True) as session:
+        offered = watched.waiting(session)
+    names = {one.name: f"{one.name} ({style.size(one.size_bytes)}, {style.when(one.modified_at)})" for one in offered}
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        chosen = st.multiselect(
+            "From the slides folder",
+            list(names),
+            format_func=names.__getitem__,
+            key=f"folder-{st.session_state.get('new-slides-folder', 0)}",
+            placeholder=f"{len(names)} waiting" if names else "Nothing is waiting there",
+            disabled=not names,
+        )
+        pressed = st.button("Take", disabled=not chosen, key="folder-take")
+    for words in st.session_state.pop("new-slides-complaints", ()):
+        st.error(style.plain(words))
+    if pressed:
+        complaints = [words for name in chosen if (words := _take(name))]
+        st.session_state["new-slides-complaints"] = complaints
+        st.session_state["new-slides-folder"] = st.session_state.get("new-slides-folder", 0) + 1
+        st.rerun()
+
+
+if Settings.from_env().slides_folder is not None:
+    _folder()
 # What arrived on this page belongs to this form; what lies here from another time is taken only when it is ticked.
 for upload_key in set(just_arrived) - st.session_state.setdefault("new-slides-ticked", set()):
     st.session_state["new-slides-ticked"].add(upload_key)

@@ -16,7 +16,7 @@ from PIL import Image
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from db import audit, files, slides, uploads, worklist
+from db import audit, files, slides, uploads, watched, worklist
 from db.engine import alembic_config, engine_for, session_scope, upgrade
 from db.files import FileStore, store
 from db.models import Specimen, Upload, User
@@ -177,6 +177,54 @@ def test_uploads_that_nobody_goes_on_with_are_removed_after_days(
     assert uploads.sweep(session) == 2
     assert [upload.name for upload in uploads.of_user(session, technologist)] == ["young"]
     assert list((data / "uploads").iterdir()) == [uploads.part_of(young)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A watched folder with one slide in it, finished two minutes ago, and things that are none of its business."""
+    folder = tmp_path / "scanner"
+    (folder / "today").mkdir(parents=True)
+    monkeypatch.setenv("RENAL_SLIDES", str(folder))
+    outside = tmp_path / "outside.svs"
+    (folder / "link.svs").symlink_to(outside)
+    (folder / "linked").symlink_to(tmp_path)
+    files = (folder / "today" / SECRET, folder / "growing.svs", folder / "notes.txt", folder / ".hidden.svs", outside)
+    for path in files:
+        path.write_bytes(a_picture())
+    old = time.time() - 120
+    for path in files:
+        if path.name != "growing.svs":
+            os.utime(path, (old, old))
+    return folder
+
+
+def test_a_slide_is_taken_from_the_watched_folder_and_offered_until_it_is_registered(
+    session: Session, technologist: User, folder: Path
+) -> None:
+    (one,) = watched.waiting(session)
+    assert one.name == f"today/{SECRET}", "links, hidden files, other kinds and what still grows are left out"
+    upload = watched.begin(session, one.name, by=technologist)
+    part = Part(upload, at=0)
+    part.write(a_picture()[:100])  # a copy that was broken off
+    part.close()
+    assert watched.begin(session, one.name, by=technologist) is upload
+    shares: list[float] = []
+    uploads.complete(session, upload, *watched.copy(upload, one.name, progress=shares.append))
+    assert shares == [1.0]
+    assert watched.waiting(session) == []
+    registered(session, technologist, new(upload))
+    assert watched.waiting(session) == []
+    assert (folder / "today" / SECRET).read_bytes() == a_picture(), "the scanner's own file stays"
+    os.utime(folder / "today" / SECRET, (1e9, 1e9))
+    assert len(watched.waiting(session)) == 1, "another file under the same name"
+
+
+@pytest.mark.parametrize("name", ["../outside.svs", "link.svs", "linked/outside.svs", "/etc/hostname", "today", ""])
+def test_nothing_outside_the_watched_folder_can_be_reached(
+    session: Session, technologist: User, folder: Path, name: str
+) -> None:
+    with pytest.raises(NotFound, match="no such file"):
+        watched.begin(session, name, by=technologist)
 
 
 def test_a_store_elsewhere_gives_copies_to_read_from_and_keeps_as_many_as_have_room(

@@ -86,6 +86,7 @@ def upgrade() -> None:
         sa.Column("species", _one_of("species", "human", "mouse", "rat", "other"), nullable=False),
         sa.Column("objective", sa.Double(), nullable=True),
         sa.Column("flags", sa.JSON(none_as_null=True), nullable=False),
+        sa.Column("taken_from", sa.String(length=64), nullable=True),
         sa.CheckConstraint("um_per_px > 0", name=op.f("ck_slides_um_per_px_is_positive")),
         sa.CheckConstraint("(um_per_px IS NULL) = (scale_from IS NULL)", name=op.f("ck_slides_scale_has_a_source")),
         sa.ForeignKeyConstraint(["file_id"], ["stored_files.id"], name=op.f("fk_slides_file_id")),
@@ -95,6 +96,7 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_slides_file_id"), "slides", ["file_id"])
     op.create_index(op.f("ix_slides_specimen_id_position"), "slides", ["specimen_id", "position"])
+    op.create_index(op.f("ix_slides_taken_from"), "slides", ["taken_from"])
 
     op.create_table(
         "uploads",
@@ -107,6 +109,7 @@ def upgrade() -> None:
         sa.Column("created_at", UtcDateTime(), nullable=False),
         sa.Column("sha256", sa.String(length=64), nullable=True),
         sa.Column("found", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("taken_from", sa.String(length=64), nullable=True),
         sa.ForeignKeyConstraint(["by_id"], ["users.id"], name=op.f("fk_uploads_by_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_uploads")),
         sa.UniqueConstraint("key", name=op.f("uq_uploads_key")),
