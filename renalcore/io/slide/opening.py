@@ -42,8 +42,9 @@ _REMEDIES: Final[Mapping[str, str]] = {
 }
 _SAMPLE_PX: Final = 64
 # Brightest channel, 0..255. Glass and stroma of stained sections are above 150; the background of fluorescence is below
-# 40 with any exposure.
+# 40 in colour, and in one channel that was stretched below 100, with what glows standing far above it.
 _DARK_MEDIAN: Final = 40
+_DARK_GREY_MEDIAN: Final = 100
 _GREY_SPREAD: Final = 12
 _TISSUE_BELOW: Final = 225
 
@@ -211,9 +212,11 @@ def _samples(source: Source) -> NDArray[np.uint8]:
 
 def _doubts(samples: NDArray[np.uint8]) -> tuple[QualityFlag, ...]:
     brightest = samples.max(axis=1)
-    if np.median(brightest) < _DARK_MEDIAN:
-        return (_DARK_BACKGROUND,)
+    darkest, middle, lightest = np.percentile(brightest, (1, 50, 99))
     tissue = samples[(brightest < _TISSUE_BELOW) & (brightest > _DARK_MEDIAN)]
     spread = tissue.max(axis=1).astype(int) - tissue.min(axis=1)
     grey = len(tissue) > len(samples) // 100 and np.percentile(spread, 95) < _GREY_SPREAD
+    glows = grey and middle < _DARK_GREY_MEDIAN and lightest - middle > 2 * (middle - darkest)
+    if middle < _DARK_MEDIAN or glows:
+        return (_DARK_BACKGROUND,)
     return (_NO_COLOUR,) if grey else ()

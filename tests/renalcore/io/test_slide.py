@@ -100,15 +100,17 @@ def test_a_thumbnail_is_the_whole_slide_and_never_larger_than_it(pyramid: Path) 
         assert slide.thumbnail(9000).shape == (1000, 2000, 3)
 
 
-def test_eight_threads_get_what_one_gets(pyramid: Path) -> None:
+@pytest.mark.parametrize("made_by", ["pyramid writer", "scanner"])
+def test_eight_threads_get_what_one_gets(pyramid: Path, tmp_path: Path, made_by: str) -> None:
+    path = pyramid if made_by == "pyramid writer" else scanned(tmp_path / "slide.svs")
     places = [(x, y, downsample) for downsample in (1.0, 2.0, 3.0) for x in range(0, 1600, 200) for y in (0, 300)]
 
     def window(place: tuple[int, int, float]) -> bytes:
         return shared.read(place[0], place[1], 100, 100, downsample=place[2]).tobytes()
 
-    with open_slide(pyramid) as shared:
+    with open_slide(path) as shared:
         alone = [window(place) for place in places]
-    with open_slide(pyramid) as shared, ThreadPoolExecutor(8) as pool:
+    with open_slide(path) as shared, ThreadPoolExecutor(8) as pool:
         assert list(pool.map(window, places)) == alone
 
 
@@ -496,7 +498,7 @@ def test_what_is_no_slide_is_refused_with_what_to_do(tmp_path: Path) -> None:
         ("no_mpp_jpeg2000.svs", "Aperio SVS", (4443, 3567), 2, None, None, set()),
         ("OS-2-ndpi.ome.tif", "OME-TIFF", (2202, 2202), 1, 0.2271, None, set()),
         ("small_HE_levels.tiff", "TIFF", (300, 250), 4, None, None, set()),
-        ("smalltif.tif", "TIFF", (640, 480), 1, None, None, {"reduced_depth", "first_frame_only", "no_colour"}),
+        ("smalltif.tif", "TIFF", (640, 480), 1, None, None, {"reduced_depth", "first_frame_only", "dark_background"}),
     ],
 )
 def test_real_slides_are_read_with_the_scale_they_state_or_none(
