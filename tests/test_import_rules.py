@@ -51,6 +51,8 @@ AT_THE_TOP: dict[str, set[str]] = {
     "renalcore/histology/losses.py": {"torch"},
     "renalcore/histology/networks.py": {"torch", "segmentation_models_pytorch"},
     "renalcore/histology/data.py": {"torch"},
+    "renalcore/histology/train.py": {"torch"},
+    "renalcore/histology/pretrain.py": {"torch"},
     "renalcore/sediment/networks.py": {"torch", "ultralytics"},
     "renalcore/sediment/losses.py": {"torch", "ultralytics"},
     "renalcore/sediment/data.py": {"torch", "ultralytics"},

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from renalcore.commands.command import Command, Family, count, hours, say
-from renalcore.commands.reading import add_reading, reading
+from renalcore.commands.reading import add_reading, add_slide_reading, reading, slide_reading
 from renalcore.errors import InputError
 
 if TYPE_CHECKING:
@@ -233,6 +233,108 @@ def _caox(arguments: argparse.Namespace) -> int:
     return 0
 
 
+_GLOMERULI_ONLY = (
+    "recipe", "hold_out", "validate_every", "folds", "fold", "licence", "mapping", "groups", "val_share", "known",
+    "stain", "species", "um_per_px",
+)  # fmt: skip
+
+
+def _histology_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--stage", choices=("segment", "pretrain"), default="segment",
+        help="train the network, or first its encoder on slides without labels (%(default)s)",
+    )  # fmt: skip
+    add_run(parser, "slides with outlined glomeruli; to pretrain, any folder of slides and pictures")
+    parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
+    parser.add_argument(
+        "--network", default="linknet-efficientnet-b0", metavar="NAME",
+        help="the network, or the one whose encoder is pretrained; a wrong name lists them all (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--recipe", choices=("scratch", "thesis", "mouse"), default="scratch",
+        help="ours, for training from scratch; that of the thesis on human slides; that of the paper on mice "
+        "(%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--start", type=Path, metavar="FILE",
+        help="safetensors to begin from: the same network of an earlier run, or a pretrained encoder",
+    )  # fmt: skip
+    parser.add_argument("--items", type=count, default=None, metavar="N", help="tiles an epoch; by default 4 a slide")
+    parser.add_argument("--size", type=count, default=None, metavar="PX", help="side of a tile, a multiple of 32")
+    parser.add_argument("--batch", type=count, default=None, metavar="N", help="tiles a step")
+    parser.add_argument(
+        "--hold-out", action="append", default=[], metavar="GROUP",
+        help="validate on this patient or slide instead of the data's own split; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--folds", type=count, nargs="?", const=0, default=None, metavar="N",
+        help="cross-validate: N trainings (by default as many as the recipe has), each holding other groups out, with "
+        "mean and deviation in folds.csv",
+    )  # fmt: skip
+    parser.add_argument("--fold", type=count, default=None, metavar="K", help="with --folds: train the K-th alone")
+    add_slide_reading(parser)
+    add_repetition(parser, validate_every=5)
+    parser.set_defaults(option_default=parser.get_default)
+
+
+def _histology(arguments: argparse.Namespace) -> int:
+    """Train a network that finds glomeruli, or pretrain its encoder."""
+    if not arguments.data.is_dir():
+        raise InputError(f"{arguments.data} is not a folder; --data names a folder of slides")
+    if arguments.stage == "pretrain":
+        return _pretrain_encoder(arguments)
+    if arguments.fold is not None and arguments.folds is None:
+        raise InputError("--fold names one of --folds; give both")
+    if arguments.folds is not None and arguments.hold_out:
+        raise InputError("--folds chooses what to hold out; leave --hold-out away")
+
+    from renalcore.histology.folds import cross_validate
+    from renalcore.histology.train import FOLDS, TrainConfig, train, with_recipe
+
+    config = TrainConfig(
+        data=arguments.data,
+        output=arguments.output,
+        network=arguments.network,
+        hours=arguments.hours,
+        licence=arguments.licence,
+        held_out=tuple(arguments.hold_out),
+        reading=slide_reading(arguments),
+        start=arguments.start,
+        resume=arguments.resume,
+        validate_every=arguments.validate_every,
+        seed=arguments.seed,
+    )
+    config = replace(with_recipe(config, arguments.recipe), **sizes(arguments))
+    if arguments.folds is None:
+        say(f"weights: {train(config)}")
+    else:
+        folds = arguments.folds or FOLDS[arguments.recipe]
+        say(f"folds: {cross_validate(config, folds, only=arguments.fold)}")
+    return 0
+
+
+def _pretrain_encoder(arguments: argparse.Namespace) -> int:
+    misplaced = [name for name in _GLOMERULI_ONLY if getattr(arguments, name) != arguments.option_default(name)]
+    if misplaced:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in misplaced)
+        raise InputError(f"{options}: for training on outlined glomeruli; leave it out with --stage pretrain")
+
+    from renalcore.histology.pretrain import PretrainConfig, pretrain
+
+    config = PretrainConfig(
+        data=arguments.data,
+        output=arguments.output,
+        network=arguments.network,
+        hours=arguments.hours,
+        start=arguments.start,
+        resume=arguments.resume,
+        seed=arguments.seed,
+        **sizes(arguments),
+    )
+    say(f"encoder: {pretrain(config)}")
+    return 0
+
+
 FAMILY = Family(
     "train",
     "train a model",
@@ -250,6 +352,13 @@ FAMILY = Family(
             "renalcore train caox --data fields/ --synthetic rendered/ --backbone resnet18 --output runs/caox",
             _caox_arguments,
             _caox,
+        ),
+        Command(
+            "histology",
+            "train a network that finds glomeruli",
+            "renalcore train histology --data slides/ --network linknet-efficientnet-b0 --hours 3 --output runs/kidney",
+            _histology_arguments,
+            _histology,
         ),
     ),
 )

@@ -147,12 +147,21 @@ class GlomerulusNetwork(nn.Module):
         """Every answer that training judges, each like that of `forward`, which is the last: DoubleU-Net has two."""
         height, width = pictures.shape[2:]
         below, beside = -height % SIDE_MULTIPLE_PX, -width % SIDE_MULTIPLE_PX
-        centred = (pictures - self.mean) / self.deviation
+        centred = self._centred(pictures)
         if below or beside:
             centred = F.pad(centred, (0, beside, 0, below), mode="replicate")
         found = self.body(centred)
         several = found if isinstance(found, tuple) else (found,)
         return tuple(logits[..., :height, :width] for logits in several)
+
+    def features(self, pictures: Tensor) -> list[Tensor]:
+        """What the encoder makes of pictures whose sides are multiples of 32, from the finest to the deepest."""
+        features: list[Tensor] = self.body.encoder(self._centred(pictures))
+        return features
+
+    def _centred(self, pictures: Tensor) -> Tensor:
+        centred: Tensor = (pictures - self.mean) / self.deviation
+        return centred
 
 
 def build_network(name: str) -> GlomerulusNetwork:
