@@ -63,7 +63,7 @@ def _feature(outline: NDArray[np.float32], sclerosed: bool, number: int, values:
 
 def _measurements(found: Glomeruli, sizes: Measures) -> list[dict[str, float]]:
     unit = {"um": "µm", "px": "px"}[sizes.unit]  # as QuPath spells it
-    columns = {
+    columns: dict[str, NDArray[Any]] = {
         f"Area {unit}^2": sizes.areas,
         f"Equivalent diameter {unit}": sizes.equivalent_diameters,
         f"Max diameter {unit}": sizes.max_ferets,

@@ -52,10 +52,11 @@ class Glomeruli:
             raise ValueError(f"tissue_px must be an area, got {self.tissue_px}")
         if self.um_per_px is not None and not 0 < self.um_per_px < np.inf:
             raise ValueError(f"um_per_px must be positive, got {self.um_per_px}")
-        for column in (*outlines, scores, areas, touches):
+        for outline in outlines:
+            outline.setflags(write=False)
+        object.__setattr__(self, "outlines_px", outlines)
+        for name, column in (("scores", scores), ("areas_px", areas), ("touches_edge", touches)):
             column.setflags(write=False)
-        columns = (outlines, scores, areas, touches)
-        for name, column in zip(("outlines_px", "scores", "areas_px", "touches_edge"), columns, strict=True):
             object.__setattr__(self, name, column)
 
     def __len__(self) -> int:

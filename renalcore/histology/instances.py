@@ -134,7 +134,7 @@ class Joiner:
         waiting = (tops + boxes[:, cv2.CC_STAT_HEIGHT] == rows) & (tops >= rows - _WAITING_ROWS) & (not last)
         waiting[0] = False
         found: list[Instance] = []
-        for label in np.flatnonzero(~waiting[1:]) + 1:
+        for label in (np.flatnonzero(~waiting[1:]) + 1).tolist():
             left, top, width, height = (int(value) for value in boxes[label, :4])
             found += self._instances(labels, label, top, left, top + height, left + width)
         kept_from = int(min(tops[waiting], default=rows))
@@ -157,7 +157,11 @@ class Joiner:
         layout = self.layout
         whole = layout.columns.length_px, layout.rows.length_px
         for outline, score, area in separate(
-            chance.astype(np.float32) / FULL, core.astype(np.float32) / FULL, mask, layout.min_score, layout.least_px
+            chance.astype(np.float32) / np.float32(FULL),
+            core.astype(np.float32) / np.float32(FULL),
+            mask,
+            layout.min_score,
+            layout.least_px,
         ):
             place = outline + np.array([left - 1, self._top + top - 1])
             at_edge = (place.min(axis=0) <= 0.5) | (place.max(axis=0) >= np.array(whole) - 0.5)

@@ -177,7 +177,8 @@ def polygon_centre_px(outline_px: NDArray[np.floating]) -> tuple[float, float]:
     area, x, y = _moments(outline_px)
     first = np.asarray(outline_px, np.float64)[0]
     if not area:
-        return tuple(np.mean(outline_px, axis=0, dtype=np.float64).tolist())
+        middle = np.asarray(outline_px, np.float64).mean(axis=0)
+        return float(middle[0]), float(middle[1])
     return float(first[0] + x / area), float(first[1] + y / area)
 
 

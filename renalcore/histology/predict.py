@@ -44,7 +44,7 @@ T = TypeVar("T")
 _BATCH: Final = {"cuda": 32}
 _CPU_BATCH: Final = 8  # enough to keep every core busy; each tile more waits in memory
 _READERS: Final = {"cuda": 8}  # what it takes to feed a GPU; beside a network on the CPU one is enough
-_LEAST_SHARE: Final = 1 / 3  # of the smallest glomerulus trained with: a cut or sclerosed one may be so small
+_LEAST_SHARE: Final = 1 / 2  # of the smallest glomerulus trained with: a cut or sclerosed one may be so small
 _LEAST_PX: Final = 12.0  # where the card does not say with which sizes the network was trained
 
 
@@ -79,7 +79,9 @@ class GlomerulusModel:
         build = partial(_network, card.network, models.weights_path(card, root))
         return cls(card, backends.load(build, chosen, key=_key(card)), chosen)
 
-    def blocks(self, slide: Slide, *, block_tiles: int = BLOCK_TILES) -> tuple[Block, ...]:
+    def blocks(
+        self, slide: Slide, *, block_tiles: int = BLOCK_TILES, downsample: float | None = None
+    ) -> tuple[Block, ...]:
         """How the slide is searched, block by block: tissue found, working zoom chosen, tiles laid.
 
         Each block can be searched alone, in any process, and its result stored. For a slide without a scale this runs
@@ -88,13 +90,15 @@ class GlomerulusModel:
         Args:
             slide: The slide.
             block_tiles: Tiles from which a block is full. Memory grows with it, the result does not change.
+            downsample: Level-0 px a working px, where the caller knows how large glomeruli are; else it is chosen.
 
         Returns:
             At least one block; a slide without tissue has one without tiles.
         """
         tissue = find_tissue(slide.thumbnail(LONGEST_PX))
         scale = self.card.input
-        downsample = zoom.downsample_of(scale, um_per_px=slide.um_per_px, objective=slide.objective)
+        if downsample is None:
+            downsample = zoom.downsample_of(scale, um_per_px=slide.um_per_px, objective=slide.objective)
         if downsample is None and scale.object_px is not None:
             downsample = zoom.most_certain(slide, tissue, self._seen, scale.object_px)
         tissue_px = float(tissue.mean()) * slide.width_px * slide.height_px

@@ -76,10 +76,10 @@ class Axis:
         Each is the difference of two smooth steps (raised cosines) about the middles of its overlaps, so the sum over
         neighbours telescopes.
         """
-        places = self.starts_px[index] + np.arange(self.tile_px) + 0.5
+        places = self.starts_px[index] + np.arange(self.tile_px, dtype=np.float64) + 0.5
         return (self._step(index, places) - self._step(index + 1, places)).astype(np.float32)
 
-    def _step(self, index: int, places: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _step(self, index: int, places: NDArray[np.floating]) -> NDArray[np.floating]:
         if index == 0:
             return np.ones(len(places))
         if index == len(self.starts_px):

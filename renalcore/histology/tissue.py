@@ -99,11 +99,12 @@ def _spread(grey: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _closed(mask: NDArray[np.bool_], *, radius_px: int, grown_px: int = 0) -> NDArray[np.bool_]:
     def disc(radius: int) -> NDArray[np.uint8]:
-        found: NDArray[np.uint8] = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-        return found
+        element: NDArray[np.uint8] = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+        return element
 
-    found = cv2.dilate(mask.astype(np.uint8), disc(radius_px + grown_px))
-    return cv2.erode(found, disc(radius_px)).astype(np.bool_)
+    grown = cv2.dilate(mask.astype(np.uint8), disc(radius_px + grown_px))
+    found: NDArray[np.bool_] = cv2.erode(grown, disc(radius_px)).astype(np.bool_)
+    return found
 
 
 def _large(mask: NDArray[np.bool_], *, share: float) -> NDArray[np.bool_]:
