@@ -7,14 +7,13 @@ glomerulus.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from renalcore.errors import InputError
-from renalcore.io.table import read_table
-from renalcore.sediment.names import words
+from renalcore.datasets.words import mapped_names, words
 
 GLOMERULUS: Final = "glomerulus"
 SCLEROSED: Final = "globally sclerosed glomerulus"
@@ -50,11 +49,11 @@ _SYNONYMS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     }
 )  # fmt: skip
 
-_HEADERS: Final = ("name", "name in data", "data", "label", "from", "source")
-
 
 def _form(name: str) -> str:
-    return "".join(words("glomerulus" if name.casefold() == "glomeruli" else name)).replace("glomeruli", "glomerulus")
+    """What a name is compared by; a number behind it counts the structures."""
+    name = re.sub(r"[\s_#-]*\d+$", "", name)
+    return "".join(words(name)).replace("glomeruli", "glomerulu")  # as `words` has "glomerulus"
 
 
 _LABEL_OF_FORM: Final = MappingProxyType({_form(name): label for label, names in _SYNONYMS.items() for name in names})
@@ -68,8 +67,6 @@ def label_called(name: str) -> str | None:
 def read_mapping(path: Path) -> dict[str, str]:
     """A user's own mapping: a CSV file of two columns, the name in the data and one of `LABELS`.
 
-    A header line (`name,label`) may be there or not; lines that begin with `#` are left out.
-
     Returns:
         One of `LABELS` by the name in the data.
 
@@ -77,17 +74,6 @@ def read_mapping(path: Path) -> dict[str, str]:
         InputError: It is no CSV, a label is unknown, or a name is mapped twice to different labels.
         OSError: It cannot be opened.
     """
-    mapping: dict[str, str] = {}
-    table = read_table(path.read_bytes(), name=str(path), comments=True)
-    for number, (name, target, *_) in ((1, table.header), *table.rows):
-        label = label_called(target)
-        if label is None:
-            if number == 1 and name.lower() in _HEADERS:
-                continue
-            raise InputError(f"{path}, line {number}: {target!r} is none of {', '.join(LABELS)}; correct it")
-        same = next((known for known in mapping if known.casefold() == name.casefold()), name)
-        if mapping.setdefault(same, label) != label:
-            raise InputError(
-                f"{path}, line {number}: {name!r} was mapped to another label before; keep one of the lines"
-            )
-    return mapping
+    return mapped_names(
+        path, label_called, unknown=lambda said: f"{said!r} is none of {', '.join(LABELS)}", what="label"
+    )

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, get_args
 
+from renalcore.datasets.words import words
 from renalcore.errors import InputError, UnknownName
 from renalcore.sediment.measure import SETS, CutOff, CutOffTable
-from renalcore.sediment.names import IGNORE, class_called, words
+from renalcore.sediment.names import IGNORE, class_called
 from renalcore.taxonomy import NAMES, Unit
 
 GRADES: Final = ("none", "rare", "few", "moderate", "many")

@@ -9,16 +9,13 @@ synonym of any: only the owner of the data knows, and says so in a mapping file.
 from __future__ import annotations
 
 import difflib
-import re
-import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 from renalcore import taxonomy
-from renalcore.errors import InputError
-from renalcore.io.table import read_table
+from renalcore.datasets.words import mapped_names, words
 
 IGNORE: Final = len(taxonomy.CLASSES)
 """Class id of a region where nothing is known."""
@@ -104,24 +101,8 @@ SYNONYMS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )  # fmt: skip
 """Other names of each class, in common use by laboratories and published data sets."""
 
-_HEADERS: Final = ("name", "name in data", "name in the data", "data", "label", "from", "source")
-
 REGIONS: Final = ("ignore", "ignored", "dont care", "don't care", "other", "unknown", "unidentified", "unclassified")
 """Names of boxes that say that something is there, not what: read as regions where nothing is known."""
-
-
-def words(name: str) -> tuple[str, ...]:
-    """What names are compared by: lower case, singular, without accents and what stands between words."""
-    plain = unicodedata.normalize("NFKD", name)
-    plain = "".join(character for character in plain if not unicodedata.combining(character)).replace("'", "")
-    plain = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", plain)  # WhiteBloodCell
-    return tuple(_singular(word) for word in re.findall(r"[^\W_]+", plain.lower()))
-
-
-def _singular(word: str) -> str:
-    if word.endswith("ies") and len(word) > 4:
-        return f"{word[:-3]}y"
-    return word[:-1] if word.endswith("s") and len(word) > 3 else word
 
 
 def _forms(name: str) -> tuple[str, ...]:
@@ -157,8 +138,6 @@ def nearest(name: str, *, count: int = 3) -> tuple[str, ...]:
 def read_mapping(path: Path) -> dict[str, int]:
     """A user's own mapping: a CSV file of two columns, the name in the data and one of the 39 names or `ignore`.
 
-    A header line (`name,class`) may be there or not; lines that begin with `#` are left out.
-
     Returns:
         Class ids, or `IGNORE`, by the name in the data.
 
@@ -166,18 +145,9 @@ def read_mapping(path: Path) -> dict[str, int]:
         InputError: It is no CSV, a class is unknown, or a name is mapped twice to different classes.
         OSError: It cannot be opened.
     """
-    mapping: dict[str, int] = {}
-    table = read_table(path.read_bytes(), name=str(path), comments=True)
-    for number, (name, target, *_) in ((1, table.header), *table.rows):
-        class_id = class_called(target)
-        if class_id is None:
-            if number == 1 and name.lower() in _HEADERS:
-                continue
-            hint = f"; do you mean {' or '.join(nearest(target))}?" if nearest(target) else ""
-            raise InputError(f"{path}, line {number}: {target!r} is neither one of the 39 classes nor `ignore`{hint}")
-        same = next((known for known in mapping if known.casefold() == name.casefold()), name)
-        if mapping.setdefault(same, class_id) != class_id:
-            raise InputError(
-                f"{path}, line {number}: {name!r} was mapped to another class before; keep one of the lines"
-            )
-    return mapping
+
+    def unknown(target: str) -> str:
+        hint = f"; do you mean {' or '.join(nearest(target))}?" if nearest(target) else ""
+        return f"{target!r} is neither one of the 39 classes nor `ignore`{hint}"
+
+    return mapped_names(path, class_called, unknown=unknown, what="class")
