@@ -11,10 +11,11 @@ them; and slides on which only the inside of glomeruli was outlined are left out
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -33,12 +34,12 @@ from renalcore.histology.methods import THESIS
 from renalcore.histology.tiles import FULL, BlockResult
 from renalcore.io.slide import open_slide
 from renalcore.metrics import segmentation
-from renalcore.metrics.segmentation import Agreement, BestDice, DiceCurve, Spread, Summary
+from renalcore.metrics.segmentation import Agreement, BestDice, DiceCurve, Instances, Overlap, Spread, Summary
 
 if TYPE_CHECKING:
     from renalcore.histology.annotations import LabelledSlide, Slides
     from renalcore.histology.glomeruli import Glomeruli
-    from renalcore.histology.predict import GlomerulusModel, Progress
+    from renalcore.histology.predict import GlomerulusModel
 
 HELD_OUT: Final = "held_out.json"
 """What names the groups that a fold held out, in its folder."""
@@ -89,6 +90,29 @@ class JudgedSlide:
     whole: Agreement
     tiles: tuple[JudgedTile, ...]
     curve: DiceCurve | None = None
+
+    def to_plain(self) -> dict[str, Any]:
+        """As JSON has it."""
+        curve = self.curve
+        told = None
+        if curve is not None:
+            told = [curve.thresholds.tolist(), curve.both.tolist(), curve.found.tolist(), curve.expert]
+        return {**asdict(replace(self, curve=None)), "curve": told}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> JudgedSlide:
+        """What `to_plain` gave."""
+        curve = None
+        if plain["curve"] is not None:
+            thresholds, both, found, expert = plain["curve"]
+            curve = DiceCurve(np.array(thresholds), np.array(both, np.int64), np.array(found, np.int64), expert)
+        tiles = tuple(JudgedTile(tile["x_px"], tile["y_px"], _agreement(tile["agreement"])) for tile in plain["tiles"])
+        return cls(**{**plain, "whole": _agreement(plain["whole"]), "tiles": tiles, "curve": curve})
+
+
+def _agreement(plain: Mapping[str, Any]) -> Agreement:
+    pixels, counts = Overlap(**plain["pixels"]), Instances(**plain["instances"])
+    return Agreement(pixels, counts, plain["expert_components"], plain["found_components"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,15 +200,23 @@ class Searched:
     seconds: float
 
     @classmethod
-    def of(cls, model: GlomerulusModel, slide: LabelledSlide, *, progress: Progress | None = None) -> Searched:
+    def of(cls, model: GlomerulusModel, slide: LabelledSlide, *, told_size: bool = False) -> Searched:
         """Search one slide.
+
+        Args:
+            model: The model.
+            slide: The slide.
+            told_size: Show its glomeruli in the size that the labels give them, instead of looking for it.
 
         Raises:
             InputError: It cannot be read.
         """
         start = time.perf_counter()
+        sizes_px, downsample = model.card.input.object_px, None
+        if told_size and slide.scale_px and sizes_px is not None:
+            downsample = slide.scale_px / math.sqrt(sizes_px[0] * sizes_px[1])
         with open_slide(slide.path, um_per_px=slide.um_per_px) as opened:
-            results = list(model.results(opened, model.blocks(opened), progress=progress))
+            results = list(model.results(opened, model.blocks(opened, downsample=downsample)))
         seconds = time.perf_counter() - start
         return cls(tuple(result.to_bytes() for result in results), _curve(slide, results), seconds)
 
@@ -287,7 +319,12 @@ def judgeable(slides: Iterable[LabelledSlide]) -> tuple[list[LabelledSlide], lis
 
 
 def search_and_judge(
-    rounds: Sequence[Round], folder: Path, *, choose_threshold: bool, done: Callable[[], object] = lambda: None
+    rounds: Sequence[Round],
+    folder: Path,
+    *,
+    choose_threshold: bool,
+    told_size: bool = False,
+    done: Callable[[], object] = lambda: None,
 ) -> list[JudgedSlide]:
     """Search the slides of all rounds, write what was found and judge it.
 
@@ -296,6 +333,7 @@ def search_and_judge(
         folder: Where results go, in the form of `predict histology`; it is made.
         choose_threshold: A pixel belongs to a glomerulus from the probability that is best for all slides together,
             instead of the one on its model's card.
+        told_size: As in `Searched.of`.
         done: Called after each slide.
 
     Raises:
@@ -305,7 +343,7 @@ def search_and_judge(
     for each in rounds:
         searched.append([])
         for slide in each.slides:
-            searched[-1].append(Searched.of(each.model, slide))
+            searched[-1].append(Searched.of(each.model, slide, told_size=told_size))
             done()
     curves = [answer.curve for answers in searched for answer in answers]
     if not curves:
@@ -346,11 +384,29 @@ def judge(
     Raises:
         InputError: There is no result for it, or one of another picture.
     """
+    width, height, shrunk = judged_size(slide, largest_px=largest_px)
+    return judge_labels(slide, _found(slide, folder, width, height, shrunk), fold=fold, curve=curve)
+
+
+def judged_size(slide: LabelledSlide, *, largest_px: int = predictions.LABELLED_PX) -> tuple[int, int, int]:
+    """Width and height in px at which a slide is judged, and the px of level 0 that one of them spans."""
     shrunk = 1
     while (slide.width_px // shrunk) * (slide.height_px // shrunk) > largest_px:
         shrunk *= 2
-    height, width = slide.height_px // shrunk, slide.width_px // shrunk
-    found = _found(slide, folder, width, height, shrunk)
+    return slide.width_px // shrunk, slide.height_px // shrunk, shrunk
+
+
+def judge_labels(slide: LabelledSlide, found: Labels, *, fold: str = "", curve: DiceCurve | None = None) -> JudgedSlide:
+    """Judge a label picture of one slide.
+
+    Args:
+        slide: The slide with its labels.
+        found: `(H, W)`, a number for each glomerulus, of the slide's size or of `judged_size`.
+        fold: The fold that the slide was held out in.
+        curve: Dice at each threshold, where it is known.
+    """
+    height, width = found.shape
+    shrunk = slide.width_px // width
     marked = FieldReader(slide).read(0, 0, width, height, downsample=shrunk)
     known = None if slide.known == "all" and marked.known.all() else marked.known
     tiles = []
@@ -413,10 +469,7 @@ def write(evaluation: Evaluation, folder: Path, *, network: str, about: Mapping[
             for tile in each.tiles
         ],
     )
-    of_tiles = {network: _by_fold(evaluation, lambda each: [tile.agreement for tile in each.tiles])}
-    of_slides = {network: _by_fold(evaluation, lambda each: [each.whole])}
-    plots.draw_overlap({"slides": of_slides, f"tiles of {TILE_PX} px": of_tiles}, folder / "overlap.png")
-    plots.draw_delta(of_tiles, folder / "delta.png")
+    draw({network: evaluation}, folder)
     content = {
         **about,
         "tile_px": TILE_PX,
@@ -425,6 +478,16 @@ def write(evaluation: Evaluation, folder: Path, *, network: str, about: Mapping[
         "left_out": list(evaluation.left_out),
     }
     write_json(folder / "evaluation.json", plain(content))
+
+
+def draw(evaluations: Mapping[str, Evaluation], folder: Path) -> None:
+    """Draw `overlap.png` and `delta.png` of one or several models, as Figs. 1 and 2 of the mouse paper."""
+    of_slides, of_tiles = (
+        {model: _by_fold(evaluation, tiles=tiles) for model, evaluation in evaluations.items()}
+        for tiles in (False, True)
+    )
+    plots.draw_overlap({"slides": of_slides, f"tiles of {TILE_PX} px": of_tiles}, folder / "overlap.png")
+    plots.draw_delta(of_tiles, folder / "delta.png")
 
 
 def table1(evaluation: Evaluation, *, tiles: bool) -> list[list[Any]]:
@@ -507,12 +570,11 @@ def _agreement_row(judged: Agreement) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _by_fold(
-    evaluation: Evaluation, agreements: Callable[[JudgedSlide], list[Agreement]]
-) -> dict[str, list[Agreement]]:
+def _by_fold(evaluation: Evaluation, *, tiles: bool) -> dict[str, list[Agreement]]:
     found: dict[str, list[Agreement]] = {}
     for each in evaluation.slides:
-        found.setdefault(each.fold or "all", []).extend(agreements(each))
+        own = [tile.agreement for tile in each.tiles] if tiles else [each.whole]
+        found.setdefault(each.fold or "all", []).extend(own)
     return dict(sorted(found.items()))
 
 

@@ -21,23 +21,9 @@ from renalcore.histology.glomeruli import Glomeruli
 from renalcore.histology.networks import build_network, save_weights
 from renalcore.metrics.segmentation import Agreement, Instances, Overlap
 from renalcore.models import TrainingData
+from tests.renalcore.histology.conftest import DISCS
 from tests.renalcore.histology.discs import card, model
-from tests.renalcore.histology.drawn import Disc, numbered, pair, save
-
-DISCS: dict[str, list[Disc]] = {"two": [(110, 80, 30), (230, 150, 32)], "one": [(160, 120, 28)], "none": []}
-HEAD = "image,instances,group,stain,um_per_px,note\n"
-
-
-@pytest.fixture
-def slides(tmp_path: Path) -> Path:
-    """Three fields of two patients at 2 um a pixel: two glomeruli in H&E, one and none in PAS."""
-    lines = [HEAD]
-    for seed, (name, discs) in enumerate(DISCS.items()):
-        pair(tmp_path / "slides", name, discs, seed=seed)
-        who = "P1,HE" if name == "two" else "P2,PAS"
-        lines.append(f"images/{name}.png,instances/{name}.png,{who},2.0,\n")
-    (tmp_path / "slides" / "pairs.csv").write_text("".join(lines))
-    return tmp_path / "slides"
+from tests.renalcore.histology.drawn import numbered, save
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -46,12 +32,12 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def test_stored_predictions_are_judged_by_slide_tile_stain_and_group(
-    slides: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    three_slides: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found, made = tmp_path / "found", tmp_path / "evaluation"
     save(found / "two.instances.png", numbered(DISCS["two"][:1]))  # one of two
     save(found / "one.instances.png", numbered(DISCS["one"]))
-    command = ["evaluate", "histology", "--data", str(slides), "--split", "all", "--predictions", str(found)]
+    command = ["evaluate", "histology", "--data", str(three_slides), "--split", "all", "--predictions", str(found)]
     assert cli.main([*command, "--output", str(made)]) == 1
     assert "has no none.instances.png: run `renalcore predict histology`" in capsys.readouterr().err
     save(found / "none.instances.png", numbered([]))
@@ -91,8 +77,10 @@ def test_table_1_has_a_row_a_fold_and_their_average() -> None:
         Evaluation.of([])
 
 
-def test_a_large_slide_is_judged_at_a_fraction_of_its_size_from_its_outlines(slides: Path, tmp_path: Path) -> None:
-    slide = next(each for each in read_slides(slides).slides if each.path.stem == "two")
+def test_a_large_slide_is_judged_at_a_fraction_of_its_size_from_its_outlines(
+    three_slides: Path, tmp_path: Path
+) -> None:
+    slide = next(each for each in read_slides(three_slides).slides if each.path.stem == "two")
     corners = [np.array([(x - r, y - r), (x + r, y - r), (x + r, y + r), (x - r, y + r)]) for x, y, r in DISCS["two"]]
     ones = np.ones(2, np.float32)
     boxes = Glomeruli(tuple(corners), ones, 4.0 * ones, ones < 1, tissue_px=1, um_per_px=None)
@@ -103,15 +91,15 @@ def test_a_large_slide_is_judged_at_a_fraction_of_its_size_from_its_outlines(sli
     assert whole.pixels.expert == pytest.approx(math.pi * (30**2 + 32**2) / 4, rel=0.05)
 
 
-def labelled(slides: Path) -> tuple[LabelledSlide, ...]:
-    return read_slides(slides).slides
+def labelled(folder: Path) -> tuple[LabelledSlide, ...]:
+    return read_slides(folder).slides
 
 
 def test_the_threshold_is_the_one_that_is_best_for_all_slides_and_goes_on_the_card(
-    slides: Path, tmp_path: Path
+    three_slides: Path, tmp_path: Path
 ) -> None:
     # The drawn network says (200 - 140) / (200 - 60) = 0.43 of a disc, and its card asks for 0.5.
-    rounds = [Round("", model(), labelled(slides), ())]
+    rounds = [Round("", model(), labelled(three_slides), ())]
     missed = evaluate.search_and_judge(rounds, tmp_path / "missed", choose_threshold=False)
     assert [each.whole.instances.found for each in missed] == [0, 0, 0]
     found = evaluate.search_and_judge(rounds, tmp_path / "found", choose_threshold=True)
@@ -141,17 +129,17 @@ def test_the_threshold_is_the_one_that_is_best_for_all_slides_and_goes_on_the_ca
         cards.measured(before, weights, Evaluation.of([judged("1", 8, 1)]), data="", on="", command="")
 
 
-def test_the_card_tells_how_large_the_glomeruli_of_training_were(slides: Path) -> None:
-    told = cards.sizes_seen(card().input, labelled(slides))
+def test_the_card_tells_how_large_the_glomeruli_of_training_were(three_slides: Path) -> None:
+    told = cards.sizes_seen(card().input, labelled(three_slides))
     assert "median glomerulus is 56 to 62 px across" in told
     assert "the network saw 24 to 96 px; 112 to 124 um in the 2 of 3 slides" in told
-    assert cards.stains_seen(labelled(slides)).startswith("Stains seen in training: PAS (2), HE (1); species:")
+    assert cards.stains_seen(labelled(three_slides)).startswith("Stains seen in training: PAS (2), HE (1); species:")
 
 
-def test_slides_of_which_only_the_inside_of_glomeruli_is_known_are_left_out(slides: Path) -> None:
-    table = slides / "pairs.csv"
+def test_slides_of_which_only_the_inside_of_glomeruli_is_known_are_left_out(three_slides: Path) -> None:
+    table = three_slides / "pairs.csv"
     table.write_text(table.read_text().replace("P1,HE,2.0,", "P1,HE,2.0,target=tuft"))
-    kept, left_out = evaluate.judgeable(labelled(slides))
+    kept, left_out = evaluate.judgeable(labelled(three_slides))
     assert ([each.path.stem for each in kept], left_out) == (["one", "none"], ["two.png"])
 
 
@@ -175,12 +163,14 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_each_fold_is_judged_by_its_own_network_and_the_shipped_model_s_card_tells_of_all(
-    run: Path, slides: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, three_slides: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in DISCS:
-        save(slides / "instances" / f"{name}.png", np.ones((240, 320), np.uint16))  # glomerulus wherever one looks
+        save(
+            three_slides / "instances" / f"{name}.png", np.ones((240, 320), np.uint16)
+        )  # glomerulus wherever one looks
     made = tmp_path / "evaluation"
-    command = ["evaluate", "histology", "--data", str(slides), "--folds", str(run), "--output", str(made),
+    command = ["evaluate", "histology", "--data", str(three_slides), "--folds", str(run), "--output", str(made),
                "--model", "discs", "--models", str(run / "models"), "--write-card", "--device", "cpu"]  # fmt: skip
     assert cli.main(command) == 0
     assert [row["fold"] for row in rows_of(made / "table1_slides.csv")] == ["1", "2", "folds average"]
