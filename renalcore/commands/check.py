@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from renalcore.commands.command import Command, Family, bar, say
-from renalcore.commands.reading import add_reading, reading
+from renalcore.commands.reading import add_reading, add_slide_reading, reading, slide_reading
 from renalcore.export.figures import write_json
 
 if TYPE_CHECKING:
+    from renalcore.datasets.findings import Finding
+    from renalcore.histology.check import SlideCheck
     from renalcore.sediment.check import DataCheck
 
 _SHOWN = 5
@@ -30,12 +32,7 @@ def _sediment(arguments: argparse.Namespace) -> int:
     from renalcore.sediment.check import check
 
     with bar(0, "picture") as progress:
-
-        def tell(done: int, all_: int) -> None:
-            progress.total = all_
-            progress.update(done - progress.n)
-
-        report = check(arguments.data, reading(arguments), done=tell)
+        report = check(arguments.data, reading(arguments), done=_shown_on(progress))
     sys.stdout.writelines(f"{line}\n" for line in _lines(report))
     if arguments.output is not None:
         arguments.output.mkdir(parents=True, exist_ok=True)
@@ -44,8 +41,57 @@ def _sediment(arguments: argparse.Namespace) -> int:
     return 0 if report.is_fit else 1
 
 
+def _histology_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="slides with their outlines or masks")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder for check.json, findings.csv, splits.csv")
+    add_slide_reading(parser)
+
+
+def _histology(arguments: argparse.Namespace) -> int:
+    """Tell what labelled slides hold and what is wrong with them."""
+    from renalcore.histology.check import check
+
+    with bar(0, "slide") as progress:
+        report = check(arguments.data, slide_reading(arguments), done=_shown_on(progress))
+    sys.stdout.writelines(f"{line}\n" for line in _slide_lines(report))
+    if arguments.output is not None:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        content = report.as_dict()
+        counts = content["splits"]
+        rows = ([name, *(side[name] for side in counts.values())] for name in counts["train"])
+        _write_tables(content, arguments.output, "splits.csv", ("what", *counts), rows)
+        say(f"tables: {arguments.output}")
+    return 0 if report.is_fit else 1
+
+
+def _shown_on(progress: Any) -> Callable[[int, int], None]:
+    def tell(done: int, all_: int) -> None:
+        progress.total = all_
+        progress.update(done - progress.n)
+
+    return tell
+
+
+def _slide_lines(report: SlideCheck) -> list[str]:
+    """The report on slides for a person."""
+    data = report.slides
+    lines = [f"{data.folder}: {len(data.slides)} labelled slides, {len(data.unlabelled)} unlabelled pictures"]
+    if data.slides:
+        lines.append(f"splits: {'its own' if data.own_splits else 'by a hash of the group'}; groups: {data.grouped_by}")
+        counts = {split: report.counts(split) for split in report.sides}
+        lines += ["", _row("", report.sides)]
+        lines += [_row(name, [str(side[name]) for side in counts.values()]) for name in counts[report.sides[0]]]
+        sizes = sorted(slide.glomerulus_px for slide in data.slides if slide.glomerulus_px)
+        if sizes:
+            lines.append(f"  glomeruli are {sizes[0]:.0f} to {sizes[-1]:.0f} px across, slide by slide")
+    if data.names:
+        lines += ["", "names read as"]
+        lines += [f"  {name} -> {label or 'unknown'} ({count} outlines)" for name, label, count in data.names]
+    return [*lines, *_told(report.findings), "", _verdict(report.is_fit) if data.slides else "NOT fit: no labels"]
+
+
 def _lines(report: DataCheck) -> list[str]:
-    """The report for a person."""
+    """The report on fields for a person."""
     from renalcore.sediment.check import read_as
 
     data = report.fields
@@ -63,14 +109,24 @@ def _lines(report: DataCheck) -> list[str]:
     if renamed:
         lines += ["", "names read as"]
         lines += [f"  {each.name} -> {read_as(each.class_id)} ({each.boxes} boxes)" for each in renamed]
-    for kind, rows in groupby(report.findings, key=lambda finding: finding.kind):
+    verdict = _verdict(report.is_fit) if data.fields or not report.is_fit else "no labels: fit for pretraining only"
+    return [*lines, *_told(report.findings), "", verdict]
+
+
+def _verdict(is_fit: bool) -> str:
+    return "fit to train on" if is_fit else "NOT fit to train on: correct what is marked WRONG"
+
+
+def _told(findings: Sequence[Finding]) -> list[str]:
+    """Findings under their headings, the first few of each."""
+    lines = []
+    for kind, rows in groupby(findings, key=lambda finding: finding.kind):
         found = list(rows)
         lines += ["", f"{'WRONG' if found[0].is_error else 'look at'}: {kind} ({len(found)})"]
         lines += [f"  {finding}" for finding in found[:_SHOWN]]
         if len(found) > _SHOWN:
             lines.append(f"  and {len(found) - _SHOWN} more; --output DIR writes them all")
-    verdict = "fit to train on" if report.is_fit else "NOT fit to train on: correct what is marked WRONG"
-    return [*lines, "", verdict if data.fields or not report.is_fit else "no labels: fit for pretraining only"]
+    return lines
 
 
 def _row(name: str, cells: Sequence[str]) -> str:
@@ -79,16 +135,23 @@ def _row(name: str, cells: Sequence[str]) -> str:
 
 def _write(report: DataCheck, folder: Path) -> None:
     """The report for programs and spreadsheets."""
+    content = report.as_dict()
+    objects = content["objects"]
+    classes = ([name, *(counts[name] for counts in objects.values())] for name in objects["train"])
+    _write_tables(content, folder, "classes.csv", ("class", *objects), classes)
+
+
+def _write_tables(
+    content: dict[str, Any], folder: Path, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]
+) -> None:
+    """`check.json`, `findings.csv` and one more table."""
     from renalcore.export.csv import table_to_csv
 
-    content = report.as_dict()
     write_json(folder / "check.json", content)
     columns = ("kind", "error", "file", "message", "remedy")
     findings = ([finding[column] for column in columns] for finding in content["findings"])
     (folder / "findings.csv").write_bytes(table_to_csv(columns, findings))
-    objects = content["objects"]
-    classes = ([name, *(counts[name] for counts in objects.values())] for name in objects["train"])
-    (folder / "classes.csv").write_bytes(table_to_csv(("class", *objects), classes))
+    (folder / name).write_bytes(table_to_csv(header, rows))
 
 
 FAMILY = Family(
@@ -101,6 +164,13 @@ FAMILY = Family(
             "renalcore check sediment --data fields/ --output checked/",
             _sediment_arguments,
             _sediment,
+        ),
+        Command(
+            "histology",
+            "list what is wrong with labelled slides",
+            "renalcore check histology --data slides/ --output checked/",
+            _histology_arguments,
+            _histology,
         ),
     ),
 )

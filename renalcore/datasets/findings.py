@@ -42,6 +42,7 @@ class Kind(StrEnum):
     UNUSED_MAPPING = "names of the mapping that the data lack"
     UNGROUPED = "pictures whose group nobody knows"
     EMPTY_CLASS = "classes without a box"
+    NO_OBJECT = "shapes that outline no object"
     EMPTY_SLIDE = "slides without a glomerulus"
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from renalcore.datasets.pictures import read_rgb
 from renalcore.histology.annotations.masks import read_instances
-from renalcore.histology.annotations.record import LabelledSlide, Outline
+from renalcore.histology.annotations.record import PLAIN_SUFFIXES, LabelledSlide, Outline
 from renalcore.histology.names import IGNORE
 from renalcore.io.slide import Slide, open_slide
 
@@ -69,9 +69,14 @@ class FieldReader:
         self._pixels: Image | None = None
         self._instances: NDArray[np.uint16] | None = None
         self._kept = 1.0
-        if slide.width_px * slide.height_px <= _KEPT_PX:
+        small = slide.width_px * slide.height_px <= _KEPT_PX
+        if small:
             self._kept = min(largest, 1.0)
+        if small and slide.path.suffix.lower() in PLAIN_SUFFIXES:
             self._pixels = _resized(read_rgb(slide.path), self._size(slide), cv2.INTER_AREA)
+        elif small:
+            with open_slide(slide.path) as opened:
+                self._pixels = opened.read(0, 0, *self._size(slide), downsample=1 / self._kept)
         else:
             self._open = open_slide(slide.path)
         if slide.mask_path is not None:

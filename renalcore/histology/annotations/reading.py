@@ -15,12 +15,20 @@ from numpy.typing import NDArray
 
 from renalcore.datasets.findings import Finding, Findings, Kind, counted, shown_path
 from renalcore.datasets.groups import divide, sides
-from renalcore.datasets.pictures import PICTURE_SUFFIXES, Split, absolute, files_under, key, split_of
+from renalcore.datasets.pictures import Split, absolute, files_under, key, split_of
 from renalcore.errors import InputError, RenalError
-from renalcore.histology.annotations import masks
-from renalcore.histology.annotations.record import Known, LabelledSlide, Outline, Record
+from renalcore.histology.annotations import geojson, hubmap, masks, orbit
+from renalcore.histology.annotations.record import (
+    PLAIN_SUFFIXES,
+    SLIDE_SUFFIXES,
+    Known,
+    LabelledSlide,
+    Outline,
+    Record,
+)
 from renalcore.histology.names import GLOMERULUS, IGNORE, LABELS, OTHER, label_called, read_mapping
 from renalcore.io.image import read_size
+from renalcore.io.slide import open_slide
 from renalcore.io.table import read_table
 
 _TOLERANCE_PX: Final = 2.0
@@ -191,7 +199,7 @@ def survey(folder: Path, options: ReadOptions = AS_IS) -> Slides:
     unlabelled = tuple(
         path
         for path in files
-        if path.suffix.lower() in PICTURE_SUFFIXES and path not in taken and not masks.is_mask(path)
+        if path.suffix.lower() in SLIDE_SUFFIXES and path not in taken and not masks.is_mask(path)
     )
     if unlabelled and slides:
         findings.add(
@@ -203,10 +211,17 @@ def survey(folder: Path, options: ReadOptions = AS_IS) -> Slides:
 
 
 def _records(folder: Path, files: list[Path], findings: Findings) -> list[Record]:
-    """What each form yields, a slide that two forms label once."""
-    found = (
-        masks.read_table_of_pairs(folder, findings) if (folder / masks.TABLE).is_file() else masks.read_beside(files)
-    )
+    """What each form yields; a slide that several forms label is read once."""
+    others = [file for file in files if file.suffix.lower() not in SLIDE_SUFFIXES]
+    polygons = geojson.read([file for file in others if geojson.is_geojson(file)], files, findings)
+    outlined = {record.path for record in polygons}
+    found = [*polygons]
+    for file in filter(hubmap.is_hubmap, others):  # its polygon files say the same, and more exactly
+        found += [record for record in hubmap.read(file, files, findings) if record.path not in outlined]
+    for file in filter(orbit.is_orbit, others):
+        found += orbit.read(file, files, findings)
+    listed = (folder / masks.TABLE).is_file()
+    found += masks.read_table_of_pairs(folder, findings) if listed else masks.read_beside(files)
     first: dict[Path, Record] = {}
     for record in found:
         other = first.setdefault(record.path, record)
@@ -245,9 +260,14 @@ def _names(
 
 
 def _has_size(record: Record, findings: Findings) -> bool:
-    """Fill in the size of a slide's level 0; False, with a finding, where it cannot be read."""
+    """Fill in what a slide's file says of itself; False, with a finding, where it cannot be read."""
     try:
-        record.size_px = read_size(record.path)
+        if record.path.suffix.lower() in PLAIN_SUFFIXES:
+            record.size_px = read_size(record.path)
+        else:
+            with open_slide(record.path) as slide:
+                record.size_px = slide.width_px, slide.height_px
+                record.um_per_px = record.um_per_px or slide.um_per_px
     except (RenalError, OSError) as error:
         findings.add(Kind.UNREADABLE_PICTURE, record.path, str(error), "replace it or remove it with its labels")
         return False

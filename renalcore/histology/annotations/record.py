@@ -11,7 +11,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from renalcore.datasets.pictures import Split
+from renalcore.datasets.pictures import PICTURE_SUFFIXES, Split
 
 Known = Literal["all", "some", "inside"]
 """What is known of a slide. `all`: what is not outlined is no glomerulus. `some`: only some glomeruli are outlined,
@@ -19,6 +19,14 @@ whole; near an outline its outside is known, elsewhere not. `inside`: the outlin
 tuft), so that only what is inside of them is known."""
 
 KNOWN: Final[Mapping[str, Known]] = MappingProxyType({"all": "all", "some": "some", "inside": "inside"})
+
+SLIDE_SUFFIXES: Final = PICTURE_SUFFIXES | {
+    ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".dcm"
+}  # fmt: skip
+"""Endings of files that may be a slide; what they are, `renalcore.io.slide` finds out."""
+
+PLAIN_SUFFIXES: Final = PICTURE_SUFFIXES - {".tif", ".tiff"}
+"""Endings of pictures that are read at once; a TIFF may be a whole slide."""
 
 TYPICAL_GLOMERULUS_UM: Final[Mapping[str, float]] = MappingProxyType({"human": 200.0, "mouse": 75.0, "rat": 75.0})
 """Diameters to scale slides by that have a known `um_per_px` and no outline."""
