@@ -196,13 +196,14 @@ def _histology(arguments: argparse.Namespace) -> int:
     arguments.output.mkdir(parents=True, exist_ok=True)
     if arguments.predictions is not None:
         slides, left_out = evaluate.judgeable(_side(arguments, data))
-        model, weights = evaluate.made_by(arguments.predictions, slides), "unknown"
+        key, weights = evaluate.made_by(arguments.predictions, slides), "unknown"
+        network = key
         judged = [evaluate.judge(slide, arguments.predictions) for slide in slides]
     else:
         rounds = _rounds(arguments, data)
-        model = rounds[0].model.card.network
-        if card is not None and card.network != model:
-            raise InputError(f"the folds are of {model} and {card.key} is a {card.network}: their figures are not its")
+        key, network = rounds[0].model.card.key, rounds[0].model.card.network
+        if card is not None and card.network != network:
+            raise InputError(f"the folds are of {network}, {card.key} is a {card.network}: their figures are not its")
         weights = " ".join(each.model.card.sha256 for each in rounds)
         left_out = [slide for each in rounds for slide in each.left_out]
         with bar(sum(len(each.slides) for each in rounds), "slide") as progress:
@@ -215,8 +216,8 @@ def _histology(arguments: argparse.Namespace) -> int:
     evaluation = evaluate.Evaluation.of(judged, left_out=left_out)
     on = f"{len(judged)} slides of {name} ({_side_in_words(arguments, len(evaluation.folds))})"
     command = _histology_command(arguments)
-    about = {"model": model, "weights_sha256": weights, "data": on, "command": command}
-    evaluate.write(evaluation, arguments.output, network=model, about=about)
+    about = {"model": key, "weights_sha256": weights, "data": on, "command": command}
+    evaluate.write(evaluation, arguments.output, network=network, about=about)
     for part in (evaluation.all, *evaluation.folds, *evaluation.stains):
         sys.stdout.write(f"{evaluate.in_words(part)}\n")
     if left_out:
