@@ -40,7 +40,7 @@ class SlideViewer {
     this.start = null;
     this.end = null;
     this.measuring = false;
-    const button = (label, title, onclick) => element("button", { type: "button", title, "aria-label": title, onclick }, label);
+    const button = (label, title, onclick) => element("button", { type: "button", title, onclick, "aria-label": label.length > 1 ? null : title }, label);
     this.ruler = button("Measure", "Measure a length: click its two ends (m)", () => this.toggleRuler());
     this.ruler.setAttribute("aria-pressed", "false");
     this.clear = button("Clear", "Remove all measures", () => this.clearLines());
