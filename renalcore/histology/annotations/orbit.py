@@ -99,13 +99,16 @@ def read(path: Path, files: list[Path], findings: Findings) -> list[Record]:
                 Kind.BROKEN_LABEL, path, f"an outline of {record.path.name}: {error}", "draw it again in Orbit"
             )
             continue
-        if subtype in (_INCLUSION, _REGION):
+        if subtype in (_INCLUSION, _REGION) or not outlines:
             regions += 1
         else:
             record.outlines += outlines
     if regions:
         findings.add(
-            Kind.NO_OBJECT, path, f"{counted(regions, 'region')} of interest or inclusion left out", "nothing to do"
+            Kind.NO_OBJECT,
+            path,
+            f"{counted(regions, 'region')} of interest, inclusion or points left out",
+            "nothing to do",
         )
     return list(found.values())
 
@@ -138,6 +141,8 @@ def _rings(shape: JavaObject) -> list[NDArray[np.float64]]:
     if kind in ("PolygonExt", "Polygon"):
         if fields.get("inverse"):
             raise UnreadableFile("an inverted polygon outlines no object")
+        if fields.get("onlyPoints"):
+            return []
         count = int(fields["npoints"])
         points = np.array([fields["xpoints"][:count], fields["ypoints"][:count]], np.float64).T
         return [points * scale]

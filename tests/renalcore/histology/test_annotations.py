@@ -94,7 +94,7 @@ def test_outlines_of_orbit_are_read_from_the_java_objects_in_its_database(tmp_pa
     assert told(found, Kind.OUTLINE_TWICE) == [
         "orbit.sqlite: 1 outline of M1.png given twice, counted once; remove one of the two"
     ]
-    assert told(found, Kind.NO_OBJECT)[0].startswith("orbit.sqlite: 1 region of interest or inclusion left out")
+    assert told(found, Kind.NO_OBJECT)[0].startswith("orbit.sqlite: 1 region of interest, inclusion or points left out")
     assert told(found, Kind.LISTED_NOT_THERE)[0].startswith("orbit.sqlite: outlines 1 slide of which there is no file")
     assert (slide.species, slide.glomeruli) == ("mouse", 2)
 
