@@ -54,7 +54,7 @@ def test_a_pretrained_encoder_begins_a_training_and_a_killed_run_goes_on(folder:
     )
     pretrain(small)
     weights = pretrain(replace(small, epochs=2, resume=True))
-    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert float(rows[1]["train/loss"]) < float(rows[0]["train/loss"])
     assert (run / "curves.png").is_file()

@@ -63,6 +63,10 @@ class Kill(Loss):
         return super().__call__(logits, targets, known)
 
 
+def table(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
 def killed(config: TrainConfig, *, at: int) -> None:
     Kill.asked.clear()
     with pytest.raises(KeyboardInterrupt):
@@ -70,14 +74,14 @@ def killed(config: TrainConfig, *, at: int) -> None:
 
 
 def test_a_network_learns_discs_and_leaves_a_model_with_its_curves(small_run: TrainConfig) -> None:
-    weights = train(replace(small_run, batch=4, items=24, epochs=5, validate_every=2, lr0=5e-3))
-    rows = list(csv.DictReader((small_run.output / "metrics.csv").open()))
-    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4", "5"]
+    weights = train(replace(small_run, batch=4, items=32, epochs=6, validate_every=4, lr0=5e-3))
+    rows = table(small_run.output / "metrics.csv")
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
     assert float(rows[-1]["train/loss"]) < 0.6 * float(rows[0]["train/loss"])
-    assert [row["val/dice"] == "nan" for row in rows] == [True, False, True, False, False]
+    assert [row["val/dice"] == "nan" for row in rows] == [True, True, True, False, True, False]
     figures = json.loads((small_run.output / "figures.json").read_text())
-    assert (figures["epoch"], figures["slides"]) == (5, 1)
-    assert figures["dice"] > 0.7
+    assert (figures["epoch"], figures["slides"]) == (6, 1)
+    assert figures["dice"] > 0.5  # calling all of the slide a glomerulus gives 0.17
     assert (small_run.output / "curves.png").is_file()
     card = models.card("histology-linknet-mobilenetv2", small_run.output)
     assert models.weights_path(card, small_run.output) == weights
@@ -94,7 +98,7 @@ def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_weights_it_would_h
     resumed = load_file(train(replace(small_run, resume=True)))
     for name, value in whole.items():
         torch.testing.assert_close(resumed[name], value, rtol=0, atol=0)
-    assert len(list(csv.DictReader((small_run.output / "metrics.csv").open()))) == 2
+    assert len(table(small_run.output / "metrics.csv")) == 2
     with pytest.raises(InputError, match="is finished after 2 epochs, there is nothing to resume"):
         train(replace(small_run, resume=True))
     with pytest.raises(InputError, match="trains linknet-mobilenetv2; resume it with that --network"):
@@ -144,11 +148,11 @@ def test_folds_hold_every_slide_out_once_and_their_table_tells_mean_and_deviatio
     command = ["train", "histology", "--data", str(slides), "--output", str(run), "--network", "linknet-mobilenetv2"]
     command += ["--size", "64", "--batch", "2", "--items", "4", "--epochs", "1", "--folds", "2"]
     assert cli.main([*command, "--fold", "2"]) == 0
-    assert [row["fold"] for row in csv.DictReader((run / "folds.csv").open())] == ["2", "mean", "std"]
+    assert [row["fold"] for row in table(run / "folds.csv")] == ["2", "mean", "std"]
     made = (run / "fold-2" / "figures.json").stat().st_mtime_ns
     assert cli.main([*command, "--resume"]) == 0
     assert (run / "fold-2" / "figures.json").stat().st_mtime_ns == made  # a finished fold stays
-    first, second, mean, deviation = csv.DictReader((run / "folds.csv").open())
+    first, second, mean, deviation = table(run / "folds.csv")
     held_out = [json.loads((run / f"fold-{number}" / "held_out.json").read_text()) for number in (1, 2)]
     assert sorted(held_out[0] + held_out[1]) == ["a", "b", "c", "d"]
     figures = float(first["dice"]), float(second["dice"])
