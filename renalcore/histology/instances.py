@@ -29,7 +29,7 @@ CORE_SCORE: Final = 0.5
 
 _CORE_LEAST: Final = 0.5  # diameter of the smallest core that counts, in those of the smallest glomerulus
 _TOLERANCE_PX: Final = 0.35  # what simplifying may move an outline, in working px
-_WAITING_ROWS: Final = 4096  # the most that waits for the next block, in working px: 20 glomeruli in a column
+_WAITING_ROWS: Final = 2048  # the most that waits for the next block, in working px: 20 glomeruli in a column
 _EIGHT: Final = np.ones((3, 3), np.bool_)
 
 
@@ -186,8 +186,9 @@ def separate(
     least_area = np.pi / 4 * least_px**2
     if mask.sum() < least_area:
         return
-    for part in _parts(mask, core, least_px):
-        level = np.where(mask & ~part, 0, chance)
+    for (rows, columns), part in _parts(mask, core, least_px):
+        near = chance[rows, columns]
+        level = np.where((near >= min_score) & ~part, 0, near)  # without its neighbours
         filled = ndimage.binary_fill_holes(part)
         level[filled & ~part] = 1
         contour = _outline(level, min_score)
@@ -195,25 +196,29 @@ def separate(
             continue
         simple = cv2.approxPolyDP(contour, _TOLERANCE_PX, True).reshape(-1, 2)
         if len(simple) >= 3:
-            score = float(np.clip(chance[part].mean(), 0, 1))
-            yield simple.astype(np.float64) + 0.5, score, float(area)
+            score = float(np.clip(near[part].mean(), 0, 1))
+            yield simple.astype(np.float64) + np.array([columns.start + 0.5, rows.start + 0.5]), score, float(area)
 
 
-def _parts(mask: NDArray[np.bool_], core: NDArray[np.float32], least_px: float) -> list[NDArray[np.bool_]]:
+def _parts(
+    mask: NDArray[np.bool_], core: NDArray[np.float32], least_px: float
+) -> Iterator[tuple[tuple[slice, slice], NDArray[np.bool_]]]:
+    """Each glomerulus of a connected part: a window with a pixel to spare on each side, and where it lies in that."""
     seeds, count = ndimage.label((core >= CORE_SCORE) & mask, _EIGHT)
     sizes = np.bincount(seeds.ravel(), minlength=count + 1)
     large = np.flatnonzero(sizes[1:] >= np.pi / 4 * (_CORE_LEAST * least_px) ** 2) + 1
     if len(large) < 2:
-        return [mask]
+        yield (slice(0, mask.shape[0]), slice(0, mask.shape[1])), mask
+        return
     seeds[~np.isin(seeds, large)] = 0
     nearest = ndimage.distance_transform_edt(seeds == 0, return_distances=False, return_indices=True)
     owner = np.where(mask, seeds[tuple(nearest)], 0)
-    parts = []
-    for label in large:
-        pieces, _ = ndimage.label(owner == label)
-        own = np.bincount(pieces[seeds == label]).argmax()  # not what lies beyond a gap
-        parts.append(pieces == own)
-    return parts
+    windows = ndimage.find_objects(owner)
+    for label in large.tolist():
+        rows, columns = (slice(side.start - 1, side.stop + 1) for side in windows[label - 1])
+        pieces, _ = ndimage.label(owner[rows, columns] == label)
+        own = np.bincount(pieces[seeds[rows, columns] == label]).argmax()  # not what lies beyond a gap
+        yield (rows, columns), pieces == own
 
 
 def _outline(level: NDArray[np.float32], at: float) -> NDArray[np.float32] | None:

@@ -19,6 +19,7 @@ APART: tuple[Disc, ...] = (
     (300, 1500, 100), (1000, 1800, 80), (1700, 2300, 120),
 )  # fmt: skip
 TOUCHING: tuple[Disc, ...] = ((600, 2500, 100), (798, 2500, 100), (700, 2672, 100))
+CLOSE: tuple[Disc, ...] = ((1132, 1232, 30),)  # not touching the disc of 150 px, a part of which lies in its box
 CUT: tuple[Disc, ...] = ((0, 2000, 100), (1000, 3000, 100))
 
 
@@ -45,11 +46,11 @@ def test_the_windows_of_overlapping_tiles_sum_to_one(length: int, overlap: float
 
 
 def test_every_glomerulus_is_counted_once_with_its_area_whole_touching_or_cut() -> None:
-    found = found_on((*APART, *TOUCHING, *CUT), block_tiles=1)
-    assert len(found) == 9 + 3 + 2
-    for disc in (*APART, *TOUCHING):
+    found = found_on((*APART, *TOUCHING, *CLOSE, *CUT), block_tiles=1)
+    assert len(found) == 9 + 3 + 1 + 2
+    for disc in (*APART, *TOUCHING, *CLOSE):
         each = nearest(found, disc)
-        assert found.areas_px[each] == pytest.approx(np.pi * disc[2] ** 2, rel=0.02)
+        assert found.areas_px[each] == pytest.approx(np.pi * disc[2] ** 2, rel=0.06 if disc in CLOSE else 0.02)
         assert not found.touches_edge[each]
     for disc in CUT:  # half of it is on the slide
         each = nearest(found, disc)
