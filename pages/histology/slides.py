@@ -35,7 +35,7 @@ def _cells(row: SlideRow) -> Row:
             slide.stain,
             slide.species,
             f"{style.number(slide.width_px, 0)} × {style.number(slide.height_px, 0)}",
-            scales.words(slide),
+            scales.number(slide),
             style.size(row.size_bytes),
             style.when(row.created_at),
         ),
@@ -64,7 +64,7 @@ if not page.rows:
     st.stop()
 answer = rows(
     "slides-rows",
-    head=("Slide", "Patient", "Name", "Stain", "Species", "Size in px", "Scale", "File size", "Registered"),
+    head=("Slide", "Patient", "Name", "Stain", "Species", "Size in px", "Scale in µm/px", "File size", "Registered"),
     rows=[_cells(row) for row in page.rows],
     numeric=(5, 6, 7),
     minor=(4, 7),

@@ -121,12 +121,12 @@ def _slides(scanned: Sequence[SlideRow]) -> None:
         f"{escape(row.accession)} · {escape(row.slide.name)}</a></td>"
         f"<td>{escape(row.slide.stain)}</td><td>{escape(row.slide.species)}</td>"
         f'<td class="rc-num">{style.number(row.slide.width_px, 0)} × {style.number(row.slide.height_px, 0)}</td>'
-        f'<td class="rc-num">{escape(scales.words(row.slide))}</td><td>{style.when(row.created_at)}</td></tr>'
+        f'<td class="rc-num">{escape(scales.number(row.slide))}</td><td>{style.when(row.created_at)}</td></tr>'
         for row in scanned
     )
     st.html(
         '<table class="rc-table"><thead><tr><th>Slide</th><th>Stain</th><th>Species</th>'
-        '<th class="rc-num">Size in px</th><th class="rc-num">Scale</th><th>Registered</th></tr></thead>'
+        '<th class="rc-num">Size in px</th><th class="rc-num">Scale in µm/px</th><th>Registered</th></tr></thead>'
         f"<tbody>{lines}</tbody></table>"
     )
 
