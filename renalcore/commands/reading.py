@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from renalcore.commands.command import micrometres, share
 
 if TYPE_CHECKING:
-    from renalcore.histology import annotations
+    from renalcore.histology.annotations import ReadOptions as SlideOptions
     from renalcore.sediment.readers import ReadOptions
 
 
@@ -39,7 +39,7 @@ def add_slide_reading(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def slide_reading(arguments: argparse.Namespace) -> annotations.ReadOptions:
+def slide_reading(arguments: argparse.Namespace) -> SlideOptions:
     """The options of `add_slide_reading` as the reader takes them."""
     from renalcore.histology.annotations import ReadOptions
 

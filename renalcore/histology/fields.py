@@ -169,8 +169,11 @@ class FieldReader:
             ]
         )
         flags = (cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR) | cv2.WARP_INVERSE_MAP
-        edge = {"borderMode": cv2.BORDER_CONSTANT, "borderValue": (outside,) * 3}
-        return np.asarray(cv2.warpAffine(part, back, (width_px, height_px), flags=flags, **edge), whole.dtype)
+        size = width_px, height_px
+        shown = cv2.warpAffine(
+            part, back, size, flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=(outside,) * 3
+        )
+        return np.asarray(shown, whole.dtype)
 
     def _drawn(
         self, x_px: float, y_px: float, width_px: int, height_px: int, downsample: float

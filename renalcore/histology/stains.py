@@ -142,7 +142,7 @@ def recolour(
     if lit:
         glass = np.minimum(rng.uniform(options.dim, 252) * (1 + rng.uniform(-options.tint, options.tint, 3)), 255)
     levels = np.exp(np.clip(-density, -4.0, 0.1)) * glass.astype(np.float32)
-    return np.clip(levels, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(levels, 0, 255), np.uint8)
 
 
 def _look(rng: np.random.Generator) -> Matrix:
@@ -164,7 +164,7 @@ def _steepened(density: NDArray[np.float32], options: Recolouring, rng: np.rando
     power = float(np.exp(rng.uniform(-1, 1) * np.log(options.steepness))) - 1
     total = np.maximum(density.mean(2), 0.02)
     middle = max(float(np.median(total)), 0.1)
-    return density * np.clip((total / middle) ** power, 0.4, 2.0)[:, :, None]
+    return np.asarray(density * np.clip((total / middle) ** power, 0.4, 2.0)[:, :, None], np.float32)
 
 
 def _jitter(density: NDArray[np.float32], options: Recolouring, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -176,7 +176,7 @@ def _jitter(density: NDArray[np.float32], options: Recolouring, rng: np.random.G
     amounts = np.exp(rng.uniform(-1, 1, 2) * np.log1p(options.amount))
     apart = np.linalg.pinv(dyes)  # (3, 2): densities to amounts
     change = np.eye(3) - apart @ dyes + apart @ (amounts[:, None] * changed)
-    return change.astype(np.float32)
+    return np.asarray(change, np.float32)
 
 
 def _dyes(density: NDArray[np.float32]) -> Matrix | None:

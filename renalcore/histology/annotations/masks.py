@@ -58,8 +58,8 @@ def read_instances(path: Path) -> NDArray[np.uint16]:
         count, parts = cv2.connectedComponents((values > 0).astype(np.uint8), connectivity=8)
         if count > 65_536:
             raise UnreadableFile(f"{path} has {count - 1} separate specks; is it a mask of glomeruli?")
-        return parts.astype(np.uint16)
-    return values.astype(np.uint16)
+        return np.asarray(parts, np.uint16)
+    return np.asarray(values, np.uint16)
 
 
 def is_mask(path: Path) -> bool:
