@@ -78,7 +78,7 @@ def made_once(
     make: Callable[[R, P], Result],
     write: Callable[[Sequence[tuple[R, Sequence[Result]]]], object],
     done: Callable[[], object] = lambda: None,
-) -> None:
+) -> list[tuple[R, Sequence[Result]]]:
     """Make what is not there yet, row by row and part by part (seeds or folds).
 
     Args:
@@ -88,6 +88,9 @@ def made_once(
         make: Makes one part; its result can be written as JSON.
         write: Writes the table of the rows that are there, after each part.
         done: Called after each part.
+
+    Returns:
+        Each row with the results of its parts.
     """
     results: dict[R, list[Result]] = {row: [] for row in rows}
     for row, part in product(rows, parts):
@@ -99,3 +102,4 @@ def made_once(
         results[row].append(json.loads(file.read_text(encoding="utf-8")))
         write([(each, of_parts) for each, of_parts in results.items() if of_parts])
         done()
+    return list(results.items())
