@@ -436,7 +436,8 @@ def _found(slide: LabelledSlide, folder: Path, width: int, height: int, shrunk: 
             f"{path} has {labels.shape[1]} x {labels.shape[0]} px and {slide.path.name} {width} x {height}: it is of "
             "another picture"
         )
-    return labels.astype(np.uint16)
+    numbered: Labels = labels.astype(np.uint16)
+    return numbered
 
 
 def write(evaluation: Evaluation, folder: Path, *, network: str, about: Mapping[str, Any]) -> None:
