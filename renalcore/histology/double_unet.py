@@ -40,7 +40,7 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """`(B, channels, H, W)` to the same shape."""
-        weights = self.excite(self.squeeze(features.mean((2, 3), keepdim=True)).relu())
+        weights: Tensor = self.excite(self.squeeze(features.mean((2, 3), keepdim=True)).relu())
         return features * weights.sigmoid()
 
 

@@ -121,6 +121,9 @@ class GlomerulusNetwork(nn.Module):
         name: Its name in `NETWORKS`.
     """
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
@@ -160,8 +163,7 @@ class GlomerulusNetwork(nn.Module):
         return features
 
     def _centred(self, pictures: Tensor) -> Tensor:
-        centred: Tensor = (pictures - self.mean) / self.deviation
-        return centred
+        return (pictures - self.mean) / self.deviation
 
 
 def build_network(name: str) -> GlomerulusNetwork:
