@@ -175,6 +175,7 @@ class Specimen(Base):
     __table_args__ = (
         Index(None, "state", "created_at"),
         Index(None, "modality", "state", "created_at"),
+        Index(None, "modality", "created_at"),
         Index(None, "patient_id", "created_at"),
         Index(None, "created_by_id", "created_at"),
         sa.CheckConstraint("um_per_px > 0", name="um_per_px_is_positive"),

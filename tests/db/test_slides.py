@@ -249,10 +249,8 @@ def test_a_store_elsewhere_gives_copies_to_read_from_and_keeps_as_many_as_have_r
 
 def test_the_migration_keeps_every_specimen_of_sediment_as_it_was(database_url: str) -> None:
     engine = engine_for(database_url)
-    columns = (
-        "patient_id, accession, modality, objective, scale_kind, state, created_by_id, created_at, cutoff_table_id"
-    )
-    row = "1, 'A-1', 'sediment', '40x', 'unknown', 'needs_review', 1, '2026-01-01 00:00:00', 1"
+    columns = "patient_id, accession, modality, objective, scale_kind, state, created_by_id, cutoff_table_id"
+    row = "1, 'A-1', 'sediment', '40x', 'unknown', 'needs_review', 1, 1"
     with engine.begin() as connection:
         command.upgrade(alembic_config(connection), "0005")
         for table, names, values in (

@@ -146,5 +146,8 @@ def test_newest_specimens_come_from_an_index(session: Session, technologist: Use
     def plan(sql: str) -> str:
         return str(session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}").all())
 
-    assert "TEMP B-TREE" not in plan("SELECT id FROM specimens ORDER BY created_at DESC, id DESC LIMIT 100")
-    assert "ix_specimens_state_created_at" in plan("SELECT count(*) FROM specimens WHERE state = 'waiting'")
+    urine, newest = "modality = 'sediment'", "ORDER BY created_at DESC, id DESC LIMIT 100"
+    for condition in (urine, f"{urine} AND state = 'waiting'"):
+        assert "TEMP B-TREE" not in plan(f"SELECT id FROM specimens WHERE {condition} {newest}")
+    counted = plan(f"SELECT state, count(*) FROM specimens WHERE {urine} GROUP BY state")
+    assert "COVERING INDEX ix_specimens_modality_state_created_at" in counted

@@ -69,6 +69,7 @@ def upgrade() -> None:
         )
 
     op.create_index(op.f("ix_specimens_modality_state_created_at"), "specimens", ["modality", "state", "created_at"])
+    op.create_index(op.f("ix_specimens_modality_created_at"), "specimens", ["modality", "created_at"])
 
     op.create_table(
         "slides",
