@@ -42,7 +42,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("new", "sediment/new.py", "New specimen", "Sediment"),
     Entry("review", "sediment/review.py", "Review", "Sediment", in_menu=False, menu_closed=True),
     Entry("slides", "histology/slides.py", "Slides", "Histology"),
-    Entry("new-slides", "histology/new.py", "New slides", "Histology", ("technologist",)),
+    Entry("new-slides", "histology/new.py", "New slides", "Histology"),
     Entry("slide", "histology/slide.py", "Slide", "Histology", in_menu=False, menu_closed=True),
     Entry("patient", "patients/patients.py", "Patients", "Results"),
     Entry("export", "export/export.py", "Export", "Results"),

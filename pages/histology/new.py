@@ -14,7 +14,7 @@ from db.files import store
 from db.models import SPECIES, STAINS, Upload
 from db.settings import Settings
 from db.slides import LARGEST_UM_PER_PX, SMALLEST_UM_PER_PX, NewSlide
-from db.uploads import MAY_UPLOAD, Checked
+from db.uploads import Checked
 from pages.components import auth, links, status, style
 from pages.components.scanning import focus_chain
 from pages.components.slide_upload import slide_upload
@@ -26,7 +26,7 @@ def _key(name: str) -> str:
     return f"new-slides-{st.session_state.get('new-slides-number', 0)}-{name}"
 
 
-user = auth.require(*MAY_UPLOAD)
+user = auth.require()
 action = style.page_header("New slides")
 done = st.session_state.get("new-slides-done")
 if done:

@@ -10,7 +10,6 @@ from db import patients, slides, specimens
 from db.engine import session_scope
 from db.models import Slide
 from db.slides import LARGEST_UM_PER_PX, SMALLEST_UM_PER_PX
-from db.uploads import MAY_UPLOAD
 from pages.components import auth, links, scales, specimen_menu, status, style
 from pages.components.slide_viewer import slide_viewer
 from renalcore.errors import NotFound, RenalError
@@ -106,7 +105,7 @@ with (
             )
             if chosen != slide.id:
                 links.open_page("slide", slide=chosen)
-        if slide.scale_from != "file" and user.role in MAY_UPLOAD and specimen.state != "signed":
+        if slide.scale_from != "file" and specimen.state != "signed":
             _scale(slide, user)
         specimen_menu.menu(specimen, None, user)
         if st.button("All slides", key=f"all-{slide.id}"):
