@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,46 @@ from numpy.typing import NDArray
 from renalcore.datasets.findings import Findings, Kind, counted
 from renalcore.datasets.pictures import Split
 from renalcore.errors import InputError
+
+
+class Grouped(Protocol):
+    """A labelled field or slide."""
+
+    @property
+    def group(self) -> str:
+        """The patient or sample that it is of."""
+        ...
+
+
+Labelled = TypeVar("Labelled", bound=Grouped)
+
+
+def of_side(labelled: Sequence[Labelled], splits: Sequence[Split], name: Split) -> list[Labelled]:
+    """What lies on one side of the data."""
+    return [each for each, side in zip(labelled, splits, strict=True) if side == name]
+
+
+def train_and_val(
+    labelled: Sequence[Labelled], splits: Sequence[Split], held_out: Collection[str], *, folder: Path, grouped_by: str
+) -> tuple[list[Labelled], list[Labelled]]:
+    """What to train on and what to validate with; what is of a test split is in neither.
+
+    Args:
+        labelled: All of the data.
+        splits: The side of each.
+        held_out: Groups that make up the validation side instead of the data's own, for cross-validation.
+        folder: Where the data lie, for messages.
+        grouped_by: What says the groups, for messages.
+
+    Raises:
+        InputError: There is no such group.
+    """
+    if not held_out:
+        return of_side(labelled, splits, "train"), of_side(labelled, splits, "val")
+    if strangers := set(held_out) - {each.group for each in labelled}:
+        raise InputError(f"{folder} has no group {', '.join(sorted(strangers))}; groups: {grouped_by}")
+    rest = [each for each, side in zip(labelled, splits, strict=True) if side != "test"]
+    return [each for each in rest if each.group not in held_out], [each for each in labelled if each.group in held_out]
 
 
 def sides(

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from renalcore import taxonomy
 from renalcore.datasets.findings import Finding, Findings, Kind, counted, shown_path
-from renalcore.datasets.groups import sides
+from renalcore.datasets.groups import of_side, sides, train_and_val
 from renalcore.datasets.pictures import Split, absolute, find_pictures, key
 from renalcore.errors import InputError
 from renalcore.sediment.formats import FORMATS, format_of
@@ -141,7 +141,7 @@ class LabelledFields:
 
     def split(self, name: Split) -> list[LabelledField]:
         """The fields of one side."""
-        return [each for each, side in zip(self.fields, self.splits, strict=True) if side == name]
+        return of_side(self.fields, self.splits, name)
 
     def sides(self, held_out: Collection[str] = ()) -> tuple[list[LabelledField], list[LabelledField]]:
         """Fields to train on and to validate with; those of a test split are in neither.
@@ -152,16 +152,7 @@ class LabelledFields:
         Raises:
             InputError: There is no such group.
         """
-        if not held_out:
-            return self.split("train"), self.split("val")
-        strangers = set(held_out) - {each.group for each in self.fields}
-        if strangers:
-            raise InputError(f"{self.folder} has no group {', '.join(sorted(strangers))}; groups: {self.grouped_by}")
-        rest = [each for each, side in zip(self.fields, self.splits, strict=True) if side != "test"]
-        return (
-            [each for each in rest if each.group not in held_out],
-            [each for each in self.fields if each.group in held_out],
-        )
+        return train_and_val(self.fields, self.splits, held_out, folder=self.folder, grouped_by=self.grouped_by)
 
 
 def read_fields(folder: Path, options: ReadOptions = AS_IS, *, real: bool = True) -> LabelledFields:

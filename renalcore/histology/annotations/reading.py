@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from renalcore.datasets.findings import Finding, Findings, Kind, counted, shown_path
-from renalcore.datasets.groups import divide, sides
+from renalcore.datasets.groups import divide, of_side, sides, train_and_val
 from renalcore.datasets.pictures import Split, absolute, files_under, key, split_of
 from renalcore.errors import InputError, RenalError
 from renalcore.histology.annotations import geojson, hubmap, masks, orbit
@@ -102,7 +102,7 @@ class Slides:
 
     def split(self, name: Split) -> list[LabelledSlide]:
         """The slides of one side."""
-        return [each for each, side in zip(self.slides, self.splits, strict=True) if side == name]
+        return of_side(self.slides, self.splits, name)
 
     def sides(self, held_out: Collection[str] = ()) -> tuple[list[LabelledSlide], list[LabelledSlide]]:
         """Slides to train on and to validate with; those of a test split are in neither.
@@ -113,16 +113,7 @@ class Slides:
         Raises:
             InputError: There is no such group.
         """
-        if not held_out:
-            return self.split("train"), self.split("val")
-        strangers = set(held_out) - {each.group for each in self.slides}
-        if strangers:
-            raise InputError(f"{self.folder} has no group {', '.join(sorted(strangers))}; groups: {self.grouped_by}")
-        rest = [each for each, side in zip(self.slides, self.splits, strict=True) if side != "test"]
-        return (
-            [each for each in rest if each.group not in held_out],
-            [each for each in self.slides if each.group in held_out],
-        )
+        return train_and_val(self.slides, self.splits, held_out, folder=self.folder, grouped_by=self.grouped_by)
 
     def folds(self, count: int) -> list[tuple[str, ...]]:
         """The groups that each of some folds holds out: whole groups, slides of a test split left out.
