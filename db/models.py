@@ -1,8 +1,7 @@
 """The records RenalCore keeps.
 
-The schema is made by the migrations alone; a test compares them with these classes. Rows of `audit_events`,
-`field_results`, `findings`, `corrections` and `sign_offs` are never changed or deleted: triggers of the database
-refuse it.
+The schema is made by the migrations alone; a test compares them with these classes. Rows of the tables
+in `APPEND_ONLY` are never changed or deleted: triggers of the database refuse it.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ SpecimenState = Literal["waiting", "running", "needs_review", "signed", "failed"
 AnalysisState = Literal["queued", "running", "done", "failed", "cancelled"]
 Purpose = Literal["count", "second_opinion"]
 CorrectionAction = Literal["add", "reclassify", "remove", "confirm", "restore"]
+GlomerulusAction = Literal["add", "redraw", "remove", "confirm", "mark_sclerosed", "unmark_sclerosed", "restore"]
 SignOffKind = Literal["sign", "reopen", "amend"]
 HeatMapState = Literal["waiting", "done", "empty", "failed"]
 Modality = Literal["sediment", "histology"]
@@ -37,7 +37,16 @@ SPECIES: tuple[Species, ...] = get_args(Species)
 SPECIMEN_STATES: tuple[SpecimenState, ...] = get_args(SpecimenState)
 """In the order in which a specimen passes through them."""
 
-APPEND_ONLY = ("audit_events", "field_results", "findings", "corrections", "sign_offs")
+APPEND_ONLY = (
+    "audit_events",
+    "field_results",
+    "findings",
+    "corrections",
+    "sign_offs",
+    "slide_results",
+    "glomerulus_findings",
+    "glomerulus_corrections",
+)
 """Tables whose rows the database itself refuses to change or delete."""
 
 NAMING = {
@@ -75,6 +84,7 @@ class Base(DeclarativeBase):
         AnalysisState: _one_of(AnalysisState, "state"),
         Purpose: _one_of(Purpose, "purpose"),
         CorrectionAction: _one_of(CorrectionAction, "action"),
+        GlomerulusAction: _one_of(GlomerulusAction, "action"),
         SignOffKind: _one_of(SignOffKind, "kind"),
         HeatMapState: _one_of(HeatMapState, "state"),
         Modality: _one_of(Modality, "modality"),
@@ -272,6 +282,7 @@ class Slide(Base):
     objective: Mapped[float | None]  # magnification, where the file says it
     flags: Mapped[list[dict[str, Any]]] = mapped_column(default=list)
     taken_from: Mapped[str | None] = mapped_column(_SHA256, index=True)  # which file of the watched folder it was
+    withdrawn_at: Mapped[datetime | None]  # it counts no longer; who withdrew it and why is in the audit trail
 
     specimen: Mapped[Specimen] = relationship(back_populates="slides")
     file: Mapped[StoredFile] = relationship()
@@ -411,6 +422,82 @@ class Correction(Base):
     by_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
     at: Mapped[datetime] = mapped_column(default=now)
     reason: Mapped[str | None] = mapped_column(sa.Text)
+
+    by: Mapped[User] = relationship()
+
+
+class SlideBlock(Base):
+    """One block of a slide's tiles in one analysis: what is to be searched, and what the network said of it.
+
+    A step towards a `SlideResult`, so neither append-only nor in the audit trail. Once the slide has its result the
+    content is dropped.
+    """
+
+    __tablename__ = "slide_blocks"
+    __table_args__ = (UniqueConstraint("analysis_id", "slide_id", "position"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    analysis_id: Mapped[int] = mapped_column(ForeignKey("analyses.id"))
+    slide_id: Mapped[int] = mapped_column(ForeignKey("slides.id"), index=True)
+    position: Mapped[int]  # from the top of the slide
+    tiles: Mapped[int]
+    plan: Mapped[str] = mapped_column(sa.Text)  # `renalcore.histology.tiles.Block` as JSON
+    content: Mapped[bytes | None] = mapped_column(sa.LargeBinary)  # `BlockResult`
+    seconds: Mapped[float | None]
+    finished_at: Mapped[datetime | None]
+
+
+class SlideResult(Base):
+    """What says that one slide was searched in one analysis. Append-only."""
+
+    __tablename__ = "slide_results"
+    __table_args__ = (UniqueConstraint("analysis_id", "slide_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    analysis_id: Mapped[int] = mapped_column(ForeignKey("analyses.id"))
+    slide_id: Mapped[int] = mapped_column(ForeignKey("slides.id"), index=True)
+    seconds: Mapped[float]  # of the network and of reading
+    finished_at: Mapped[datetime] = mapped_column(default=now)
+    worker: Mapped[str] = mapped_column(String(200))
+    tissue_px: Mapped[float]  # area of the tissue searched, in px of level 0
+    downsample: Mapped[float]  # px of level 0 a px that the network was shown
+
+
+class GlomerulusFinding(Base):
+    """One glomerulus that a model found, its outline in px of level 0. Append-only."""
+
+    __tablename__ = "glomerulus_findings"
+    __table_args__ = (Index(None, "analysis_id", "slide_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    slide_result_id: Mapped[int] = mapped_column(ForeignKey("slide_results.id"), index=True)
+    analysis_id: Mapped[int] = mapped_column(ForeignKey("analyses.id"))
+    slide_id: Mapped[int] = mapped_column(ForeignKey("slides.id"))
+    score: Mapped[float]
+    outline: Mapped[list[float]]  # x1, y1, x2, y2, ...
+    area_px: Mapped[float]
+    touches_edge: Mapped[bool]
+
+
+class GlomerulusCorrection(Base):
+    """What someone said about a glomerulus; the corrections of one are replayed in their order. Append-only.
+
+    `finding_id` points at the model's finding it is about, `added_id` at the correction that added the glomerulus by
+    hand; a correction that adds one has neither.
+    """
+
+    __tablename__ = "glomerulus_corrections"
+    __table_args__ = (Index(None, "analysis_id", "slide_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    analysis_id: Mapped[int] = mapped_column(ForeignKey("analyses.id"))
+    slide_id: Mapped[int] = mapped_column(ForeignKey("slides.id"))
+    finding_id: Mapped[int | None] = mapped_column(ForeignKey("glomerulus_findings.id"), index=True)
+    added_id: Mapped[int | None] = mapped_column(ForeignKey("glomerulus_corrections.id"), index=True)
+    action: Mapped[GlomerulusAction]
+    outline: Mapped[list[float] | None]  # where it is added or redrawn
+    by_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    at: Mapped[datetime] = mapped_column(default=now)
 
     by: Mapped[User] = relationship()
 

@@ -337,8 +337,12 @@ def fill(engine: Engine, user: User) -> None:
         CutOffTableRow,
         FieldResult,
         Finding,
+        GlomerulusCorrection,
+        GlomerulusFinding,
         Patient,
         SignOff,
+        Slide,
+        SlideResult,
         Specimen,
         SpecimenField,
         StoredFile,
@@ -357,7 +361,11 @@ def fill(engine: Engine, user: User) -> None:
         analysis = Analysis(
             specimen=specimen, model_key="m", weights_sha256="0", code_version="0", requested_by_id=user.id
         )
-        session.add_all([field, analysis])
+        slide = Slide(
+            specimen=specimen, position=0, name="A1", format="TIFF", width_px=9, height_px=9, stain="PAS",
+            species="human", file=StoredFile(sha256="1" * 64, size_bytes=1, media_type="image/tiff"),
+        )  # fmt: skip
+        session.add_all([field, slide, analysis])
         session.flush()
         result = FieldResult(analysis_id=analysis.id, field_id=field.id, seconds=1, worker="w")
         session.add(result)
@@ -366,6 +374,17 @@ def fill(engine: Engine, user: User) -> None:
         where = {"analysis_id": analysis.id, "field_id": field.id}
         session.add(Finding(field_result_id=result.id, class_name="RBC", score=0.5, **box, **where))
         session.add(Correction(action="add", class_name="RBC", by_id=user.id, **box, **where))
+        on = {"analysis_id": analysis.id, "slide_id": slide.id}
+        searched = SlideResult(seconds=1, worker="w", tissue_px=9, downsample=1, **on)
+        session.add(searched)
+        session.flush()
+        outline = [0.0, 0.0, 1.0, 0.0, 1.0, 1.0]
+        session.add(
+            GlomerulusFinding(
+                slide_result_id=searched.id, score=0.5, outline=outline, area_px=0.5, touches_edge=False, **on
+            )
+        )
+        session.add(GlomerulusCorrection(action="add", outline=outline, by_id=user.id, **on))
         session.add(
             SignOff(
                 specimen_id=specimen.id, analysis_id=analysis.id, kind="sign", by_id=user.id, meaning="m", report=[]
