@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db import analyses, audit, patients, specimens, uploads
 from db.engine import now
-from db.models import Patient, ScaleSource, Slide, Species, Specimen, Stain, StoredFile, Upload, User
+from db.models import ScaleSource, Slide, Species, Specimen, Stain, StoredFile, Upload, User
 from db.uploads import Checked
 from renalcore.errors import Conflict, InputError, NotFound
 
@@ -38,37 +38,6 @@ class NewSlide:
     stain: Stain
     species: Species
     um_per_px: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class SlideRow:
-    """One line of the list of slides.
-
-    Attributes:
-        slide: The slide.
-        accession: Accession number of its specimen.
-        patient_id: The patient.
-        patient_identifier: The patient's hospital number.
-        patient_name: The patient's name, None where it was not given.
-        created_at: When its specimen was registered.
-        size_bytes: Size of its file.
-    """
-
-    slide: Slide
-    accession: str
-    patient_id: int
-    patient_identifier: str
-    patient_name: str | None
-    created_at: datetime
-    size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Some lines of the list, and how many there are in all."""
-
-    rows: tuple[SlideRow, ...]
-    total: int
 
 
 def register(
@@ -224,43 +193,6 @@ def seen_before(session: Session, sha256: str) -> list[str]:
             .order_by(Specimen.id)
         )
     )
-
-
-def page(
-    session: Session, *, text: str | None = None, patient_id: int | None = None, limit: int = 100, offset: int = 0
-) -> Page:
-    """Slides, those of the newest specimen first.
-
-    Args:
-        session: An open session.
-        text: Only those whose accession number, hospital number or patient name holds this text, in any case.
-        patient_id: Only those of this patient.
-        limit: Lines of the page.
-        offset: Lines before it.
-    """
-    conditions: list[ColumnElement[bool]] = []
-    if patient_id is not None:
-        conditions.append(Specimen.patient_id == patient_id)
-    wanted = (text or "").strip()
-    if wanted:
-        conditions.append(
-            or_(
-                Specimen.accession.icontains(wanted, autoescape=True),
-                Patient.identifier.icontains(wanted, autoescape=True),
-                Patient.name_folded.contains(wanted.casefold(), autoescape=True),
-            )
-        )
-    joined = (
-        select(Slide, Specimen.accession, Patient.id, Patient.identifier, Patient.name, Specimen.created_at,
-               StoredFile.size_bytes)
-        .join(Specimen, Specimen.id == Slide.specimen_id)
-        .join(Patient, Patient.id == Specimen.patient_id)
-        .join(StoredFile, StoredFile.id == Slide.file_id)
-        .where(*conditions)
-    )  # fmt: skip
-    total = session.scalar(select(func.count()).select_from(joined.subquery())) or 0
-    newest_first = joined.order_by(Specimen.created_at.desc(), Specimen.id.desc(), Slide.position)
-    return Page(tuple(SlideRow(*row) for row in session.execute(newest_first.limit(limit).offset(offset))), total)
 
 
 def _checked_scale(um_per_px: float | None) -> float | None:

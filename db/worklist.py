@@ -136,7 +136,7 @@ def page(
             .group_by(SpecimenField.specimen_id)
         ).all()
     )
-    newest = _newest_analyses(session, ids)
+    newest = newest_analyses(session, ids)
     done = dict(
         session.execute(
             select(FieldResult.analysis_id, func.count())
@@ -176,7 +176,7 @@ def _joined(statement: Select[Any], wanted: str) -> Select[Any]:
     return statement.join(Patient, Patient.id == Specimen.patient_id) if wanted else statement
 
 
-def _newest_analyses(session: Session, specimen_ids: Sequence[int]) -> dict[int, Analysis]:
+def newest_analyses(session: Session, specimen_ids: Sequence[int]) -> dict[int, Analysis]:
     """By specimen the newest analysis to count that was not cancelled, or the newest where all were."""
     newest: dict[int, Analysis] = {}
     for analysis in session.scalars(

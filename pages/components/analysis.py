@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 import streamlit as st
 from sqlalchemy.orm import Session
 
 from db import analyses, queue, specimens
 from db.engine import session_scope
-from db.models import Analysis, Specimen, User
+from db.models import Analysis, Modality, Specimen, User
 from db.objects import ONLY_WHEN_CONFIRMED, MinScore
 from renalcore import __version__, models
 from renalcore.errors import RenalError
 from renalcore.models import ModelCard
 
 MODEL = "sediment-multihead-n"
+HISTOLOGY_MODEL = "histology-linknet-efficientnet-b0"
+MODELS: Mapping[Modality, str] = MappingProxyType({"sediment": MODEL, "histology": HISTOLOGY_MODEL})
+"""The model in use for each kind of specimen."""
+
+ALL_GLOMERULI: Mapping[str, Any] = MappingProxyType(
+    {"limits": {"edge": "keep", "min_score": 0.0, "min_diameter": 0.0, "max_diameter": None}}
+)
+"""What an analysis of slides begins with: every glomerulus that the model outlines counts."""
 
 
 @functools.lru_cache(maxsize=16)
@@ -53,14 +64,17 @@ def request(session: Session, specimen: Specimen, *, by: User) -> Analysis:
     Raises:
         UnknownName: The model is not installed.
     """
-    card = models.card(MODEL)
+    card = models.card(MODELS[specimen.modality])
+    options: Mapping[str, Any] = ALL_GLOMERULI
+    if specimen.modality == "sediment":
+        options = {"min_score": counted_from(card), "calibration": card.calibration_sha256}
     return analyses.request(
         session,
         specimen,
         model_key=card.key,
         weights_sha256=card.sha256,
         code_version=__version__,
-        options={"min_score": counted_from(card), "calibration": card.calibration_sha256},
+        options=options,
         by=by,
     )
 
@@ -105,10 +119,28 @@ def cancel(analysis_id: int, *, by: User) -> None:
     queue.cancel(workflow_id)
 
 
+def is_installed(modality: Modality) -> bool:
+    """Whether this installation has the model in use for these specimens."""
+    if card_of(MODELS[modality]) is not None:
+        return True
+    card_of.cache_clear()  # it may be installed at any moment
+    return False
+
+
 def model_is_missing() -> bool:
     """Says so on the page where no model is installed, since nothing can be analysed then."""
-    if card_of(MODEL) is not None:
+    if is_installed("sediment"):
         return False
-    card_of.cache_clear()  # it may be installed at any moment
     st.error(f"The model {MODEL} is not installed, so nothing can be analysed. Tell your administrator.")
+    return True
+
+
+def no_glomeruli_are_found() -> bool:
+    """Says so on the page where no model for slides is installed; slides can be looked at all the same."""
+    if is_installed("histology"):
+        return False
+    st.html(
+        f'<div class="rc-banner" role="status">The model {HISTOLOGY_MODEL} is not installed, so no glomeruli are '
+        "found. Slides can be uploaded, looked at and measured; tell your administrator if you expect more.</div>"
+    )
     return True

@@ -10,6 +10,7 @@ import streamlit as st
 
 from db import workers
 from db.engine import session_scope
+from pages.components import style
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class StateLook:
 
 STATES = MappingProxyType(
     {
+        "not_analysed": StateLook("not analysed", "#6B7280"),
         "waiting": StateLook("waiting", "#6B7280"),
         "queued": StateLook("waiting", "#6B7280"),
         "running": StateLook("running", "#2563EB"),
@@ -77,16 +79,17 @@ def flag_html(words: str) -> str:
     return f'<span class="rc-chip rc-flag">{escape(words)}</span>'
 
 
-def progress(done: int, total: int, *, started: bool) -> None:
-    """A bar with words; it takes the same room from the first field to the last.
+def progress(done: int, total: int, *, started: bool, unit: str = "fields") -> None:
+    """A bar with words; it takes the same room from the first field or tile to the last.
 
     Args:
-        done: Fields that have a result.
-        total: All fields.
+        done: Fields or tiles that were searched.
+        total: All of them; 0 while they are not known.
         started: Whether a worker has begun; until then the words say what is waited for.
+        unit: What they are.
     """
     if started:
-        words = f"{done} of {total} fields"
+        words = f"{style.number(done, 0)} of {style.number(total, 0)} {unit}" if total else "Looking for tissue"
     else:
         with session_scope(read_only=True) as session:
             loading = workers.are_loading(session)

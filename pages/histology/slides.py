@@ -1,18 +1,23 @@
-"""All slides, those of the newest specimen first, to be opened."""
+"""All slides, those of the newest specimen first: what runs and how far, what waits for a person, to be opened."""
 
 from __future__ import annotations
 
 import streamlit as st
 
-from db import slides
+from db import slide_list, workers
 from db.engine import session_scope
-from db.slides import SlideRow
-from pages.components import auth, links, scales, style
-from pages.components.rows import Row, rows
+from db.slide_list import SLIDE_STATES, SlideRow
+from pages.components import analysis, auth, links, scales, status, style
+from pages.components.rows import Cell, Row, actions_cell, rows, state_cell
+from renalcore.errors import RenalError
 
 PAGE_ROWS = 100
+AT_WORK = ("waiting", "running")
+ONLY_WHERE_SOME = ("not_analysed", "cancelled")
+REFRESH_BUSY_S = 3.0
+REFRESH_IDLE_S = 20.0
 
-user = auth.require()
+auth.require()
 with style.page_header("Slides"):
     if st.button("New slides", type="primary", key="slides-new"):
         links.open_page("new-slides")
@@ -22,25 +27,6 @@ def _first_page() -> None:
     st.session_state["slides-page"] = 0
 
 
-def _cells(row: SlideRow) -> Row:
-    slide = row.slide
-    return Row(
-        slide.id,
-        links.address("slide", slide=slide.id),
-        (
-            f"{row.accession} · {slide.name}",
-            row.patient_identifier,
-            row.patient_name or "",
-            slide.stain,
-            slide.species,
-            f"{style.number(slide.width_px, 0)} × {style.number(slide.height_px, 0)}",
-            scales.number(slide),
-            style.size(row.size_bytes),
-            style.when(row.created_at),
-        ),
-    )
-
-
 text = st.text_input(
     "Search",
     key="slides-text",
@@ -48,35 +34,133 @@ text = st.text_input(
     persist_state="session",
     on_change=_first_page,
 )
-number = st.session_state.get("slides-page", 0)
-with session_scope(read_only=True) as session:
-    page = slides.page(session, text=text, limit=PAGE_ROWS, offset=number * PAGE_ROWS)
-if not page.rows and text:
-    style.empty_state("Nothing matches.", "Check the number, or type a part of the name.")
-    st.stop()
-if not page.rows:
-    style.empty_state(
-        "No slides yet.",
-        "Press **New slides**, scan the patient's number and the accession number, and drop the scanner's files in.",
+
+
+def _words(tab: str) -> str:
+    return "All" if tab == "all" else status.STATES[tab].words.capitalize()
+
+
+def _cells(row: SlideRow, *, loading: bool) -> Row:
+    slide = row.slide
+    withdrawn: Cell = {"chip": "withdrawn", "colour": status.STATES["cancelled"].colour}
+    actions = []
+    if row.state in AT_WORK:
+        actions.append(("cancel", "Cancel", "Stop the analysis of this specimen; its slides stay"))
+    if row.state in ("failed", "cancelled") and row.analysis_id is not None:
+        actions.append(("retry", "Retry", "Analyse again; parts that are done are kept"))
+    return Row(
+        slide.id,
+        links.address("slide", slide=slide.id),
+        (
+            f"{row.accession} · {slide.name}",
+            row.patient_identifier,
+            row.patient_name or "",
+            state_cell(row.state, done=row.done, total=row.total, message=row.message, loading=loading)
+            if slide.withdrawn_at is None
+            else withdrawn,
+            slide.stain,
+            slide.species,
+            scales.number(slide),
+            style.size(row.size_bytes),
+            style.when(row.created_at),
+            actions_cell(*actions),
+        ),
     )
-    st.stop()
-answer = rows(
-    "slides-rows",
-    head=("Slide", "Patient", "Name", "Stain", "Species", "Size in px", "Scale in µm/px", "File size", "Registered"),
-    rows=[_cells(row) for row in page.rows],
-    numeric=(5, 6, 7),
-    minor=(4, 7),
-    least=(2, 5, 8),
-)
-if answer.opened is not None:
-    links.open_page("slide", slide=answer.opened)
-first, last = number * PAGE_ROWS + 1, number * PAGE_ROWS + len(page.rows)
-with st.container(horizontal=True, vertical_alignment="center", key="slides-pager"):
-    st.html(f'<span class="rc-quiet-text">{first} to {last} of {style.number(page.total, 0)}</span>')
-    if page.total > PAGE_ROWS:
+
+
+def _list() -> None:
+    user = auth.require()
+    status.worker_banner()
+    with session_scope(read_only=True) as session:
+        counts: dict[str, int] = {"all": 0, **slide_list.state_counts(session)}
+        loading = workers.are_loading(session)
+    counts["all"] = sum(counts.values())
+    tab = st.segmented_control(
+        "State",
+        [tab for tab in ("all", *SLIDE_STATES) if tab not in ONLY_WHERE_SOME or counts[tab]],
+        default="all",
+        format_func=lambda name: f"{_words(name)}  {style.number(counts[name], 0)}",
+        key="slides-state",
+        label_visibility="collapsed",
+        persist_state="session",
+        on_change=_first_page,
+        required=True,
+    )
+    number = st.session_state.get("slides-page", 0)
+    with session_scope(read_only=True) as session:
+        page = slide_list.page(
+            session,
+            state=None if tab in (None, "all") else tab,
+            text=text,
+            limit=PAGE_ROWS,
+            offset=number * PAGE_ROWS,
+        )
+    complaint = st.session_state.pop("slides-complaint", None)
+    if complaint:
+        st.error(style.plain(complaint))
+    if not page.rows:
+        _empty(counts["all"], tab)
+        return
+    answer = rows(
+        "slides-rows",
+        head=("Slide", "Patient", "Name", "State", "Stain", "Species", "µm/px", "File size", "Registered", ""),
+        rows=[_cells(row, loading=loading) for row in page.rows],
+        numeric=(6, 7),
+        minor=(5, 7),
+        least=(2, 6, 8),
+        wide=3,
+    )
+    _pager(number, page.total, len(page.rows))
+    if answer.opened is not None:
+        links.open_page("slide", slide=answer.opened)
+    if answer.act is not None:
+        _act(answer.act, {row.slide.id: row.analysis_id for row in page.rows}, user)
+
+
+def _act(act: tuple[str, int], analysis_ids: dict[int, int | None], user: auth.CurrentUser) -> None:
+    name, slide_id = act
+    analysis_id = analysis_ids.get(slide_id)
+    if analysis_id is None:
+        return
+    try:
+        if name == "retry":
+            analysis.retry(analysis_id, by=user)
+        else:
+            analysis.cancel(analysis_id, by=user)
+    except RenalError as error:
+        st.session_state["slides-complaint"] = str(error)
+    st.rerun()
+
+
+def _pager(number: int, total: int, shown: int) -> None:
+    first, last = number * PAGE_ROWS + 1, number * PAGE_ROWS + shown
+    with st.container(horizontal=True, vertical_alignment="center", key="slides-pager"):
+        st.html(f'<span class="rc-quiet-text">{first} to {last} of {style.number(total, 0)}</span>')
+        if total <= PAGE_ROWS:
+            return
         if st.button("Previous", disabled=number == 0, key="slides-previous"):
             st.session_state["slides-page"] = number - 1
-            st.rerun()
-        if st.button("Next", disabled=last >= page.total, key="slides-next"):
+            st.rerun(scope="fragment")
+        if st.button("Next", disabled=last >= total, key="slides-next"):
             st.session_state["slides-page"] = number + 1
-            st.rerun()
+            st.rerun(scope="fragment")
+
+
+def _empty(everything: int, tab: str | None) -> None:
+    if not everything:
+        style.empty_state(
+            "No slides yet.",
+            "Press **New slides**, scan the patient's number and the accession number, and drop the scanner's files "
+            "in.",
+        )
+    elif text:
+        style.empty_state("Nothing matches.", "Check the number, type a part of the name, or look under **All**.")
+    else:
+        style.empty_state(f"Nothing is {_words(tab or 'all').lower()}.", "Look under **All** for the other slides.")
+
+
+with session_scope(read_only=True) as session:
+    at_start = slide_list.state_counts(session)
+busy = any(at_start[state] for state in AT_WORK)
+with st.container(key="refreshed"):
+    st.fragment(_list, run_every=REFRESH_BUSY_S if busy else REFRESH_IDLE_S)()

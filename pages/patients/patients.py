@@ -10,10 +10,10 @@ from zoneinfo import ZoneInfo
 import plotly.graph_objects as go
 import streamlit as st
 
-from db import patients, slides, worklist
+from db import patients, slide_list, worklist
 from db.engine import session_scope
 from db.reports import SpecimenReport, patient_history
-from db.slides import SlideRow
+from db.slide_list import SlideRow
 from pages.components import auth, counts, download, links, scales, status, style
 from pages.components.rows import Row, rows
 from renalcore import taxonomy
@@ -57,7 +57,7 @@ def _patient(patient_id: int) -> None:
         patient = patients.get(session, patient_id)
         history = patient_history(session, patient_id)
         mine = worklist.page(session, patient_id=patient_id, limit=500).rows
-        scanned = slides.page(session, patient_id=patient_id, limit=500).rows
+        scanned = slide_list.page(session, patient_id=patient_id, limit=500).rows
     with style.page_header(patient.identifier, patient.name):
         download.csv_button(
             "CSV",

@@ -16,7 +16,7 @@ from PIL import Image
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from db import audit, files, slides, uploads, watched, worklist
+from db import audit, files, slide_list, slides, uploads, watched, worklist
 from db.engine import alembic_config, engine_for, session_scope, upgrade
 from db.files import FileStore, store
 from db.models import Specimen, Upload, User
@@ -137,9 +137,9 @@ def test_a_specimen_of_histology_is_found_among_the_slides_and_not_in_the_workli
     registered(session, technologist, new(uploaded(session, technologist, a_picture())))
     assert [row.accession for row in worklist.page(session).rows] == ["A-1"]
     assert worklist.state_counts(session)["waiting"] == 1
-    page = slides.page(session, text="k-")
+    page = slide_list.page(session, text="k-")
     assert (page.total, [row.accession for row in page.rows]) == (1, ["K-1"])
-    assert slides.page(session, text="A-1").total == 0
+    assert slide_list.page(session, text="A-1").total == 0
     with pytest.raises(Conflict, match="K-1 is already registered"):
         register("K-1")
 

@@ -1,0 +1,159 @@
+"""The list of slides: by the state of their specimens, found by number and name, with how far each is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, get_args
+
+from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy.orm import Session
+
+from db import analyses
+from db.models import SPECIMEN_STATES, Analysis, Patient, Slide, Specimen, SpecimenState, StoredFile
+from db.worklist import newest_analyses
+from renalcore.errors import UnknownName
+
+SlideState = Literal["not_analysed", SpecimenState]
+"""States of a specimen of slides: before anybody asks for an analysis nothing is waited for."""
+
+SLIDE_STATES: tuple[SlideState, ...] = (get_args(SlideState)[0], *SPECIMEN_STATES)
+
+
+@dataclass(frozen=True, slots=True)
+class SlideRow:
+    """One line of the list.
+
+    Attributes:
+        slide: The slide.
+        accession: Accession number of its specimen.
+        patient_id: The patient.
+        patient_identifier: The patient's hospital number.
+        patient_name: The patient's name, None where it was not given.
+        created_at: When its specimen was registered.
+        size_bytes: Size of its file.
+        state: That of its specimen.
+        message: Why the analysis failed or who cancelled it, else empty.
+        analysis_id: The analysis that counts; None where there is none.
+        done: Tiles of a running analysis, over all slides of the specimen, that were searched.
+        total: All its tiles; 0 while it does not run or they are not known yet.
+    """
+
+    slide: Slide
+    accession: str
+    patient_id: int
+    patient_identifier: str
+    patient_name: str | None
+    created_at: datetime
+    size_bytes: int
+    state: SlideState
+    message: str
+    analysis_id: int | None
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some lines of the list, and how many there are in all."""
+
+    rows: tuple[SlideRow, ...]
+    total: int
+
+
+def state_of(specimen: Specimen, analysis: Analysis | None) -> SlideState:
+    """The state of a specimen of slides, whose analysis that counts is `analysis`."""
+    return "not_analysed" if analysis is None and specimen.state == "waiting" else specimen.state
+
+
+def state_counts(session: Session) -> dict[SlideState, int]:
+    """How many slides are in each state; every state has an entry."""
+    asked = _IS_ASKED.label("asked")
+    counted = dict.fromkeys(SLIDE_STATES, 0)
+    for state, is_asked, number in session.execute(
+        select(Specimen.state, asked, func.count())
+        .select_from(Slide)
+        .join(Specimen, Specimen.id == Slide.specimen_id)
+        .group_by(Specimen.state, asked)
+    ):
+        counted[state if is_asked or state != "waiting" else "not_analysed"] += number
+    return counted
+
+
+def page(
+    session: Session,
+    *,
+    state: SlideState | None = None,
+    patient_id: int | None = None,
+    text: str | None = None,
+    limit: int = 100,
+    offset: int = 0,
+) -> Page:
+    """Slides, those of the newest specimen first.
+
+    Args:
+        session: An open session.
+        state: Only those of specimens in this state.
+        patient_id: Only those of this patient.
+        text: Only those whose accession number, hospital number or patient name holds this text, in any case.
+        limit: Lines of the page.
+        offset: Lines before it.
+
+    Raises:
+        UnknownName: No slide can be in that state.
+    """
+    if state is not None and state not in SLIDE_STATES:
+        raise UnknownName(f"{state!r} is no state of a slide; expected one of {', '.join(SLIDE_STATES)}")
+    conditions: list[ColumnElement[bool]] = []
+    if state == "not_analysed":
+        conditions += [Specimen.state == "waiting", ~_IS_ASKED]
+    elif state is not None:
+        conditions += [Specimen.state == state, *([_IS_ASKED] if state == "waiting" else [])]
+    if patient_id is not None:
+        conditions.append(Specimen.patient_id == patient_id)
+    wanted = (text or "").strip()
+    if wanted:
+        conditions.append(
+            or_(
+                Specimen.accession.icontains(wanted, autoescape=True),
+                Patient.identifier.icontains(wanted, autoescape=True),
+                Patient.name_folded.contains(wanted.casefold(), autoescape=True),
+            )
+        )
+    joined = (
+        select(Slide, Specimen, Patient, StoredFile.size_bytes)
+        .join(Specimen, Specimen.id == Slide.specimen_id)
+        .join(Patient, Patient.id == Specimen.patient_id)
+        .join(StoredFile, StoredFile.id == Slide.file_id)
+        .where(*conditions)
+    )
+    total = session.scalar(select(func.count()).select_from(joined.subquery())) or 0
+    newest_first = joined.order_by(Specimen.created_at.desc(), Specimen.id.desc(), Slide.position)
+    found = session.execute(newest_first.limit(limit).offset(offset)).all()
+    newest = newest_analyses(session, list({specimen.id for _, specimen, _, _ in found}))
+    # Few run at a time, so their tiles are counted one by one.
+    progress = {one.id: analyses.progress(session, one.id) for one in newest.values() if one.state == "running"}
+    lines = []
+    for slide, specimen, patient, size_bytes in found:
+        analysis = newest.get(specimen.id)
+        done, tiles = progress.get(analysis.id, (0, 0)) if analysis else (0, 0)
+        lines.append(
+            SlideRow(
+                slide=slide,
+                accession=specimen.accession,
+                patient_id=patient.id,
+                patient_identifier=patient.identifier,
+                patient_name=patient.name,
+                created_at=specimen.created_at,
+                size_bytes=size_bytes,
+                state=state_of(specimen, analysis),
+                message=(analysis.message or "") if analysis else "",
+                analysis_id=analysis.id if analysis else None,
+                done=done,
+                total=tiles,
+            )
+        )
+    return Page(tuple(lines), total)
+
+
+_IS_ASKED = select(Analysis.id).where(Analysis.specimen_id == Specimen.id).exists()
