@@ -189,7 +189,7 @@ def _histology(arguments: argparse.Namespace) -> int:
     if card is not None and arguments.folds is None:
         _check_untouched(arguments, name, card)
 
-    from renalcore.histology import evaluate
+    from renalcore.histology import evaluate, judging, tables
     from renalcore.histology.annotations import read_slides
 
     data = read_slides(arguments.data, slide_reading(arguments))
@@ -198,7 +198,7 @@ def _histology(arguments: argparse.Namespace) -> int:
         slides, left_out = evaluate.judgeable(_side(arguments, data))
         key, weights = evaluate.made_by(arguments.predictions, slides), "unknown"
         network = key
-        judged = [evaluate.judge(slide, arguments.predictions) for slide in slides]
+        judged = [judging.judge(slide, arguments.predictions) for slide in slides]
     else:
         rounds = _rounds(arguments, data)
         key, network = rounds[0].model.card.key, rounds[0].model.card.network
@@ -217,9 +217,9 @@ def _histology(arguments: argparse.Namespace) -> int:
     on = f"{len(judged)} slides of {name} ({_side_in_words(arguments, len(evaluation.folds))})"
     command = _histology_command(arguments)
     about = {"model": key, "weights_sha256": weights, "data": on, "command": command}
-    evaluate.write(evaluation, arguments.output, network=network, about=about)
+    tables.write(evaluation, arguments.output, network=network, about=about)
     for part in (evaluation.all, *evaluation.folds, *evaluation.stains):
-        sys.stdout.write(f"{evaluate.in_words(part)}\n")
+        sys.stdout.write(f"{tables.in_words(part)}\n")
     if left_out:
         say(f"{len(left_out)} slides were left out: only the inside of their glomeruli is outlined")
     if card is not None:

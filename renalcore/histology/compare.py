@@ -32,9 +32,10 @@ from renalcore.datasets.findings import counted
 from renalcore.errors import InputError
 from renalcore.export import figures
 from renalcore.export.figures import with_deviation
-from renalcore.histology import butterworth, evaluate
+from renalcore.histology import butterworth, evaluate, judging, tables
 from renalcore.histology.annotations import LabelledSlide, read_slides
-from renalcore.histology.evaluate import Evaluation, JudgedSlide, Round
+from renalcore.histology.evaluate import Evaluation, Round
+from renalcore.histology.judging import JudgedSlide
 from renalcore.histology.methods import MOUSE, THESIS
 from renalcore.histology.networks import NETWORKS, parameters_of
 from renalcore.histology.predict import GlomerulusModel
@@ -200,14 +201,14 @@ def compare(comparison: Comparison, rows: Sequence[Method], *, done: Callable[[]
         ]
         figures.write_records(folder / "comparison.csv", lines)
         (folder / "comparison.md").write_text(f"{markdown(lines)}\n{_notes(comparison)}", encoding="utf-8")
-        tables = [
-            f"{method.title}\n\n{evaluate.as_printed(evaluate.table1(evaluations[method.name], tiles=True))}"
+        printed = [
+            f"{method.title}\n\n{tables.as_printed(tables.table1(evaluations[method.name], tiles=True))}"
             for method, _ in results
         ]
-        (folder / "table1.md").write_text("\n".join(tables), encoding="utf-8")
+        (folder / "table1.md").write_text("\n".join(printed), encoding="utf-8")
 
     made = made_once(rows, range(1, comparison.folds + 1), file_of=file_of, make=make, write=write, done=done)
-    evaluate.draw({method.name: _evaluation(of_folds) for method, of_folds in made}, folder)
+    tables.draw({method.name: _evaluation(of_folds) for method, of_folds in made}, folder)
     return folder / "comparison.md"
 
 
@@ -234,7 +235,7 @@ def _filtered(slides: Sequence[LabelledSlide], fold: int) -> dict[str, Any]:
     """Judge what the band-pass finds; on a slide of unknown size of glomeruli it finds nothing."""
     judged = []
     for slide in slides:
-        width, height, _ = evaluate.judged_size(slide)
+        width, height, _ = judging.judged_size(slide)
         labels = np.zeros((height, width), np.uint16)
         if slide.scale_px is not None:
             downsample = max(slide.scale_px / _FILTERED_PX, 1.0)
@@ -244,7 +245,7 @@ def _filtered(slides: Sequence[LabelledSlide], fold: int) -> dict[str, Any]:
             mask = butterworth.segment(pixels, diameter_px=max(slide.scale_px / downsample, _LEAST_PX))
             _, parts = cv2.connectedComponents(mask.astype(np.uint8))
             labels = cv2.resize(parts.astype(np.uint16), (width, height), interpolation=cv2.INTER_NEAREST)
-        judged.append(evaluate.judge_labels(slide, labels, fold=str(fold)))
+        judged.append(judging.judge_labels(slide, labels, fold=str(fold)))
     return {
         "slides": [each.to_plain() for each in judged], "parameters": 0, "epochs": 0, "hours": 0.0, "device": "CPU",
     }  # fmt: skip
@@ -319,5 +320,5 @@ def _notes(comparison: Comparison) -> str:
     return (
         f"Means and deviations over the folds of {config.data.resolve().name}, divided by group. Each row was trained "
         f"for {budget} a fold in tiles of {config.size_px} px. Dice, F1: pixels and glomeruli of all slides of a fold, "
-        f"at the threshold best there; tiles of {evaluate.TILE_PX} px. In brackets the papers', on other slides.\n"
+        f"at the threshold best there; tiles of {judging.TILE_PX} px. In brackets the papers', on other slides.\n"
     )

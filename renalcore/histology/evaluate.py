@@ -1,11 +1,7 @@
-"""Evaluation of glomeruli found on labelled slides: the papers' tables, by slide and by tile, by stain and by group.
+"""Evaluation of a network on labelled slides: searched, judged slide by slide, and added up by fold, stain and group.
 
-Figures are those of `renalcore.metrics.segmentation`. A slide is judged whole, in its own px, and again in tiles of
-512 px, as Meconcelli et al. (ESANN 2022) have it: most tiles of a slide hold little or nothing, and both masks empty
-count as 1, so that figures of tiles flatter. Both are told, and the slide's stand on the card.
-
-What nobody knows is not judged: regions to ignore; where only some glomeruli were outlined, all that lies far from
-them; and slides on which only the inside of glomeruli was outlined are left out.
+Slides on which only the inside of glomeruli was outlined are left out. `renalcore.histology.judging` judges a slide,
+`renalcore.histology.tables` writes what the papers print.
 """
 
 from __future__ import annotations
@@ -14,27 +10,22 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from renalcore import models
-from renalcore.errors import InputError, UnreadableFile
-from renalcore.export import figures
-from renalcore.export.figures import plain, with_deviation, write_json, write_records, write_table
-from renalcore.histology import plots, predictions
+from renalcore.errors import InputError
+from renalcore.histology import predictions
 from renalcore.histology.fields import FieldReader
 from renalcore.histology.instances import join
-from renalcore.histology.methods import THESIS
+from renalcore.histology.judging import JudgedSlide, judge
 from renalcore.histology.tiles import FULL, BlockResult
 from renalcore.io.slide import open_slide
-from renalcore.metrics import segmentation
-from renalcore.metrics.segmentation import Agreement, BestDice, DiceCurve, Instances, Overlap, Spread, Summary
+from renalcore.metrics.segmentation import BestDice, DiceCurve, Summary
 
 if TYPE_CHECKING:
     from renalcore.histology.annotations import LabelledSlide, Slides
@@ -44,75 +35,9 @@ if TYPE_CHECKING:
 HELD_OUT: Final = "held_out.json"
 """What names the groups that a fold held out, in its folder."""
 
-TILE_PX: Final = 512
-"""Side of a tile of the mouse paper, section 2.1."""
-
 _NO_SLIDES: Final = "there are no slides to evaluate on: check the data, and the split or the groups held out"
 
 Kind = Literal["all", "fold", "stain", "group"]
-
-Labels = NDArray[np.uint16]
-
-
-@dataclass(frozen=True, slots=True)
-class JudgedTile:
-    """One tile of a slide.
-
-    Attributes:
-        x_px: Its left edge.
-        y_px: Its upper edge.
-        agreement: Its figures.
-    """
-
-    x_px: int
-    y_px: int
-    agreement: Agreement
-
-
-@dataclass(frozen=True, slots=True)
-class JudgedSlide:
-    """What was found on one slide, judged by what an expert outlined.
-
-    Attributes:
-        name: Base name of its file.
-        group: Its patient, animal or sample.
-        stain: Its stain, `unknown` where nobody says it.
-        fold: The fold that it was held out in; empty without folds.
-        whole: Figures of the whole slide.
-        tiles: Of its tiles.
-        curve: Dice at each threshold, where the network's probabilities are known.
-    """
-
-    name: str
-    group: str
-    stain: str
-    fold: str
-    whole: Agreement
-    tiles: tuple[JudgedTile, ...]
-    curve: DiceCurve | None = None
-
-    def to_plain(self) -> dict[str, Any]:
-        """As JSON has it."""
-        curve = self.curve
-        told = None
-        if curve is not None:
-            told = [curve.thresholds.tolist(), curve.both.tolist(), curve.found.tolist(), curve.expert]
-        return {**asdict(replace(self, curve=None)), "curve": told}
-
-    @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> JudgedSlide:
-        """What `to_plain` gave."""
-        curve = None
-        if plain["curve"] is not None:
-            thresholds, both, found, expert = plain["curve"]
-            curve = DiceCurve(np.array(thresholds), np.array(both, np.int64), np.array(found, np.int64), expert)
-        tiles = tuple(JudgedTile(tile["x_px"], tile["y_px"], _agreement(tile["agreement"])) for tile in plain["tiles"])
-        return cls(**{**plain, "whole": _agreement(plain["whole"]), "tiles": tiles, "curve": curve})
-
-
-def _agreement(plain: Mapping[str, Any]) -> Agreement:
-    pixels, counts = Overlap(**plain["pixels"]), Instances(**plain["instances"])
-    return Agreement(pixels, counts, plain["expert_components"], plain["found_components"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +97,7 @@ class Evaluation:
             InputError: There is none.
         """
         if not judged:
-            raise InputError("there are no slides to evaluate on: check the data, and the split or the groups held out")
+            raise InputError(_NO_SLIDES)
 
         def parts(kind: Literal["fold", "stain", "group"]) -> tuple[Part, ...]:
             names = sorted({name for each in judged if (name := getattr(each, kind))})
@@ -362,229 +287,3 @@ def search_and_judge(
                 )
             judged.append(judge(slide, folder, fold=each.fold, curve=answer.curve))
     return judged
-
-
-def judge(
-    slide: LabelledSlide,
-    folder: Path,
-    *,
-    fold: str = "",
-    curve: DiceCurve | None = None,
-    largest_px: int = predictions.LABELLED_PX,
-) -> JudgedSlide:
-    """Judge what `predict histology` found on one slide.
-
-    Args:
-        slide: The slide with its labels.
-        folder: The folder that `predict histology` wrote to.
-        fold: The fold that the slide was held out in.
-        curve: Dice at each threshold, where it is known.
-        largest_px: A slide of more px is judged at half, a quarter ... of its sides, its tiles with it.
-
-    Raises:
-        InputError: There is no result for it, or one of another picture.
-    """
-    width, height, shrunk = judged_size(slide, largest_px=largest_px)
-    return judge_labels(slide, _found(slide, folder, width, height, shrunk), fold=fold, curve=curve)
-
-
-def judged_size(slide: LabelledSlide, *, largest_px: int = predictions.LABELLED_PX) -> tuple[int, int, int]:
-    """Width and height in px at which a slide is judged, and the px of level 0 that one of them spans."""
-    shrunk = 1
-    while (slide.width_px // shrunk) * (slide.height_px // shrunk) > largest_px:
-        shrunk *= 2
-    return slide.width_px // shrunk, slide.height_px // shrunk, shrunk
-
-
-def judge_labels(slide: LabelledSlide, found: Labels, *, fold: str = "", curve: DiceCurve | None = None) -> JudgedSlide:
-    """Judge a label picture of one slide.
-
-    Args:
-        slide: The slide with its labels.
-        found: `(H, W)`, a number for each glomerulus, of the slide's size or of `judged_size`.
-        fold: The fold that the slide was held out in.
-        curve: Dice at each threshold, where it is known.
-    """
-    height, width = found.shape
-    shrunk = slide.width_px // width
-    marked = FieldReader(slide).read(0, 0, width, height, downsample=shrunk)
-    known = None if slide.known == "all" and marked.known.all() else marked.known
-    tiles = []
-    for rows, columns in segmentation.tiles(height, width, tile_px=max(TILE_PX // shrunk, 1)):
-        at = (rows, columns)
-        part = segmentation.agreement(marked.instances[at], found[at], known=None if known is None else known[at])
-        tiles.append(JudgedTile(columns.start * shrunk, rows.start * shrunk, part))
-    whole = segmentation.agreement(marked.instances, found, known=known)
-    return JudgedSlide(slide.path.name, slide.group, slide.stain or "unknown", fold, whole, tuple(tiles), curve)
-
-
-def _found(slide: LabelledSlide, folder: Path, width: int, height: int, shrunk: int) -> Labels:
-    """What was found as a label picture of the size asked for."""
-    if shrunk > 1:
-        return predictions.draw(predictions.read_outlines(folder / f"{slide.path.stem}.geojson", shrunk), width, height)
-    path = folder / f"{slide.path.stem}.instances.png"
-    if not path.is_file():
-        raise InputError(
-            f"{folder} has no {path.name}: run `renalcore predict histology` on all slides of the data, or leave "
-            "--predictions out"
-        )
-    labels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED) if path.stat().st_size else None
-    if labels is None or labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
-        raise UnreadableFile(f"{path} is not a label picture of one channel; make it again with `predict histology`")
-    if labels.shape != (height, width):
-        raise InputError(
-            f"{path} has {labels.shape[1]} x {labels.shape[0]} px and {slide.path.name} {width} x {height}: it is of "
-            "another picture"
-        )
-    numbered: Labels = labels.astype(np.uint16)
-    return numbered
-
-
-def write(evaluation: Evaluation, folder: Path, *, network: str, about: Mapping[str, Any]) -> None:
-    """Write tables and drawings into `folder`.
-
-    `table1_slides` and `table1_tiles` are Table 1 of the mouse paper, `tables2and3.csv` the row of Tables 2 and 3 of
-    the thesis, `parts.csv` the figures of all slides and of each fold, stain and group, `slides.csv` and `tiles.csv`
-    those of each slide and tile; `overlap.png` and `delta.png` are drawn as Figs. 1 and 2 of the mouse paper;
-    `evaluation.json` holds all but the tiles.
-
-    Args:
-        evaluation: What to write.
-        folder: Where; it must exist.
-        network: Which of the papers' networks it is, as on a card.
-        about: What was measured on what, e.g. model, data and command; the head of `evaluation.json`.
-    """
-    for name, tiles in (("slides", False), ("tiles", True)):
-        table = table1(evaluation, tiles=tiles)
-        write_table(folder / f"table1_{name}.csv", table)
-        (folder / f"table1_{name}.md").write_text(as_printed(table), encoding="utf-8")
-    write_records(folder / "tables2and3.csv", [tables_2_and_3(evaluation.all, network)])
-    parts = (evaluation.all, *evaluation.folds, *evaluation.stains, *evaluation.groups)
-    write_records(folder / "parts.csv", [part_row(part) for part in parts])
-    write_records(folder / "slides.csv", [_slide_row(each) for each in evaluation.slides])
-    write_records(
-        folder / "tiles.csv",
-        [
-            {"slide": each.name, "x_px": tile.x_px, "y_px": tile.y_px, **_agreement_row(tile.agreement)}
-            for each in evaluation.slides
-            for tile in each.tiles
-        ],
-    )
-    draw({network: evaluation}, folder)
-    content = {
-        **about,
-        "tile_px": TILE_PX,
-        "parts": [part_row(part) for part in parts],
-        "slides": [_slide_row(each) for each in evaluation.slides],
-        "left_out": list(evaluation.left_out),
-    }
-    write_json(folder / "evaluation.json", plain(content))
-
-
-def draw(evaluations: Mapping[str, Evaluation], folder: Path) -> None:
-    """Draw `overlap.png` and `delta.png` of one or several models, as Figs. 1 and 2 of the mouse paper."""
-    of_slides, of_tiles = (
-        {model: _by_fold(evaluation, tiles=tiles) for model, evaluation in evaluations.items()}
-        for tiles in (False, True)
-    )
-    plots.draw_overlap({"slides": of_slides, f"tiles of {TILE_PX} px": of_tiles}, folder / "overlap.png")
-    plots.draw_delta(of_tiles, folder / "delta.png")
-
-
-def table1(evaluation: Evaluation, *, tiles: bool) -> list[list[Any]]:
-    """Table 1 of the mouse paper: mean and deviation over the tiles or slides of each fold, and of the folds' means.
-
-    Without folds there is one row. The last row is the average over the folds.
-    """
-    head = ["fold", "dice", "dice_std", "jaccard", "jaccard_std", "delta_glomeruli", "delta_glomeruli_std"]
-    rows = [
-        (part.name or "all", (part.tiles if tiles else part.slides)) for part in evaluation.folds or (evaluation.all,)
-    ]
-    table: list[list[Any]] = [head]
-    for name, summary in rows:
-        spreads = (summary.dice, summary.jaccard, summary.delta_glomeruli)
-        table.append([name, *(value for spread in spreads for value in (spread.mean, spread.deviation))])
-    if evaluation.folds:
-        means = [Spread.of(row[column] for row in table[1:]) for column in (1, 3, 5)]
-        table.append(["folds average", *(value for spread in means for value in (spread.mean, spread.deviation))])
-    return table
-
-
-def as_printed(table: Sequence[Sequence[Any]]) -> str:
-    """A table of `table1` as the paper prints it."""
-    cells = [["Fold", "Dice", "Jaccard", "Mean Delta-glomeruli"]]
-    for name, *values in table[1:]:
-        pairs = zip(values[::2], values[1::2], strict=True)
-        cells.append([str(name), *(with_deviation(*pair, digits=2) for pair in pairs)])
-    return figures.markdown(cells)
-
-
-def tables_2_and_3(part: Part, network: str) -> dict[str, Any]:
-    """A row of Tables 2 and 3 of the thesis: pooled Dice with the threshold used and with the best one."""
-    return {
-        "model": network,
-        "dice": part.slides.pixels.dice,
-        "dice_automatic_threshold": part.best.dice if part.best else None,
-        "automatic_threshold": part.best.threshold if part.best else None,
-        "paper_dice": THESIS.get(network),
-    }
-
-
-def part_row(part: Part) -> dict[str, Any]:
-    """The figures of a part in one line: those of its slides, then those of its tiles."""
-    row: dict[str, Any] = {"part": part.kind, "name": part.name}
-    for unit, summary in (("slide", part.slides), ("tile", part.tiles)):
-        if unit == "slide":
-            counts, pixels = summary.instances, summary.pixels
-            row |= {
-                "slides": summary.pictures, "glomeruli": counts.expert, "found": counts.found,
-                "matched": counts.matched, "dice_pooled": pixels.dice, "jaccard_pooled": pixels.jaccard,
-                "precision": counts.precision, "recall": counts.recall, "f1": counts.f1,
-                "dice_automatic_threshold": part.best.dice if part.best else None,
-                "automatic_threshold": part.best.threshold if part.best else None,
-            }  # fmt: skip
-        else:
-            row |= {"tiles": summary.pictures, "empty_tiles": summary.empty}
-        for name in ("dice", "jaccard", "f1", "dice_not_empty", "jaccard_not_empty", "delta_glomeruli",
-                     "delta_instances"):  # fmt: skip
-            spread: Spread = getattr(summary, name)
-            row |= {f"{name}_per_{unit}": spread.mean, f"{name}_per_{unit}_std": spread.deviation}
-    return row
-
-
-def _slide_row(judged: JudgedSlide) -> dict[str, Any]:
-    tiles = Summary.of([tile.agreement for tile in judged.tiles])
-    return {
-        "slide": judged.name, "group": judged.group, "stain": judged.stain, "fold": judged.fold,
-        **_agreement_row(judged.whole),
-        "tiles": tiles.pictures, "dice_per_tile": tiles.dice.mean,
-        "delta_glomeruli_per_tile": tiles.delta_glomeruli.mean,
-    }  # fmt: skip
-
-
-def _agreement_row(judged: Agreement) -> dict[str, Any]:
-    counts = judged.instances
-    return {
-        "glomeruli": counts.expert, "found": counts.found, "matched": counts.matched, "f1": counts.f1,
-        "dice": judged.pixels.dice, "jaccard": judged.pixels.jaccard, "delta_glomeruli": judged.delta_glomeruli,
-        "delta_instances": judged.delta_instances,
-    }  # fmt: skip
-
-
-def _by_fold(evaluation: Evaluation, *, tiles: bool) -> dict[str, list[Agreement]]:
-    found: dict[str, list[Agreement]] = {}
-    for each in evaluation.slides:
-        own = [tile.agreement for tile in each.tiles] if tiles else [each.whole]
-        found.setdefault(each.fold or "all", []).extend(own)
-    return dict(sorted(found.items()))
-
-
-def in_words(part: Part) -> str:
-    """The figures of a part in one line for a person."""
-    slides, tiles = part.slides, part.tiles
-    name = f"{part.kind} {part.name}".strip()
-    return (
-        f"{name:<30} {slides.pictures:>5} slides {slides.instances.expert:>6} glomeruli  Dice {slides.pixels.dice:.3f} "
-        f"(mean {slides.dice.mean:.3f}, of tiles {tiles.dice.mean:.3f})  Jaccard {slides.pixels.jaccard:.3f}  "
-        f"F1 {slides.instances.f1:.3f}  Delta a tile {tiles.delta_glomeruli.mean:.2f}"
-    )

@@ -10,7 +10,8 @@ import pytest
 from renalcore import cli
 from renalcore.errors import UnknownName
 from renalcore.histology.compare import Comparison, Method, markdown, methods, table_row
-from renalcore.histology.evaluate import Evaluation, JudgedSlide, JudgedTile
+from renalcore.histology.evaluate import Evaluation
+from renalcore.histology.judging import JudgedSlide, JudgedTile
 from renalcore.histology.train import TrainConfig
 from renalcore.metrics.segmentation import Agreement, DiceCurve, Instances, Overlap
 

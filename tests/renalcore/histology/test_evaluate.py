@@ -14,11 +14,13 @@ from renalcore import cli, models
 from renalcore.errors import InputError
 from renalcore.export.geojson import to_geojson
 from renalcore.histology import card as cards
-from renalcore.histology import evaluate
+from renalcore.histology import evaluate, judging, tables
 from renalcore.histology.annotations import LabelledSlide, read_slides
-from renalcore.histology.evaluate import Evaluation, JudgedSlide, Part, Round, table1
+from renalcore.histology.evaluate import Evaluation, Part, Round
 from renalcore.histology.glomeruli import Glomeruli
+from renalcore.histology.judging import JudgedSlide, JudgedTile
 from renalcore.histology.networks import build_network, save_weights
+from renalcore.histology.tables import table1
 from renalcore.metrics.segmentation import Agreement, Instances, Overlap
 from renalcore.models import TrainingData
 from tests.renalcore.histology.conftest import DISCS
@@ -62,7 +64,7 @@ def test_stored_predictions_are_judged_by_slide_tile_stain_and_group(
 def judged(fold: str, dice_of_ten: int, found: int) -> JudgedSlide:
     """A slide of one tile: 10 px marked and 10 found, of which `dice_of_ten` are both; one glomerulus is marked."""
     of_all = Agreement(Overlap(dice_of_ten, 10, 10), Instances(1, found, 1), 1, found)
-    return JudgedSlide(f"{fold}-{dice_of_ten}", fold, "HE", fold, of_all, (evaluate.JudgedTile(0, 0, of_all),))
+    return JudgedSlide(f"{fold}-{dice_of_ten}", fold, "HE", fold, of_all, (JudgedTile(0, 0, of_all),))
 
 
 def test_table_1_has_a_row_a_fold_and_their_average() -> None:
@@ -72,7 +74,7 @@ def test_table_1_has_a_row_a_fold_and_their_average() -> None:
     assert first[1:3] == pytest.approx([0.7, math.sqrt(2 * 0.1**2 / (2 - 1))])
     assert first[head.index("delta_glomeruli")] == (0 + 2) / 2
     assert average[1:3] == pytest.approx([(0.7 + 0.9) / 2, math.sqrt(2 * 0.1**2 / (2 - 1))])
-    assert "| folds average | 0.80 ± 0.14 |" in evaluate.as_printed([head, first, second, average])
+    assert "| folds average | 0.80 ± 0.14 |" in tables.as_printed([head, first, second, average])
     with pytest.raises(InputError, match="no slides to evaluate on"):
         Evaluation.of([])
 
@@ -85,7 +87,7 @@ def test_a_large_slide_is_judged_at_a_fraction_of_its_size_from_its_outlines(
     ones = np.ones(2, np.float32)
     boxes = Glomeruli(tuple(corners), ones, 4.0 * ones, ones < 1, tissue_px=1, um_per_px=None)
     (tmp_path / "two.geojson").write_bytes(to_geojson(boxes))
-    whole = evaluate.judge(slide, tmp_path, largest_px=320 * 240 // 4).whole
+    whole = judging.judge(slide, tmp_path, largest_px=320 * 240 // 4).whole
     assert whole.instances == Instances(2, 2, 2)
     assert whole.pixels.jaccard == pytest.approx(math.pi / 4, abs=0.03)  # a disc in its square
     assert whole.pixels.expert == pytest.approx(math.pi * (30**2 + 32**2) / 4, rel=0.05)
