@@ -107,8 +107,11 @@ def register(
 def add(session: Session, specimen_id: int, slides: Sequence[NewSlide], *, by: User) -> list[Slide]:
     """Add slides to a specimen of histology that is not signed.
 
+    An analysis that was complete or had failed is queued again for the slides that lack a result, with its corrections
+    kept; the caller hands `analyses.current` to the queue once the transaction is committed.
+
     Raises:
-        Conflict: The specimen is signed or of another kind, or has one of the slides already.
+        Conflict: The specimen is signed, being analysed or of another kind, or has one of the slides already.
         InputError: There is no slide, or a scale is none.
     """
     specimen = analyses.hold_specimen(session, specimen_id)
@@ -117,6 +120,8 @@ def add(session: Session, specimen_id: int, slides: Sequence[NewSlide], *, by: U
     if not slides:
         raise InputError(f"No slide to add to specimen {specimen.accession}.")
     specimens.refuse_if_signed(specimen)
+    if specimen.state == "running":
+        raise Conflict(f"Specimen {specimen.accession} is being analysed. Wait for it, or cancel it, then add slides.")
     present = of_specimen(session, specimen.id)
     added = _add(session, specimen, slides, first_position=len(present))
     audit.record(
@@ -132,6 +137,9 @@ def add(session: Session, specimen_id: int, slides: Sequence[NewSlide], *, by: U
             "added": [_told(slide) for slide in added],
         },
     )
+    newest = analyses.current(session, specimen.id)
+    if newest is not None and newest.state in ("done", "failed"):
+        analyses.retry(session, newest.id, by)
     return added
 
 

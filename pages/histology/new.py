@@ -8,14 +8,14 @@ from html import escape
 
 import streamlit as st
 
-from db import patients, slides, specimens, uploads, watched
+from db import analyses, patients, slides, specimens, uploads, watched
 from db.engine import session_scope
 from db.files import store
 from db.models import SPECIES, STAINS, Upload
 from db.settings import Settings
 from db.slides import LARGEST_UM_PER_PX, SMALLEST_UM_PER_PX, NewSlide
 from db.uploads import Checked
-from pages.components import auth, links, status, style
+from pages.components import analysis, auth, links, status, style
 from pages.components.scanning import focus_chain
 from pages.components.slide_upload import slide_upload
 from renalcore.errors import InputError, RenalError
@@ -28,6 +28,9 @@ def _key(name: str) -> str:
 
 user = auth.require()
 action = style.page_header("New slides")
+can_analyse = not analysis.no_glomeruli_are_found()
+if can_analyse:
+    status.worker_banner()
 done = st.session_state.get("new-slides-done")
 if done:
     with st.container(border=True, horizontal=True, vertical_alignment="center", key="new-slides-done-box"):
@@ -223,8 +226,9 @@ def _told() -> Iterator[None]:
 
 
 with action:
+    verb = "Analyse" if can_analyse else "Register"
     pressed = st.button(
-        f"Register {_slides(len(ready))}" if ready else "Register",
+        f"{verb} {_slides(len(ready))}" if ready else verb,
         type="primary",
         disabled=bool(missing) or blocked,
         key=_key("register"),
@@ -239,6 +243,7 @@ if pressed:
             if adding and existing is not None:
                 specimen = specimens.get(session, existing.id)
                 first = slides.add(session, specimen.id, ready, by=user)[0]
+                asked = analyses.current(session, specimen.id)
             else:
                 specimen = slides.register(
                     session,
@@ -250,7 +255,12 @@ if pressed:
                     by=user,
                 )
                 first = slides.of_specimen(session, specimen.id)[0]
-    words = f"{_slides(len(ready))} {'added' if adding else 'registered'}."
+                asked = None
+            if can_analyse and asked is None:
+                asked = analysis.request(session, specimen, by=user)
+        if asked is not None and asked.state == "queued":
+            analysis.send(asked.id)
+    words = f"{_slides(len(ready))} {'added' if adding else 'registered'}{' and sent to analysis' * can_analyse}."
     st.session_state["new-slides-done"] = {"slide": first.id, "accession": specimen.accession, "words": words}
     st.session_state["new-slides-number"] = st.session_state.get("new-slides-number", 0) + 1
     st.rerun()
