@@ -17,7 +17,7 @@ from renalcore import models
 from renalcore.engine import devices
 
 SEDIMENT_MODEL = "sediment-multihead-n"
-HISTOLOGY_MODEL = "histology-glomeruli"
+HISTOLOGY_MODEL = "histology-linknet-efficientnet-b0"
 
 
 class Command(NamedTuple):
