@@ -1,4 +1,6 @@
-"""Analyses: one run of one model over the fields of one specimen, stored field by field.
+"""Analyses: one run of one model over the fields or slides of one specimen, stored piece by piece.
+
+How a field is stored, is here; how a slide is, block by block, in `db.slide_searches`.
 
 What the model found is only ever added. A second analysis with another model is a second row; the newest one that was
 not cancelled is the one that counts.
@@ -13,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import Select, case, func, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -24,7 +26,11 @@ from db.models import (
     AnalysisState,
     FieldResult,
     Finding,
+    Modality,
     Purpose,
+    Slide,
+    SlideBlock,
+    SlideResult,
     Specimen,
     SpecimenField,
     SpecimenState,
@@ -38,10 +44,27 @@ from renalcore.types import Detections
 
 
 class Progress(NamedTuple):
-    """Fields of an analysis that have a result, and all its fields."""
+    """Fields or tiles of an analysis that were searched, and all of them."""
 
     done: int
     total: int
+
+
+class Lacking(NamedTuple):
+    """Fields or slides of an analysis that have no result, and all of them."""
+
+    without: int
+    of: int
+
+
+def units(modality: Modality) -> str:
+    """What `progress` counts: "fields" or "tiles"."""
+    return "fields" if modality == "sediment" else "tiles"
+
+
+def pictures(modality: Modality) -> str:
+    """What `lacking` counts: "fields" or "slides"."""
+    return "fields" if modality == "sediment" else "slides"
 
 
 def get(session: Session, analysis_id: int) -> Analysis:
@@ -83,8 +106,20 @@ def all_of(session: Session, specimen_id: int) -> list[Analysis]:
 
 
 def progress(session: Session, analysis_id: int) -> Progress:
-    """How many fields of the analysis have a result, and how many there are; withdrawn ones are neither."""
+    """How many fields (of slides: tiles) were searched, and how many there are; withdrawn ones are neither.
+
+    The tiles of a slide are known once it is planned, and those without tissue have none: whether an analysis of
+    slides is complete, `lacking` tells.
+    """
     analysis = get(session, analysis_id)
+    if analysis.specimen.modality == "histology":
+        searched = case((SlideBlock.finished_at.is_not(None), SlideBlock.tiles), else_=0)
+        tiles = session.execute(
+            select(func.sum(searched), func.sum(SlideBlock.tiles))
+            .join(Slide, Slide.id == SlideBlock.slide_id)
+            .where(SlideBlock.analysis_id == analysis_id, Slide.withdrawn_at.is_(None))
+        ).one()
+        return Progress(tiles[0] or 0, tiles[1] or 0)
     counts = SpecimenField.withdrawn_at.is_(None)
     done = session.scalar(
         select(func.count())
@@ -94,6 +129,18 @@ def progress(session: Session, analysis_id: int) -> Progress:
     )
     total = session.scalar(select(func.count()).where(SpecimenField.specimen_id == analysis.specimen_id, counts))
     return Progress(done or 0, total or 0)
+
+
+def lacking(session: Session, analysis_id: int) -> Lacking:
+    """How many fields or slides of the analysis lack a result, and how many there are; withdrawn ones are neither."""
+    analysis = get(session, analysis_id)
+    if analysis.specimen.modality == "sediment":
+        done, total = progress(session, analysis_id)
+        return Lacking(total - done, total)
+    slides = select(func.count()).where(Slide.specimen_id == analysis.specimen_id, Slide.withdrawn_at.is_(None))
+    return Lacking(
+        session.scalar(slides.where(Slide.id.not_in(searched_slides(analysis_id)))) or 0, session.scalar(slides) or 0
+    )
 
 
 def pending_fields(session: Session, analysis_id: int) -> list[SpecimenField]:
@@ -111,6 +158,11 @@ def pending_fields(session: Session, analysis_id: int) -> list[SpecimenField]:
             .order_by(SpecimenField.position)
         )
     )
+
+
+def searched_slides(analysis_id: int) -> Select[tuple[int]]:
+    """The ids of the slides that have a result, as a condition of another query."""
+    return select(SlideResult.slide_id).where(SlideResult.analysis_id == analysis_id)
 
 
 def is_cancelled(session: Session, analysis_id: int) -> bool:
@@ -136,11 +188,12 @@ def request(
         model_key: The model's key in the registry.
         weights_sha256: Digest of the weights that key has now.
         code_version: Version of the software.
-        options: Everything else that decides the result, among it `min_score`, the lowest score that counts.
+        options: Everything else that decides the result: of sediment `min_score`, the lowest score that counts, of
+            slides `limits`, which glomeruli count.
         by: Who asks.
 
     Raises:
-        Conflict: The specimen has no field, is signed, or is being analysed already.
+        Conflict: The specimen has no field or slide that counts, is signed, or is being analysed already.
         InputError: `min_score` is no score.
     """
     held = hold_specimen(session, specimen.id)
@@ -152,7 +205,11 @@ def request(
         )
     if held.state == "signed":
         raise Conflict(f"Specimen {held.accession} is signed. A reviewer must reopen it with a reason first.")
-    if not session.scalar(select(func.count()).where(SpecimenField.specimen_id == held.id)):
+    if held.modality == "histology":
+        slides = select(func.count()).where(Slide.specimen_id == held.id, Slide.withdrawn_at.is_(None))
+        if not session.scalar(slides):
+            raise Conflict(f"Specimen {held.accession} has no slide. Upload one, or bring one back.")
+    elif not session.scalar(select(func.count()).where(SpecimenField.specimen_id == held.id)):
         raise Conflict(f"Specimen {held.accession} has no field. Add pictures to it first.")
     return _requested(
         session,
@@ -345,25 +402,24 @@ def _score(score: float) -> float:
 
 
 def finish(session: Session, analysis_id: int) -> bool:
-    """Every field has its result: the specimen needs review, unless this is a second opinion.
+    """Every field or slide has its result: the specimen needs review, unless this is a second opinion.
 
     Returns:
         Whether it ended now; False where it already had, or was cancelled meanwhile.
 
     Raises:
-        Conflict: A field has no result.
+        Conflict: A field or slide has no result.
     """
     analysis, specimen = hold(session, analysis_id)
     if analysis.state in ("done", "cancelled"):
         return False
-    done, total = progress(session, analysis_id)
-    if done < total:
-        raise Conflict(
-            f"Specimen {specimen.accession} cannot be completed: {total - done} of {total} fields lack a result."
-        )
+    without, total = lacking(session, analysis_id)
+    what = pictures(specimen.modality)
+    if without:
+        raise Conflict(f"Specimen {specimen.accession} cannot be completed: {without} of {total} {what} lack a result.")
     analysis.message = ""
     analysis.finished_at = now()
-    _moved(session, analysis, specimen, "done", "needs_review", actor=None, fields=total)
+    _moved(session, analysis, specimen, "done", "needs_review", actor=None, **{what: total})
     return True
 
 
@@ -409,7 +465,7 @@ def cancel(session: Session, analysis_id: int, by: User) -> Analysis:
 
 
 def retry(session: Session, analysis_id: int, by: User) -> Analysis:
-    """Queue an analysis again that failed, was cancelled or lacks fields; fields that have a result keep it.
+    """Queue an analysis again that failed, was cancelled or lacks fields or slides; what has a result keeps it.
 
     The caller hands it to the queue once the transaction is committed.
 
@@ -417,9 +473,8 @@ def retry(session: Session, analysis_id: int, by: User) -> Analysis:
         Conflict: It is waiting, running or complete, is not the newest, or the specimen is signed.
     """
     analysis, specimen = hold(session, analysis_id)
-    done, total = progress(session, analysis_id)
-    lacks_fields = analysis.state == "done" and done < total and specimen.state != "signed"
-    if analysis.state not in ("failed", "cancelled") and not lacks_fields:
+    is_incomplete = analysis.state == "done" and specimen.state != "signed" and lacking(session, analysis_id).without
+    if analysis.state not in ("failed", "cancelled") and not is_incomplete:
         raise Conflict(
             f"The analysis of specimen {specimen.accession} is {in_words(analysis.state)}: nothing to retry."
         )
@@ -437,7 +492,7 @@ def retry(session: Session, analysis_id: int, by: User) -> Analysis:
 
 
 def requeue(session: Session, analysis: Analysis, specimen: Specimen, *, by: User, action: str) -> None:
-    """Put an analysis whose specimen is held back into the queue; its fields that have a result keep it."""
+    """Put an analysis whose specimen is held back into the queue; what has a result keeps it."""
     analysis.message = ""
     analysis.finished_at = None
     analysis.workflow_id = None
@@ -449,6 +504,27 @@ def hold(session: Session, analysis_id: int) -> tuple[Analysis, Specimen]:
     specimen = hold_specimen(session, get(session, analysis_id).specimen_id)
     analysis = get(session, analysis_id)
     session.refresh(analysis)
+    return analysis, specimen
+
+
+def hold_for_review(session: Session, analysis_id: int) -> tuple[Analysis, Specimen]:
+    """An analysis and its specimen as `hold` gives them, while people may correct what was found.
+
+    Raises:
+        Conflict: The specimen is signed or being analysed, or was analysed again since.
+    """
+    analysis, specimen = hold(session, analysis_id)
+    if specimen.state == "signed":
+        raise Conflict(f"Specimen {specimen.accession} is signed. A reviewer must reopen it with a reason first.")
+    newest = current(session, specimen.id)
+    if newest is None or newest.id != analysis.id:
+        raise Conflict(
+            f"Specimen {specimen.accession} was analysed again since. Reload the page to review the newer result."
+        )
+    if specimen.state != "needs_review":
+        raise Conflict(
+            f"Specimen {specimen.accession} is {in_words(specimen.state)}; it can be corrected once that is complete."
+        )
     return analysis, specimen
 
 

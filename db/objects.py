@@ -1,7 +1,6 @@
 """What stands in each field: the model's findings with every person's corrections folded over them.
 
-Findings and corrections are only ever added. An object's corrections are replayed in order; `restore` takes back the
-last one still standing, so that undoing a removal brings back the reclassification before it.
+Findings and corrections are only ever added; `db.corrections` says which of an object's corrections still stand.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from typing import Literal
 from sqlalchemy import ColumnElement, and_, case, exists, func, or_, select
 from sqlalchemy.orm import Session
 
+from db.corrections import by_key, standing
 from db.models import Analysis, Correction, Finding, SpecimenField
 from renalcore import taxonomy
 from renalcore.errors import InputError
@@ -108,34 +108,11 @@ def checked_box(box: Sequence[float], *, width_px: int, height_px: int) -> Box:
     return cut
 
 
-def key_of(correction: Correction) -> str:
-    """Key of the object that a correction is about."""
-    if correction.finding_id is not None:
-        return f"f{correction.finding_id}"
-    return f"c{correction.id if correction.added_id is None else correction.added_id}"
-
-
-def standing(history: Iterable[Correction]) -> list[Correction]:
-    """The corrections of one object, oldest first, without those that a `restore` took back."""
-    still: list[Correction] = []
-    for correction in history:
-        if correction.action != "restore":
-            still.append(correction)
-        elif still:
-            still.pop()
-    return still
-
-
 def corrections_by_key(session: Session, analysis_id: int) -> dict[str, list[Correction]]:
     """Every correction of an analysis, oldest first, under the key of its object; none in withdrawn fields."""
     withdrawn = _withdrawn_fields(session, [analysis_id])
-    histories: dict[str, list[Correction]] = defaultdict(list)
-    for correction in session.scalars(
-        select(Correction).where(Correction.analysis_id == analysis_id).order_by(Correction.id)
-    ):
-        if correction.field_id not in withdrawn:
-            histories[key_of(correction)].append(correction)
-    return dict(histories)
+    corrections = select(Correction).where(Correction.analysis_id == analysis_id).order_by(Correction.id)
+    return by_key(row for row in session.scalars(corrections) if row.field_id not in withdrawn)
 
 
 def objects(session: Session, analysis_id: int, *, field_id: int | None = None) -> list[ReviewedObject]:
@@ -259,9 +236,7 @@ def _found(row: Sequence[object]) -> ReviewedObject:
 
 
 def _folded(found: Iterable[ReviewedObject], corrections: Iterable[Correction]) -> list[ReviewedObject]:
-    histories: dict[str, list[Correction]] = defaultdict(list)
-    for correction in corrections:
-        histories[key_of(correction)].append(correction)
+    histories = by_key(corrections)
     folded = []
     for item in found:
         history = histories.pop(item.key, None)

@@ -15,6 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db import analyses, audit, reports
+from db.corrections import last_action, restorable
 from db.engine import now
 from db.models import (
     Analysis,
@@ -34,7 +35,6 @@ from db.objects import (
     checked_min_score,
     corrections_by_key,
     objects,
-    standing,
 )
 from db.states import in_words, move_specimen
 from renalcore import taxonomy
@@ -146,7 +146,7 @@ def add(session: Session, analysis_id: int, field_id: int, class_name: str, box:
         UnknownName: Nobody knows the class.
     """
     taxonomy.class_id(class_name)
-    analysis, specimen = _open(session, analysis_id)
+    analysis, specimen = analyses.hold_for_review(session, analysis_id)
     field = session.get(SpecimenField, field_id)
     if field is None or field.specimen_id != specimen.id:
         raise NotFound(f"Field {field_id} does not belong to specimen {specimen.accession}.")
@@ -177,24 +177,13 @@ def undo_last(session: Session, analysis_id: int, by: User) -> int:
     Raises:
         Conflict: The specimen is signed or being analysed, or another person has corrected the same objects since.
     """
-    analysis, specimen = _open(session, analysis_id)
-    stacks = {key: standing(rows) for key, rows in corrections_by_key(session, analysis_id).items()}
-    mine = [row for stack in stacks.values() for row in stack if row.by_id == by.id]
-    if not mine:
+    analysis, specimen = analyses.hold_for_review(session, analysis_id)
+    last = last_action(corrections_by_key(session, analysis_id), by)
+    if not last:
         return 0
-    moment = max(mine, key=lambda row: row.id).at  # the rows of one action carry one time
-    last = {
-        key: stack for key, stack in stacks.items() if any(row.by_id == by.id and row.at == moment for row in stack)
-    }
-    covered = sorted(key for key, stack in last.items() if stack[-1].by_id != by.id or stack[-1].at != moment)
-    if covered:
-        raise Conflict(
-            f"{len(covered)} of the objects changed last have been corrected by another person since. "
-            "Change them one by one."
-        )
     before = {item.key: item for item in objects(session, analysis_id)}
     at = now()
-    session.add_all(_row(analysis, stack[-1].field_id, "restore", by=by, at=at, key=key) for key, stack in last.items())
+    session.add_all(_row(analysis, row.field_id, "restore", by=by, at=at, key=key) for key, row in last.items())
     session.flush()
     _record(session, analysis, specimen, "undo", before, sorted(last), by=by)
     return len(last)
@@ -215,7 +204,7 @@ def set_threshold(session: Session, analysis_id: int, min_score: MinScore, by: U
         UnknownName: Nobody knows a class.
     """
     checked = checked_min_score(min_score)
-    analysis, specimen = _open(session, analysis_id)
+    analysis, specimen = analyses.hold_for_review(session, analysis_id)
     before = analysis.options.get("min_score")
     if before == checked:
         return
@@ -372,23 +361,6 @@ def _refuse_unless_reviewer(user: User, what: str) -> None:
         raise Conflict(f"Only a reviewer may {what}. Ask a reviewer, or ask an admin for that role.")
 
 
-def _open(session: Session, analysis_id: int) -> tuple[Analysis, Specimen]:
-    """The analysis and its specimen, locked, while corrections are allowed."""
-    analysis, specimen = analyses.hold(session, analysis_id)
-    if specimen.state == "signed":
-        raise Conflict(f"Specimen {specimen.accession} is signed. A reviewer must reopen it with a reason first.")
-    newest = analyses.current(session, specimen.id)
-    if newest is None or newest.id != analysis.id:
-        raise Conflict(
-            f"Specimen {specimen.accession} was analysed again since. Reload the page to review the newer result."
-        )
-    if specimen.state != "needs_review":
-        raise Conflict(
-            f"Specimen {specimen.accession} is {in_words(specimen.state)}; it can be corrected once that is complete."
-        )
-    return analysis, specimen
-
-
 def _correct(
     session: Session,
     analysis_id: int,
@@ -399,7 +371,7 @@ def _correct(
     applies: Callable[[ReviewedObject], bool],
     class_name: str | None = None,
 ) -> int:
-    analysis, specimen = _open(session, analysis_id)
+    analysis, specimen = analyses.hold_for_review(session, analysis_id)
     before = {item.key: item for item in objects(session, analysis_id)}
     unknown = [key for key in keys if key not in before]
     if unknown:
@@ -408,10 +380,8 @@ def _correct(
         )
     changing = [before[key] for key in dict.fromkeys(keys) if applies(before[key])]
     if action == "restore":
-        stacks = {key: standing(rows) for key, rows in corrections_by_key(session, analysis_id).items()}
-        changing = [  # that an object was drawn is taken back by removing it
-            item for item in changing if len(stacks.get(item.key, ())) > (1 if item.model_class is None else 0)
-        ]
+        histories = corrections_by_key(session, analysis_id)
+        changing = [item for item in changing if restorable(histories, item.key)]
     if not changing:
         return 0
     at = now()

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
+from db.corrections import standing
 from db.models import Correction
-from db.objects import ReviewedObject, Status, checked_box, checked_min_score, standing, threshold
+from db.objects import ReviewedObject, Status, checked_box, checked_min_score, threshold
 from renalcore.errors import InputError, UnknownName
 
 ACTIONS = st.lists(st.sampled_from(["confirm", "remove", "reclassify"]), max_size=6)
