@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from html import escape
 from typing import Any
 
@@ -20,6 +21,7 @@ from pages.components import (
     gallery,
     links,
     second_opinion,
+    signing,
     specimen_menu,
     status,
     style,
@@ -30,10 +32,6 @@ from pages.components.findings import Review, ShownField
 from renalcore import taxonomy
 from renalcore.errors import NotFound, RenalError
 
-MEANINGS = (
-    "I have reviewed the fields and findings of this specimen and release this report.",
-    "I have reviewed the corrections of another person and release this report.",
-)
 REFRESH_S = 2.0
 
 _CSS = """
@@ -106,62 +104,23 @@ def _header(specimen: Specimen, current: Analysis | None, user: auth.CurrentUser
             specimen_menu.menu(specimen, _field_in_address(), user)
             may_sign = user.role == "reviewer" and specimen.state == "needs_review" and complete
             if may_sign and st.button("Sign", type="primary", key=f"sign-{specimen.id}"):
-                _sign(specimen.id, user)
+                signing.sign(specimen.id, _signed_words, user, reviewed="fields and findings")
             may_reopen = user.role == "reviewer" and specimen.state == "signed"
             if may_reopen and st.button("Reopen for amendment", key=f"reopen-{specimen.id}"):
-                _reopen(specimen.id)
+                signing.reopen(specimen.id)
 
 
-@st.dialog("Sign the report")
-def _sign(specimen_id: int, user: auth.CurrentUser) -> None:
+def _signed_words(specimen_id: int) -> Iterator[str]:
     with session_scope(read_only=True) as session:
         report = reports.report(session, specimen_id)
-    st.markdown(
+    yield (
         f"Specimen **{style.plain(report.accession)}**, patient **{style.plain(report.patient_identifier)}**, "
         f"{len(report.fields)} fields counted, cut-off table {style.plain(report.cut_off_version)}."
     )
     if report.withheld_in_words:
-        st.markdown(f"Not counted: {style.plain(report.withheld_in_words)}.")
+        yield f"Not counted: {style.plain(report.withheld_in_words)}."
     if report.unreviewed:
-        st.markdown(f"{report.unreviewed} findings stand as the model found them; signing accepts them.")
-    meaning = st.radio("Meaning of the signature", MEANINGS, key=f"meaning-{specimen_id}")
-    st.markdown(
-        f"Signed as **{style.plain(user.full_name)}**, with the time. Later changes are amendments with a reason."
-    )
-    if st.button("Sign", type="primary", key=f"sign-now-{specimen_id}"):
-        try:
-            with session_scope() as session:
-                reviews.sign(session, specimen_id, by=auth.require("reviewer"), meaning=meaning)
-        except RenalError as error:
-            st.error(style.plain(str(error)))
-            return
-        st.rerun()
-
-
-@st.dialog("Reopen for amendment")
-def _reopen(specimen_id: int) -> None:
-    st.markdown("The signed report is kept as it is. What you change becomes an amendment and must be signed again.")
-    reason = st.text_area("Reason", key=f"reason-{specimen_id}", placeholder="Why the signed report must change")
-    if st.button("Reopen", type="primary", key=f"reopen-now-{specimen_id}"):
-        try:
-            with session_scope() as session:
-                reviews.reopen(session, specimen_id, by=auth.require("reviewer"), reason=reason)
-        except RenalError as error:
-            st.error(style.plain(str(error)))
-            return
-        st.rerun()
-
-
-def _signature(report: reports.SpecimenReport) -> None:
-    signed = report.signature
-    if signed is None:
-        return
-    words = "Amended and signed" if signed.kind == "amend" else "Signed"
-    reason = f"<br>Amended because: {escape(signed.reason)}" if signed.reason else ""
-    st.html(
-        f'<div role="status"><strong>{words} by {escape(signed.by)}</strong>, {style.when(signed.at)}<br>'
-        f'<span class="rc-quiet-text">{escape(signed.meaning)}{reason}</span></div>'
-    )
+        yield f"{report.unreviewed} findings stand as the model found them; signing accepts them."
 
 
 def _shown_fields(session: Any, specimen_id: int, current: Analysis, min_score: MinScore) -> list[ShownField]:
@@ -294,7 +253,7 @@ def _side(
     if state.complaint:
         st.error(style.plain(state.complaint))
         state.complaint = None
-    _signature(report)
+    signing.signature(report.signature)
     withheld.show(report, auth.require())
     if report.rows:
         counts.show(report.rows, unvalidated=unvalidated, key=f"counts-{analysis_id}")
@@ -322,7 +281,7 @@ def _history(specimen_id: int, analysis_id: int, opinion: second_opinion.Opinion
         events += audit.events(session, entity="specimen", entity_id=specimen_id, limit=100)
         if opinion is not None:
             events += audit.events(session, entity="analysis", entity_id=opinion.second.id, limit=100)
-    lines = [(entry.at, entry.by, _signature_words(entry.kind, entry.meaning, entry.reason)) for entry in signatures]
+    lines = [(entry.at, entry.by, signing.in_words(entry)) for entry in signatures]
     lines += [(event.at, event.actor_name, words) for event in events if (words := _change_in_words(event)) is not None]
     if not lines:
         st.html('<span class="rc-quiet-text">No corrections and no signature yet.</span>')
@@ -335,12 +294,6 @@ def _history(specimen_id: int, analysis_id: int, opinion: second_opinion.Opinion
             for at, by, words in lines
         )
     )
-
-
-def _signature_words(kind: str, meaning: str, reason: str | None) -> str:
-    if kind == "reopen":
-        return f"Reopened: {reason}"
-    return f"Signed: {meaning}" if kind == "sign" else f"Amendment signed: {meaning} Reason: {reason}"
 
 
 _VERBS = {

@@ -1,0 +1,81 @@
+"""The signature under a report, the same for every kind of specimen: given, taken up again with a reason, and told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from html import escape
+
+import streamlit as st
+
+from db import reviews
+from db.engine import session_scope
+from db.reports import Signature
+from db.reviews import HistoryEntry
+from pages.components import auth, style
+from renalcore.errors import RenalError
+
+
+@st.dialog("Sign the report")
+def sign(specimen_id: int, said: Callable[[int], Iterable[str]], user: auth.CurrentUser, *, reviewed: str) -> None:
+    """Ask a reviewer for the signature.
+
+    Args:
+        specimen_id: The specimen.
+        said: What is signed now, as paragraphs of markdown, by the specimen's id.
+        user: The reviewer.
+        reviewed: What the signature says was reviewed, e.g. `fields and findings`.
+    """
+    for paragraph in said(specimen_id):
+        st.markdown(paragraph)
+    meanings = (
+        f"I have reviewed the {reviewed} of this specimen and release this report.",
+        "I have reviewed the corrections of another person and release this report.",
+    )
+    meaning = st.radio("Meaning of the signature", meanings, key=f"meaning-{specimen_id}")
+    st.markdown(
+        f"Signed as **{style.plain(user.full_name)}**, with the time. Later changes are amendments with a reason."
+    )
+    if st.button("Sign", type="primary", key=f"sign-now-{specimen_id}"):
+        try:
+            with session_scope() as session:
+                reviews.sign(session, specimen_id, by=auth.require("reviewer"), meaning=meaning)
+        except RenalError as error:
+            st.error(style.plain(str(error)))
+            return
+        st.rerun()
+
+
+@st.dialog("Reopen for amendment")
+def reopen(specimen_id: int) -> None:
+    """Ask a reviewer why a signed report must change."""
+    st.markdown("The signed report is kept as it is. What you change becomes an amendment and must be signed again.")
+    reason = st.text_area("Reason", key=f"reason-{specimen_id}", placeholder="Why the signed report must change")
+    if st.button("Reopen", type="primary", key=f"reopen-now-{specimen_id}"):
+        try:
+            with session_scope() as session:
+                reviews.reopen(session, specimen_id, by=auth.require("reviewer"), reason=reason)
+        except RenalError as error:
+            st.error(style.plain(str(error)))
+            return
+        st.rerun()
+
+
+def signature(signed: Signature | None) -> None:
+    """Who answers for the report; nothing where it is not signed."""
+    if signed is None:
+        return
+    words = "Amended and signed" if signed.kind == "amend" else "Signed"
+    reason = f"<br>Amended because: {escape(signed.reason)}" if signed.reason else ""
+    st.html(
+        f'<div role="status"><strong>{words} by {escape(signed.by)}</strong>, {style.when(signed.at)}<br>'
+        f'<span class="rc-quiet-text">{escape(signed.meaning)}{reason}</span></div>'
+    )
+
+
+def in_words(entry: HistoryEntry) -> str:
+    """A signature, reopening or amendment as a line of a history."""
+    if entry.kind == "reopen":
+        return f"Reopened: {entry.reason}"
+    if entry.kind == "sign":
+        return f"Signed: {entry.meaning}"
+    return f"Amendment signed: {entry.meaning} Reason: {entry.reason}"
