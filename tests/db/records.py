@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import event
+from sqlalchemy import event, insert
 from sqlalchemy.orm import Session
 
-from db.models import Analysis, Specimen, SpecimenField
+from db import analyses, slides, uploads
+from db.models import Analysis, GlomerulusFinding, Slide, SlideResult, Specimen, SpecimenField, Upload, User
+from db.slides import NewSlide
 from db.specimens import UploadedField
+from db.uploads import Checked
 from renalcore.taxonomy import NAMES, class_id
 from renalcore.types import Detections
 
@@ -56,6 +60,75 @@ class Analysed:
 
 Register = Callable[..., Specimen]
 Analyse = Callable[..., Analysed]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A square glomerulus that the model found: its corner and its side in px."""
+
+    x: int
+    y: int
+    side: int = 100
+    score: float = 0.9
+    cut: bool = False
+
+    @property
+    def outline(self) -> list[float]:
+        return [float(value) for value in square(self.x, self.y, self.side)]
+
+
+def square(x: int, y: int, side: int) -> list[int]:
+    """Its outline as `x1, y1, x2, y2, ...`."""
+    return [x, y, x + side, y, x + side, y + side, x, y + side]
+
+
+def a_specimen_of_slides(
+    session: Session, by: User, names: Sequence[str], *, accession: str = "K-1", um_per_px: float | None = 0.5,
+    width_px: int = 2000, height_px: int = 1000, **changes: Any,
+) -> Specimen:  # fmt: skip
+    """A specimen of histology of patient H-1, its slides uploaded and checked before."""
+    new = []
+    for name in names:
+        upload = Upload(key=secrets.token_hex(8), by_id=by.id, name="a.svs", size_bytes=9, modified_ms=1)
+        session.add(upload)
+        session.flush()
+        found = Checked("drawn", width_px, height_px, None, None, ())
+        uploads.complete(session, upload, hashlib.sha256(name.encode()).hexdigest(), found)
+        new.append(NewSlide(upload=upload, name=name, stain="PAS", species="human", um_per_px=um_per_px))
+    values = {"identifier": "H-1", "patient_name": None, "accession": accession, "collected_at": None} | changes
+    return slides.register(session, **values, slides=new, by=by)
+
+
+def searched(
+    session: Session, by: User, found: Mapping[str, Sequence[Found]], *, tissue_px: float = 1e6,
+    options: Mapping[str, Any] | None = None, **changes: Any,
+) -> tuple[Specimen, Analysis, list[Slide]]:  # fmt: skip
+    """A specimen of histology in which a model found these on its slides, given by their names; analysed."""
+    specimen = a_specimen_of_slides(session, by, list(found), **changes)
+    analysis = analyses.request(session, specimen, **MODEL, options=options or {}, by=by)
+    analyses.start(session, analysis.id, device="cpu", worker="w1")
+    for slide in specimen.slides:
+        store_slide(session, analysis, slide, found[slide.name], tissue_px=tissue_px)
+    analyses.finish(session, analysis.id)
+    return specimen, analysis, list(specimen.slides)
+
+
+def store_slide(
+    session: Session, analysis: Analysis, slide: Slide, found: Sequence[Found], *, tissue_px: float = 1e6
+) -> None:
+    """The result of a slide, as its worker leaves it."""
+    same = {"analysis_id": analysis.id, "slide_id": slide.id}
+    result = SlideResult(**same, seconds=1.0, worker="w1", tissue_px=tissue_px, downsample=4.0)
+    session.add(result)
+    session.flush()
+    rows = [
+        same
+        | {"slide_result_id": result.id, "score": one.score, "outline": one.outline}
+        | {"area_px": float(one.side**2), "touches_edge": one.cut}
+        for one in found
+    ]
+    if rows:
+        session.execute(insert(GlomerulusFinding), rows)
 
 
 @contextmanager
