@@ -42,7 +42,7 @@ ROOT_ENTRIES = {
 # inside a function. A file not named here may not name the library at all.
 HEAVY = {
     "torch", "torchvision", "ultralytics", "sahi", "openvino", "nncf", "monai", "segmentation_models_pytorch",
-    "openslide", "tifffile", "optuna",
+    "openslide", "tifffile", "optuna", "skimage",
 }  # fmt: skip
 AT_THE_TOP: dict[str, set[str]] = {
     "renalcore/histology/decoding.py": {"torch"},
@@ -70,6 +70,7 @@ INSIDE_FUNCTIONS: dict[str, set[str]] = {
     "renalcore/histology/pyramid.py": {"tifffile"},
     "renalcore/io/slide/tiff.py": {"tifffile"},
     "renalcore/io/slide/vendors.py": {"openslide"},
+    "renalcore/metrics/surfaces.py": {"skimage"},
     "renalcore/sediment/benchmark.py": {"torch", "sahi"},
     "renalcore/sediment/pretrain.py": {"monai"},
     "renalcore/sediment/search.py": {"optuna"},
