@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import shapely
 from numpy.typing import ArrayLike
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from db import analyses, audit
@@ -97,6 +97,17 @@ def standing(session: Session, analysis_id: int, slide_id: int | None = None) ->
         slide_id: Only the glomeruli of this slide.
     """
     return _standing(session, analysis_id, slide_id=slide_id)
+
+
+def version(session: Session, analysis_id: int, slide: Slide) -> str:
+    """What is another one whenever a glomerulus of a slide, what is said of it, the limits or the scale change."""
+    last = session.scalar(
+        select(func.max(GlomerulusCorrection.id)).where(
+            GlomerulusCorrection.analysis_id == analysis_id, GlomerulusCorrection.slide_id == slide.id
+        )
+    )
+    limits = limits_to_json(limits_of(analyses.get(session, analysis_id)))
+    return f"{last or 0} {slide.um_per_px} {' '.join(map(str, limits.values()))}"
 
 
 def limits_of(analysis: Analysis) -> Limits:

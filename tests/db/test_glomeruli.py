@@ -237,3 +237,19 @@ def test_five_thousand_glomeruli_stand_in_under_half_a_second(session: Session, 
     began = time.process_time()
     assert len(glomeruli.standing(session, analysis.id)) == 5000
     assert time.process_time() - began < 0.5
+
+
+def test_every_change_of_a_slide_gives_it_another_version(
+    session: Session, run: Analysis, a1: Slide, technologist: User
+) -> None:
+    seen = [glomeruli.version(session, run.id, a1)]
+    assert glomeruli.version(session, run.id, a1) == seen[0]
+    glomeruli.confirm(session, run.id, ["f1"], by=technologist)
+    seen.append(glomeruli.version(session, run.id, a1))
+    glomeruli.undo_last(session, run.id, technologist)
+    seen.append(glomeruli.version(session, run.id, a1))
+    glomeruli.set_limits(session, run.id, Limits(min_score=0.5), by=technologist)
+    seen.append(glomeruli.version(session, run.id, a1))
+    a1.um_per_px, a1.scale_from = 0.5, "person"
+    seen.append(glomeruli.version(session, run.id, a1))
+    assert len(set(seen)) == len(seen)
