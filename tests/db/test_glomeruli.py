@@ -250,6 +250,6 @@ def test_every_change_of_a_slide_gives_it_another_version(
     seen.append(glomeruli.version(session, run.id, a1))
     glomeruli.set_limits(session, run.id, Limits(min_score=0.5), by=technologist)
     seen.append(glomeruli.version(session, run.id, a1))
-    a1.um_per_px, a1.scale_from = 0.5, "person"
+    a1.um_per_px = 0.3
     seen.append(glomeruli.version(session, run.id, a1))
     assert len(set(seen)) == len(seen)
