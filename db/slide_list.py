@@ -31,6 +31,7 @@ class SlideRow:
         patient_identifier: The patient's hospital number.
         patient_name: The patient's name, None where it was not given.
         created_at: When its specimen was registered.
+        collected_at: When the tissue was taken, None where unknown.
         size_bytes: Size of its file.
         state: That of its specimen.
         message: Why the analysis failed or who cancelled it, else empty.
@@ -45,6 +46,7 @@ class SlideRow:
     patient_identifier: str
     patient_name: str | None
     created_at: datetime
+    collected_at: datetime | None
     size_bytes: int
     state: SlideState
     message: str
@@ -145,6 +147,7 @@ def page(
                 patient_identifier=patient.identifier,
                 patient_name=patient.name,
                 created_at=specimen.created_at,
+                collected_at=specimen.collected_at,
                 size_bytes=size_bytes,
                 state=state_of(specimen, analysis),
                 message=(analysis.message or "") if analysis else "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from html import escape
 
 import streamlit as st
@@ -79,3 +80,18 @@ def in_words(entry: HistoryEntry) -> str:
     if entry.kind == "sign":
         return f"Signed: {entry.meaning}"
     return f"Amendment signed: {entry.meaning} Reason: {entry.reason}"
+
+
+def history(lines: Iterable[tuple[datetime, str, str]]) -> None:
+    """What happened to a specimen, newest first: when, by whom and what."""
+    newest_first = sorted(lines, key=lambda line: line[0], reverse=True)
+    if not newest_first:
+        st.html('<span class="rc-quiet-text">No corrections and no signature yet.</span>')
+        return
+    st.html(
+        "".join(
+            f'<div style="padding:0.2rem 0;font-size:0.9rem"><span class="rc-quiet-text">{style.when(at)} · '
+            f"{escape(by)}</span><br>{escape(words)}</div>"
+            for at, by, words in newest_first
+        )
+    )

@@ -283,17 +283,7 @@ def _history(specimen_id: int, analysis_id: int, opinion: second_opinion.Opinion
             events += audit.events(session, entity="analysis", entity_id=opinion.second.id, limit=100)
     lines = [(entry.at, entry.by, signing.in_words(entry)) for entry in signatures]
     lines += [(event.at, event.actor_name, words) for event in events if (words := _change_in_words(event)) is not None]
-    if not lines:
-        st.html('<span class="rc-quiet-text">No corrections and no signature yet.</span>')
-        return
-    lines.sort(key=lambda line: line[0], reverse=True)
-    st.html(
-        "".join(
-            f'<div style="padding:0.2rem 0;font-size:0.9rem"><span class="rc-quiet-text">{style.when(at)} · '
-            f"{escape(by)}</span><br>{escape(words)}</div>"
-            for at, by, words in lines
-        )
-    )
+    signing.history(lines)
 
 
 _VERBS = {
