@@ -19,6 +19,7 @@ from db.models import (
     Analysis,
     CutOffTableRow,
     FieldResult,
+    Modality,
     Objective,
     Patient,
     ScaleKind,
@@ -198,8 +199,8 @@ def report(session: Session, specimen_id: int) -> SpecimenReport:
 
 def patient_history(session: Session, patient_id: int) -> list[SpecimenReport]:
     """The reports of a patient's specimens that are analysed, signed or not, oldest first."""
-    ids = session.scalars(_reportable().where(Specimen.patient_id == patient_id))
-    return sorted(_reports(session, list(ids)), key=lambda one: (one.taken_at, one.specimen_id))
+    ids = chosen(session, "sediment", patient_id=patient_id)
+    return sorted(_reports(session, ids), key=lambda one: (one.taken_at, one.specimen_id))
 
 
 def rows_for_export(
@@ -225,24 +226,16 @@ def rows_for_export(
     Raises:
         InputError: Nothing says which specimens.
     """
-    wanted = _reportable()
     if specimen_id is None and patient_id is None and since is None and until is None:
         raise InputError("Say what to export: a specimen, a patient or a range of dates.")
-    if specimen_id is not None:
-        wanted = wanted.where(Specimen.id == specimen_id)
-    if patient_id is not None:
-        wanted = wanted.where(Specimen.patient_id == patient_id)
-    if since is not None:
-        wanted = wanted.where(Specimen.created_at >= since)
-    if until is not None:
-        wanted = wanted.where(Specimen.created_at < until)
-    return rows_of_specimens(session, list(session.scalars(wanted)))
+    ids = chosen(session, "sediment", specimen_id=specimen_id, patient_id=patient_id, since=since, until=until)
+    return rows_of_specimens(session, ids)
 
 
 def reported_specimens(
     session: Session, *, since: datetime | None = None, until: datetime | None = None, signed_only: bool = False
 ) -> list[ReportedSpecimen]:
-    """The specimens that have a report, in the order of registration, without the cost of their values.
+    """The specimens of sediment that have a report, in the order of registration, without the cost of their values.
 
     Args:
         session: An open session.
@@ -250,7 +243,7 @@ def reported_specimens(
         until: Only specimens registered before this moment.
         signed_only: Only those whose report is signed.
     """
-    wanted = _reportable().add_columns(Specimen.accession, Patient.identifier)
+    wanted = _reportable("sediment").add_columns(Specimen.accession, Patient.identifier)
     wanted = wanted.join(Patient, Patient.id == Specimen.patient_id)
     if since is not None:
         wanted = wanted.where(Specimen.created_at >= since)
@@ -298,10 +291,32 @@ def rows_of(snapshot: dict[str, Any]) -> tuple[ReportedValue, ...]:
     )
 
 
-def _reportable() -> Select[int]:
+def chosen(
+    session: Session,
+    modality: Modality,
+    *,
+    specimen_id: int | None = None,
+    patient_id: int | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> list[int]:
+    """The specimens of one kind that have a report, those that pass every condition given, as they were registered."""
+    wanted = _reportable(modality)
+    if specimen_id is not None:
+        wanted = wanted.where(Specimen.id == specimen_id)
+    if patient_id is not None:
+        wanted = wanted.where(Specimen.patient_id == patient_id)
+    if since is not None:
+        wanted = wanted.where(Specimen.created_at >= since)
+    if until is not None:
+        wanted = wanted.where(Specimen.created_at < until)
+    return list(session.scalars(wanted))
+
+
+def _reportable(modality: Modality) -> Select[int]:
     return (
         select(Specimen.id)
-        .where(Specimen.state.in_(("needs_review", "signed")))
+        .where(Specimen.modality == modality, Specimen.state.in_(("needs_review", "signed")))
         .order_by(Specimen.created_at, Specimen.id)
     )
 
@@ -324,9 +339,9 @@ def _batch(session: Session, specimen_ids: Sequence[int]) -> list[SpecimenReport
             .where(Specimen.id.in_(specimen_ids))
         )
     }
-    signatures, amendments = _signatures(session, specimen_ids)
+    signed, amendments = signatures(session, specimen_ids)
     found = {
-        key: _as_signed(record.specimen, record.patient, *signatures[key], amendments[key])
+        key: _as_signed(record.specimen, record.patient, *signed[key], amendments[key])
         for key, record in records.items()
         if record.specimen.state == "signed"
     }
@@ -385,7 +400,7 @@ def _as_they_stand(
         analysis = analyses.get(key)
         measured = [_measured(specimen, field, by_field[field.id]) for field in searched[key]]
         found[key] = SpecimenReport(
-            **_identity(specimen, patient),
+            **identity(specimen, patient),
             objective=specimen.objective,
             scale_kind=specimen.scale_kind,
             um_per_px=specimen.um_per_px,
@@ -406,7 +421,7 @@ def _as_they_stand(
     return found
 
 
-def _signatures(session: Session, specimen_ids: Sequence[int]) -> tuple[dict[int, tuple[SignOff, str]], dict[int, int]]:
+def signatures(session: Session, specimen_ids: Sequence[int]) -> tuple[dict[int, tuple[SignOff, str]], dict[int, int]]:
     """The last signature of each of these specimens with the name of who gave it, and the number of amendments."""
     last: dict[int, tuple[SignOff, str]] = {}
     amendments: dict[int, int] = defaultdict(int)
@@ -426,7 +441,13 @@ def _min_score(analysis: Analysis) -> MinScore:
     return setting
 
 
-def _identity(specimen: Specimen, patient: Patient) -> dict[str, Any]:
+def signature_of(sign_off: SignOff, by: str) -> Signature:
+    """A signature as a report shows it, given the name of the reviewer."""
+    return Signature(sign_off.id, sign_off.kind, by, sign_off.at, sign_off.meaning, sign_off.reason)
+
+
+def identity(specimen: Specimen, patient: Patient) -> dict[str, Any]:
+    """What every report says of its specimen and patient, by the names of its attributes."""
     return {
         "specimen_id": specimen.id,
         "accession": specimen.accession,
@@ -442,7 +463,7 @@ def _identity(specimen: Specimen, patient: Patient) -> dict[str, Any]:
 def _as_signed(specimen: Specimen, patient: Patient, sign_off: SignOff, by: str, amendments: int) -> SpecimenReport:
     kept = sign_off.report
     return SpecimenReport(
-        **_identity(specimen, patient),
+        **identity(specimen, patient),
         objective=kept["objective"],
         scale_kind=kept["scale_kind"],
         um_per_px=kept["um_per_px"],
@@ -457,7 +478,7 @@ def _as_signed(specimen: Specimen, patient: Patient, sign_off: SignOff, by: str,
         fields_total=kept["fields_total"],
         unreviewed=kept["unreviewed"],
         rows=rows_of(kept),
-        signature=Signature(sign_off.id, sign_off.kind, by, sign_off.at, sign_off.meaning, sign_off.reason),
+        signature=signature_of(sign_off, by),
         amendments=amendments,
     )
 

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db import analyses, audit, reports
+from db import analyses, audit, reports, slide_reports
 from db.corrections import last_action, restorable
 from db.engine import now
 from db.models import (
@@ -222,7 +222,7 @@ def set_threshold(session: Session, analysis_id: int, min_score: MinScore, by: U
 
 
 def sign(session: Session, specimen_id: int, *, by: User, meaning: str) -> SignOff:
-    """A reviewer signs the report as it stands; objects that nobody touched are signed as the model found them.
+    """A reviewer signs the report as it stands; what nobody touched is signed as the model found it.
 
     Args:
         session: An open session.
@@ -249,14 +249,17 @@ def sign(session: Session, specimen_id: int, *, by: User, meaning: str) -> SignO
             f"Specimen {specimen.accession} is {in_words(specimen.state)}; "
             "it can be signed once its analysis is complete."
         )
-    done, total = analyses.progress(session, analysis.id)
-    if done < total:
+    without, total = analyses.lacking(session, analysis.id)
+    what = analyses.pictures(specimen.modality)
+    if not total:
+        raise Conflict(f"All {what} of specimen {specimen.accession} are withdrawn. Bring one back before signing.")
+    if without:
         raise Conflict(
-            f"{total - done} of {total} fields of specimen {specimen.accession} have no result yet. "
+            f"{without} of {total} {what} of specimen {specimen.accession} have no result yet. "
             "Analyse them before signing."
         )
     earlier = _sign_offs(session, specimen_id)
-    current = reports.report(session, specimen_id)
+    kept, told = _report(session, specimen)
     sign_off = SignOff(
         specimen_id=specimen_id,
         analysis_id=analysis.id,
@@ -265,7 +268,7 @@ def sign(session: Session, specimen_id: int, *, by: User, meaning: str) -> SignO
         at=now(),
         meaning=meaning.strip(),
         reason=earlier[-1].reason if earlier else None,
-        report=reports.to_json(current),
+        report=kept,
     )
     session.add(sign_off)
     move_specimen(specimen, "signed")
@@ -282,7 +285,7 @@ def sign(session: Session, specimen_id: int, *, by: User, meaning: str) -> SignO
             "accession": specimen.accession,
             "sign_off_id": sign_off.id,
             "meaning": sign_off.meaning,
-            "report": sign_off.report,
+            "report": told,
         },
         reason=sign_off.reason,
     )
@@ -354,6 +357,15 @@ def history(session: Session, specimen_id: int) -> list[HistoryEntry]:
 
 def _sign_offs(session: Session, specimen_id: int) -> list[SignOff]:
     return list(session.scalars(select(SignOff).where(SignOff.specimen_id == specimen_id).order_by(SignOff.id)))
+
+
+def _report(session: Session, specimen: Specimen) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The report of a specimen as its signature keeps it, and as the audit trail tells it."""
+    if specimen.modality == "histology":
+        kept = slide_reports.to_json(slide_reports.report(session, specimen.id))
+        return kept, slide_reports.without_outlines(kept)
+    kept = reports.to_json(reports.report(session, specimen.id))
+    return kept, kept
 
 
 def _refuse_unless_reviewer(user: User, what: str) -> None:

@@ -14,7 +14,7 @@ class Glomeruli:
 
     Attributes:
         outlines_px: A polygon each: `(N, 2)` float32, x and y in level-0 px, closed implicitly.
-        scores: `(G,)` float32 in 0..1, the network's mean probability inside.
+        scores: `(G,)` float32 in 0..1, the network's mean probability inside; nan where a person added it.
         areas_px: `(G,)` float64, in level-0 px.
         touches_edge: `(G,)`, true where the slide's edge cuts it.
         tissue_px: Area of the tissue searched, in level-0 px.
@@ -44,8 +44,9 @@ class Glomeruli:
         for outline in outlines:
             if outline.ndim != 2 or outline.shape[1] != 2 or len(outline) < 3 or not np.isfinite(outline).all():
                 raise ValueError(f"an outline is (N, 2) with three or more finite points, got {outline.shape}")
-        if len(scores) and not (scores.min() >= 0 and scores.max() <= 1):
-            raise ValueError(f"scores must lie in 0..1, got {scores.min()}..{scores.max()}")
+        given = scores[~np.isnan(scores)]
+        if len(given) and not (given.min() >= 0 and given.max() <= 1):
+            raise ValueError(f"scores must lie in 0..1, got {given.min()}..{given.max()}")
         if len(areas) and not (areas.min() > 0 and areas.max() < np.inf):
             raise ValueError(f"areas must be positive, got {areas.min()}..{areas.max()}")
         if not 0 <= self.tissue_px < np.inf:

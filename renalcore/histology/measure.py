@@ -118,8 +118,8 @@ def measure(found: Glomeruli) -> Measures:
     scale = found.um_per_px or 1.0
     ferets = np.array([feret_diameters(outline) for outline in found.outlines_px]).reshape(-1, 2)
     return Measures(
-        unit="um" if found.um_per_px else "px",
-        areas=found.areas_px * scale**2,
+        unit=_unit(found),
+        areas=_areas(found),
         equivalent_diameters=_equivalent(found),
         max_ferets=ferets[:, 0] * scale,
         min_ferets=ferets[:, 1] * scale,
@@ -127,9 +127,9 @@ def measure(found: Glomeruli) -> Measures:
 
 
 def counted(found: Glomeruli, limits: Limits) -> NDArray[np.bool_]:
-    """Which glomeruli count, `(G,)`."""
+    """Which glomeruli count, `(G,)`; no score is too low where there is none."""
     diameters = _equivalent(found)
-    keep = (diameters >= limits.min_diameter) & (diameters <= limits.max_diameter) & (found.scores >= limits.min_score)
+    keep = (diameters >= limits.min_diameter) & (diameters <= limits.max_diameter) & ~(found.scores < limits.min_score)
     return keep & ~found.touches_edge if limits.edge == "leave_out" else keep
 
 
@@ -137,16 +137,16 @@ def summary(found: Glomeruli) -> SlideSummary:
     """The slide's figures; `found.where(counted(found, limits))` first leaves out what does not count."""
     scale_mm = None if found.um_per_px is None else found.um_per_px / 1000
     tissue_mm2 = None if scale_mm is None else found.tissue_px * scale_mm**2
-    sizes = measure(found)
+    all_areas = _areas(found)
     whole = ~found.touches_edge
-    areas, diameters = sizes.areas[whole], sizes.equivalent_diameters[whole]
+    areas, diameters = all_areas[whole], _equivalent(found)[whole]
     return SlideSummary(
         count=len(found),
         cut=int(found.touches_edge.sum()),
         tissue_mm2=tissue_mm2,
         density_per_mm2=len(found) / tissue_mm2 if tissue_mm2 else None,
-        unit=sizes.unit,
-        total_area=float(sizes.areas.sum()),
+        unit=_unit(found),
+        total_area=float(all_areas.sum()),
         mean_area=float(areas.mean()) if len(areas) else None,
         median_area=float(np.median(areas)) if len(areas) else None,
         mean_diameter=float(diameters.mean()) if len(diameters) else None,
@@ -205,6 +205,15 @@ def feret_diameters(outline_px: NDArray[np.floating]) -> tuple[float, float]:
     normals = np.stack((-sides[:, 1], sides[:, 0]), 1) / np.maximum(np.hypot(*sides.T), 1e-9)[:, None]
     across = hull @ normals.T
     return greatest, float((across.max(axis=0) - across.min(axis=0)).min())
+
+
+def _unit(found: Glomeruli) -> Literal["um", "px"]:
+    return "um" if found.um_per_px else "px"
+
+
+def _areas(found: Glomeruli) -> NDArray[np.float64]:
+    areas: NDArray[np.float64] = found.areas_px * (found.um_per_px or 1.0) ** 2
+    return areas
 
 
 def _equivalent(found: Glomeruli) -> NDArray[np.float64]:
