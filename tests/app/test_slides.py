@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from db import glomeruli
 from pages.routes.fields import CACHE
 from pages.routes.slides import LIBRARY, Pyramid
+from tests.browser.records import user_of
 from tests.running_app import RunningApp
-from tests.slide_files import HEIGHT_PX, WIDTH_PX, a_pyramid, registered, squares
+from tests.slide_files import HEIGHT_PX, SQUARE_PX, WIDTH_PX, a_pyramid, registered, squares
+from tests.slide_findings import searched
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +92,63 @@ def test_a_slide_whose_file_is_gone_says_so(web_app: RunningApp, client: httpx.C
             path.unlink()
     answer = client.get(f"/slides/{slide_id}/tile/9/0/0.jpg")
     assert (answer.status_code, "Restore it from a backup" in answer.text) == (404, True)
+
+
+def test_a_crop_is_that_window_at_the_next_larger_size_and_white_beyond_the_slide(
+    client: httpx.Client, slide: str
+) -> None:
+    answer = client.get(f"{slide}/crop?x=-100&y=100&w=400&h=200&size=150")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
+    pixels = np.asarray(Image.open(io.BytesIO(answer.content))).astype(int)
+    assert pixels.shape == (96, 192, 3)  # 150 -> 192, half of that high
+    side = 192 / 400 * SQUARE_PX
+    middles = [int((column + 0.5) * side) for column in range(4)]
+    for row in range(2):
+        wanted = [(255, 255, 255), *squares(0, 100, 300, 200)[50 + 100 * row, 50::100]]
+        for column, colour in zip(middles, wanted, strict=True):
+            assert np.abs(pixels[int((row + 0.5) * side), column] - colour).max() < 12, "one square a colour"
+    small = Image.open(io.BytesIO(client.get(f"{slide}/crop?x=0&y=0&w=40&h=40&size=512").content))
+    assert small.size == (40, 40), "never enlarged here"
+    for window in ("x=0&y=0&w=0&h=10&size=64", "x=2200&y=0&w=10&h=10&size=64", "x=0&y=0&w=9999&h=10&size=64"):
+        assert client.get(f"{slide}/crop?{window}").status_code == 404
+    assert client.get(f"{slide}/crop?x=0&y=0&w=ten&h=10&size=64").status_code == 400
+
+
+def test_glomeruli_are_told_as_they_stand_and_sent_again_only_when_one_changed(
+    web_app: RunningApp, tmp_path: Path
+) -> None:
+    person = web_app.person()
+    slide_id, _ = registered(web_app, person, a_pyramid(tmp_path / "found.tif"), um_per_px=0.5)
+    analysis_id = searched(web_app, person, slide_id, [(300, 300, 100, 0.91234), (700, 300, 80, 0.4)], min_score=0.5)
+    client = web_app.client(person)
+    address = f"/slides/{slide_id}/glomeruli.json?analysis={analysis_id}"
+    first = client.get(f"{address}&v=1")
+    assert first.headers["content-encoding"] == "gzip"
+    one, two = first.json()["items"]
+    assert one["outline"][:4] == [400, 300, 396.6, 325.9]  # 100 cos 15 degrees = 96.6, 100 sin = 25.9
+    assert {name: one[name] for name in ("number", "score", "sclerosed", "status", "counts", "diameter")} == {
+        "number": 1, "score": 0.912, "sclerosed": False, "status": "model", "counts": True, "diameter": 100.0,
+    }  # fmt: skip
+    assert (two["counts"], two["diameter"]) == (False, 80.0)  # 160 px of 0.5 um
+    tag = {"if-none-match": first.headers["etag"]}
+    assert client.get(f"{address}&v=1", headers=tag).status_code == 304
+    with web_app.database() as session:
+        glomeruli.mark_sclerosed(session, analysis_id, [two["key"]], by=user_of(web_app, person))
+    second = client.get(f"{address}&v=1", headers=tag)
+    assert second.status_code == 200
+    marked = second.json()["items"][1]
+    assert (marked["sclerosed"], marked["status"], marked["counts"]) == (True, "confirmed", True)
+
+
+def test_glomeruli_of_another_specimen_are_not_told(web_app: RunningApp, slide: str, tmp_path: Path) -> None:
+    person = web_app.person()
+    other, _ = registered(web_app, person, a_pyramid(tmp_path / "other.tif"), um_per_px=0.25)
+    analysis_id = searched(web_app, person, other, [(300, 300, 100, 0.9)])
+    client = web_app.client(person)
+    assert client.get(f"/slides/{other}/glomeruli.json?analysis={analysis_id}").status_code == 200
+    assert client.get(f"{slide}/glomeruli.json?analysis={analysis_id}").status_code == 404
+    assert client.get(f"/slides/{other}/glomeruli.json?analysis=999999").status_code == 404
+    assert client.get(f"/slides/{other}/glomeruli.json").status_code == 400
+    stranger = web_app.client()
+    for address in (f"/slides/{other}/glomeruli.json?analysis={analysis_id}", f"{slide}/crop?x=0&y=0&w=9&h=9&size=64"):
+        assert stranger.get(address).status_code == 403

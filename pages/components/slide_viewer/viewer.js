@@ -1,286 +1,375 @@
-// A slide to look at: deep zoom over tiles of the server, an overview, a scale bar, and a ruler.
+// A slide to look at: deep zoom over tiles of the server, an overview, a scale bar, a ruler; its glomeruli over it.
 // Lengths are in µm where the scale is known, and in px of the slide where it is not: nothing is guessed.
+// Nothing here decides anything: what is done to a glomerulus goes to the server, which answers with all of them.
 
-const NICE = [1, 2, 5];
-const BAR_PX = 130; // the scale bar is at most so long
-const REACH = /^(INPUT|TEXTAREA|SELECT)$/;
+const KEYS = [
+  ["n  p", "next, previous glomerulus"], ["c", "confirm"], ["Delete", "remove (again: restore)"], ["s", "globally sclerosed, or not"],
+  ["a", "draw a glomerulus that was missed"], ["r", "draw the selected one anew"], ["u", "undo my last correction"],
+  ["Enter  Backspace", "close the outline, drop its last point"], ["Shift", "held while drawing: freehand; with a click: select several"],
+  ["o", "outlines on or off"], ["l", "numbers on or off"], ["m", "measure"], ["+  −", "zoom"], ["0", "the whole slide"],
+  ["1", "one pixel of the slide per pixel of the screen"], ["Esc", "drop what is being drawn, then the selection"], ["?", "this list"],
+];
+const EDITING = "csaruDeleteBackspace"; // keys that do nothing where nothing may be changed
+const SAY_SELECTED_MS = 250; // stepping through glomeruli tells the server only where it ends
 
-function element(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (value === undefined || value === null || value === false) continue;
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else node.setAttribute(name, value === true ? "" : value);
-  }
-  node.append(...children.filter((child) => child !== null && child !== undefined));
-  return node;
-}
+// Switches outlive a change of tab, not a reload.
+const preferences = { outlines: true, numbers: true, opacity: 1, hidden: new Set(["removed"]) };
 
-let library; // loaded once for all slides looked at
-
-function loaded(address) {
-  library ??= new Promise((done, fail) => {
-    const script = element("script", { src: address, onload: () => done(window.OpenSeadragon), onerror: () => { library = undefined; script.remove(); fail(new Error("The viewer cannot be loaded. Reload the page.")); } });
-    document.head.append(script);
-  });
-  return library;
-}
-
-// A length of the slide in words: 1 µm to 999 µm, then mm; px where the scale is unknown.
-function lengthWords(px, umPerPx, digits = 3) {
-  const short = (value) => (value >= 100 ? String(Math.round(value)) : String(Number(value.toPrecision(digits))));
-  if (!umPerPx) return `${Math.round(px).toLocaleString("en").replaceAll(",", " ")} px`;
-  const um = px * umPerPx;
-  return um < 1000 ? `${short(um)} µm` : `${short(um / 1000)} mm`;
-}
-
-class SlideViewer {
+class SlideViewer extends DeepZoom {
   constructor(parent) {
-    this.lines = []; // finished measures, each two points in px of the slide
-    this.start = null;
-    this.end = null;
-    this.measuring = false;
-    const button = (label, title, onclick) => element("button", { type: "button", title, onclick, "aria-label": label.length > 1 ? null : title }, label);
-    this.ruler = button("Measure", "Measure a length: click its two ends (m)", () => this.toggleRuler());
-    this.ruler.setAttribute("aria-pressed", "false");
-    this.clear = button("Clear", "Remove all measures", () => this.clearLines());
-    this.said = element("output", { class: "said", "aria-live": "polite" });
-    this.zoomed = element("span", { class: "zoom", title: "Enlargement" });
+    super();
+    this.parent = parent;
+    this.queue = new EventQueue();
+    this.items = []; // glomeruli as they will be once what was done here has been answered
+    this.byKey = new Map();
+    this.foreseen = new Map();
+    this.selected = new Set();
+    this.outlines = new Outlines();
+    this.build();
+    this.onKey = (event) => this.key(event);
+    this.onWent = (event) => { if (event.detail.slide === this.slide) this.go(event.detail.key); };
+    window.addEventListener("keydown", this.onKey, true);
+    window.addEventListener(WENT, this.onWent);
+  }
+
+  build() {
+    const toggle = (words, name, title) => {
+      const box = element("input", { type: "checkbox", "data-switch": name });
+      box.checked = preferences[name];
+      box.addEventListener("change", () => { preferences[name] = box.checked; this.refresh(); });
+      return element("label", { title }, box, words);
+    };
     this.stage = element("div", { class: "stage" });
     this.paper = element("canvas", { class: "paper" });
-    this.barLine = element("i");
-    this.barWords = element("span");
-    this.bar = element("div", { class: "scale", hidden: true }, this.barWords, this.barLine);
+    this.ruler = new Ruler(this);
+    this.drawing = new Drawing(this);
+    this.card = new Card(this);
+    this.zoomed = element("span", { class: "zoom", title: "Enlargement" });
     this.notice = element("div", { class: "notice", role: "status" }, "Loading the slide…");
-    this.frame = element("div", { class: "frame" }, this.stage, this.paper, this.bar, this.notice);
+    this.chips = element("span", { class: "chips", role: "group", "aria-label": "Glomeruli shown" });
+    this.opacity = element("input", { type: "range", min: 0.1, max: 1, step: 0.05, title: "Opacity of the outlines", "aria-label": "Opacity of the outlines" });
+    this.opacity.value = preferences.opacity;
+    this.opacity.addEventListener("input", () => { preferences.opacity = Number(this.opacity.value); this.redraw(); });
+    this.editing = element("span", { class: "part" },
+      this.button(["Draw", element("kbd", {}, "a")], "Draw a glomerulus that was missed (a)", () => this.drawing.start()),
+      this.button(["Undo", element("kbd", {}, "u")], "Take back my last correction (u)", () => this.push({ action: "undo" })));
+    this.help = this.button("?", "Keys (?)", () => { this.keys.hidden = !this.keys.hidden; });
+    this.keys = element("div", { class: "float keys", hidden: true }, element("strong", {}, "Keys"),
+      element("dl", {}, ...KEYS.flatMap(([key, words]) => [element("dt", {}, element("kbd", {}, key)), element("dd", {}, words)])));
+    this.bar = element("div", { class: "tools", hidden: true },
+      toggle("Outlines", "outlines", "Outlines on or off (o)"), toggle("Numbers", "numbers", "Numbers on or off (l)"), this.opacity,
+      this.chips, element("span", { class: "space" }), this.help);
+    this.frame = element("div", { class: "frame" }, this.stage, this.ruler.bar, this.card.box, this.drawing.box, this.keys, this.notice);
     this.root = element("div", { class: "slide" },
-      element("div", { class: "tools" }, this.ruler, this.clear, this.said, element("span", { class: "space" }), this.zoomed,
-        button("−", "Zoom out (−)", () => this.zoom(1 / 1.6)), button("+", "Zoom in (+)", () => this.zoom(1.6)),
-        button("1:1", "One pixel of the slide per pixel of the screen (1)", () => this.zoomTo(1)), button("Fit", "The whole slide (0)", () => this.view?.viewport.goHome())),
-      this.frame);
-    this.onKey = (event) => this.key(event);
-    document.addEventListener("keydown", this.onKey);
-    this.frame.addEventListener("pointermove", (event) => this.follow(event));
-    parent.append(this.root);
+      element("div", { class: "tools" }, this.editing, this.ruler.button, this.ruler.clear, this.ruler.said, element("span", { class: "space" }), this.zoomed,
+        this.button("−", "Zoom out (−)", () => this.zoom(1 / 1.6)), this.button("+", "Zoom in (+)", () => this.zoom(1.6)),
+        this.button("1:1", "One pixel of the slide per pixel of the screen (1)", () => this.zoomTo(1)), this.button("Fit", "The whole slide (0)", () => this.view?.viewport.goHome())),
+      this.bar, this.frame);
+    this.stage.addEventListener("pointermove", (event) => this.follow(event));
+    this.stage.addEventListener("pointerleave", () => this.hover(null));
+    this.parent.append(this.root);
   }
 
-  update({ data }) {
+  // ---- data from the server ---------------------------------------------------------------------------------------
+
+  update(component) {
+    const { data } = component;
+    this.component = component;
     this.data = data;
-    if (this.slide === data.slide) {
-      this.draw(); // the scale may have been given
-      return;
+    this.queue.attach(this.root, component);
+    this.editing.hidden = !data.editable || data.analysis === null;
+    this.bar.hidden = data.analysis === null;
+    if (!data.editable) this.drawing.drop();
+    const other = this.slide !== data.slide;
+    if (other) {
+      this.slide = data.slide;
+      this.root.dataset.slide = data.slide;
+      this.open().catch((error) => this.say(error.message));
     }
-    this.slide = data.slide;
-    this.root.dataset.slide = data.slide;
-    this.open().catch((error) => this.say(error.message));
+    this.fetchGlomeruli().catch((error) => this.say(error.message));
+    this.redraw(); // the scale may have been given
   }
 
-  async open() {
-    const { base, library: address } = this.data;
-    const [OpenSeadragon, answer] = await Promise.all([loaded(address), fetch(`${base}/descriptor.json`)]);
-    if (!answer.ok) throw new Error(answer.status === 403 ? "You are signed out. Sign in again." : await answer.text());
-    const known = await answer.json();
-    const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    this.OpenSeadragon = OpenSeadragon;
-    this.view = new OpenSeadragon.Viewer({
-      element: this.stage,
-      drawer: "canvas",
-      tileSources: {
-        width: known.width, height: known.height, tileSize: known.tile, tileOverlap: 0, minLevel: known.min_level, maxLevel: known.max_level,
-        getTileUrl: (level, x, y) => `${base}/tile/${level}/${x}/${y}.jpg`,
-      },
-      showNavigationControl: false,
-      showNavigator: true,
-      navigatorPosition: "TOP_RIGHT",
-      navigatorSizeRatio: 0.17,
-      navigatorMaintainSizeRatio: true,
-      navigatorAutoFade: false,
-      navigatorBackground: "#e4e7e6",
-      navigatorBorderColor: "#8a9496",
-      navigatorDisplayRegionColor: "#0b4f58",
-      navigatorOpacity: 0.95,
-      animationTime: still ? 0 : 0.5,
-      blendTime: 0,
-      imageLoaderLimit: 8,
-      timeout: 180000, // the overview of a slide stored without one is computed when it is first looked at
-      maxZoomPixelRatio: 4,
-      minZoomImageRatio: 0.8,
-      visibilityRatio: 0.4,
-      gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
-      gestureSettingsPen: { clickToZoom: false },
-      gestureSettingsTouch: { clickToZoom: false },
-    });
-    this.view.addHandler("canvas-click", (event) => this.click(event));
-    this.view.addHandler("canvas-double-click", (event) => { if (this.measuring) event.preventDefaultAction = true; });
-    this.view.addHandler("update-viewport", () => this.draw());
-    this.view.addHandler("open-failed", () => this.say("The slide cannot be shown. Tell your administrator."));
-    this.view.addHandler("tile-load-failed", () => this.say("A part of the slide cannot be read: its file may be damaged, or the server busy.", true));
-    this.view.addHandler("tile-drawn", () => this.shown());
-    this.view.addHandler("canvas-key", (event) => { if ("1mM".includes(event.originalEvent.key)) event.preventDefaultAction = true; });
-    this.resize = new ResizeObserver(() => this.draw());
-    this.resize.observe(this.frame);
+  async fetchGlomeruli() {
+    const { data } = this;
+    if (data.analysis === null) return;
+    const address = glomeruliAddress(data);
+    const found = await glomeruliAt(address);
+    if (this.data !== data) return; // answered meanwhile, and fetched anew
+    if (this.queue.idle) this.foreseen.clear();
+    this.found = found;
+    this.root.dataset.version = data.version;
+    const wish = data.selected;
+    const told = this.wished === wish;
+    this.wished = wish;
+    this.list();
+    // What was selected here meanwhile is newer than the wish.
+    if (!told && this.queue.idle && !this.telling && !this.selected.has(wish)) this.go(wish);
   }
 
-  shown() {
-    if (this.root.dataset.shown) return;
-    this.root.dataset.shown = "yes";
-    this.say("");
+  // Puts together what the server knows and what was done here since.
+  list() {
+    const known = (this.found ?? []).map((item) => (this.foreseen.has(item.key) ? { ...item, ...this.foreseen.get(item.key) } : item));
+    this.items = [...known, ...[...this.foreseen.values()].filter((change) => change.fresh)];
+    this.byKey = new Map(this.items.map((item) => [item.key, item]));
+    for (const key of this.selected) if (!this.byKey.has(key)) this.selected.delete(key);
+    this.hovered = null;
+    this.refresh();
   }
 
-  say(words, passing = false) {
-    this.notice.textContent = words;
-    this.notice.hidden = !words;
-    clearTimeout(this.silence);
-    if (passing) this.silence = setTimeout(() => this.say(""), 6000);
+  shows(item) { return preferences.outlines && !preferences.hidden.has(kindOf(item)); }
+
+  refresh() {
+    this.outlines.set(this.items, (item) => this.shows(item), preferences.numbers);
+    const counts = Object.fromEntries(Object.keys(KINDS).map((kind) => [kind, 0]));
+    for (const item of this.items) counts[kindOf(item)] += 1;
+    this.chips.replaceChildren(...Object.entries(KINDS).map(([kind, { words, title }]) => this.button(
+      [sample(kind), words, element("span", { class: "number" }, whole(counts[kind]))], `${title}. Click to show or hide them.`,
+      () => { if (!preferences.hidden.delete(kind)) preferences.hidden.add(kind); this.refresh(); },
+      { "aria-pressed": String(!preferences.hidden.has(kind)), "data-kind": kind })));
+    for (const box of this.bar.querySelectorAll("[data-switch]")) box.checked = preferences[box.dataset.switch];
+    this.root.dataset.glomeruli = this.items.length;
+    this.describe();
   }
 
-  // ---- zoom ------------------------------------------------------------------------------------------------------
-
-  zoom(factor) {
-    this.view?.viewport.zoomBy(factor);
-    this.view?.viewport.applyConstraints();
+  describe() {
+    this.card.show(this.chosen(), this.data.um_per_px, this.data.editable);
+    this.root.dataset.selected = [...this.selected].join(" ");
+    this.redraw();
   }
 
-  // So many pixels of the screen for one of the slide.
-  zoomTo(ratio) {
-    const viewport = this.view?.viewport;
-    viewport?.zoomTo(viewport.imageToViewportZoom(ratio));
+  // ---- selecting --------------------------------------------------------------------------------------------------
+
+  chosen() { return [...this.selected].map((key) => this.byKey.get(key)).filter(Boolean); }
+
+  select(keys, tell = true) {
+    this.selected = new Set(keys);
+    this.describe();
+    clearTimeout(this.telling);
+    this.telling = tell ? setTimeout(() => this.tellSelected(), SAY_SELECTED_MS) : undefined;
   }
 
-  key(event) {
-    if (!this.view || event.ctrlKey || event.metaKey || event.altKey) return;
-    const target = event.composedPath()[0];
-    if (target instanceof HTMLElement && (target.isContentEditable || REACH.test(target.tagName))) return;
-    const inside = event.composedPath().includes(this.stage); // there the library takes its own keys: + - 0 and arrows
-    if (event.key === "m") this.toggleRuler();
-    else if (event.key === "Escape") this.start ? this.drop() : this.measuring && this.toggleRuler();
-    else if (event.key === "1") this.zoomTo(1);
-    else if (inside) return;
-    else if (event.key === "+" || event.key === "=") this.zoom(1.6);
-    else if (event.key === "-") this.zoom(1 / 1.6);
-    else if (event.key === "0") this.view.viewport.goHome();
-    else return;
-    event.preventDefault();
+  tellSelected() {
+    this.telling = undefined;
+    const keys = [...this.selected].filter((key) => !this.byKey.get(key)?.fresh);
+    this.queue.waiting = this.queue.waiting.filter((event) => event.action !== "select"); // only the last one matters
+    this.queue.push({ action: "select", keys });
   }
 
-  // ---- ruler -----------------------------------------------------------------------------------------------------
-
-  toggleRuler() {
-    this.measuring = !this.measuring;
-    this.start = null;
-    this.ruler.setAttribute("aria-pressed", String(this.measuring));
-    this.frame.classList.toggle("measuring", this.measuring);
-    this.draw();
+  // Selects a glomerulus and brings it into sight; its kind is shown where it was hidden.
+  go(key, tell = false) {
+    const item = this.byKey.get(key);
+    this.goal = null;
+    if (!item) return this.select([], false);
+    if (!this.shows(item)) {
+      preferences.outlines = true;
+      preferences.hidden.delete(kindOf(item));
+      this.refresh();
+    }
+    this.select([key], tell);
+    if (this.view?.world.getItemCount()) this.centreOn(item);
+    else this.goal = item; // until the slide is there
+    return undefined;
   }
 
-  clearLines() {
-    this.lines = [];
-    this.drop();
+  // In the middle, and large enough to be judged: at least 80 px of the screen and not beyond it.
+  centreOn(item, atOnce = false) {
+    const { viewport } = this.view;
+    const size = viewport.getContainerSize();
+    const room = Math.min(size.x, size.y);
+    const target = viewport.viewportToImageZoom(viewport.getZoom());
+    viewport.panTo(viewport.imageToViewportCoordinates(item.x, item.y), atOnce);
+    if (item.span * target < 80 || item.span * target > 0.8 * room) {
+      viewport.zoomTo(viewport.imageToViewportZoom(Math.min(2, (0.3 * room) / item.span)), null, atOnce);
+    }
   }
 
-  drop() {
-    this.start = null;
-    this.draw();
+  step(by) {
+    const listed = this.items.filter((item) => this.shows(item) && !item.fresh).sort((a, b) => a.number - b.number);
+    if (!listed.length) return;
+    const [from] = this.chosen();
+    const at = from ? listed.findIndex((item) => item.number >= from.number) : -1;
+    const found = from && listed[at]?.key === from.key;
+    const next = at < 0 ? (by > 0 ? 0 : listed.length - 1) : (found || by < 0 ? at + by : at);
+    this.go(listed[(next + listed.length) % listed.length].key, true);
   }
 
   click(event) {
-    if (!this.measuring || !event.quick) return;
-    event.preventDefaultAction = true;
-    const at = this.view.viewport.viewerElementToImageCoordinates(event.position);
-    if (this.start) {
-      this.lines.push([this.start, at]);
-      this.start = null;
-    } else {
-      this.start = at;
-      this.end = at;
+    if (!event.quick) return;
+    this.stage.querySelector("[tabindex]")?.focus({ preventScroll: true });
+    this.keys.hidden = true;
+    const at = this.onSlide(event.position);
+    if (this.ruler.on || this.drawing.on) event.preventDefaultAction = true;
+    if (this.ruler.on) this.ruler.click(at);
+    else if (this.drawing.on) this.drawing.click(at);
+    else if (this.items.length) {
+      const item = this.outlines.at(at.x, at.y, 6 / this.ratio);
+      if (!event.shift) {
+        if (item || this.selected.size) this.select(item ? [item.key] : []);
+      } else if (item) this.select(this.selected.has(item.key) ? [...this.selected].filter((key) => key !== item.key) : [...this.selected, item.key]);
     }
-    this.draw();
+  }
+
+  doubleClick(event) {
+    if (!this.ruler.on && !this.drawing.on) return;
+    event.preventDefaultAction = true;
+    if (this.drawing.on && this.drawing.points.length > 2) this.drawing.close();
   }
 
   follow(event) {
-    if (!this.start) return;
+    if (!this.view) return;
     const { left, top } = this.stage.getBoundingClientRect();
-    this.end = this.view.viewport.viewerElementToImageCoordinates(new this.OpenSeadragon.Point(event.clientX - left, event.clientY - top));
-    this.draw();
+    const at = this.onSlide(new this.OpenSeadragon.Point(event.clientX - left, event.clientY - top));
+    this.ruler.follow(at);
+    this.drawing.follow(at);
+    const still = event.buttons === 0 && event.pointerType !== "touch" && !this.ruler.on && !this.drawing.on;
+    this.hover(still ? this.outlines.at(at.x, at.y, 6 / this.ratio) : null);
   }
 
-  // ---- what lies over the picture --------------------------------------------------------------------------------
+  hover(item) {
+    if (this.hovered === item) return;
+    this.hovered = item;
+    this.frame.classList.toggle("over", item !== null);
+    this.redraw();
+  }
+
+  // ---- corrections ------------------------------------------------------------------------------------------------
+
+  push(event) {
+    if (!this.data.editable) return;
+    this.queue.push({ keys: [], outline: [], ...event });
+  }
+
+  // Does it to all that are selected, and shows at once what will come of it.
+  act(action) {
+    const concerned = {
+      confirm: (item) => item.status === "model", remove: (item) => item.status !== "removed", restore: (item) => item.status === "removed",
+      mark_sclerosed: (item) => !item.sclerosed && item.status !== "removed", unmark_sclerosed: (item) => item.sclerosed && item.status !== "removed",
+    }[action];
+    const changes = {
+      confirm: { status: "confirmed", counts: true }, remove: { status: "removed", counts: false }, restore: { status: "model", counts: true },
+      mark_sclerosed: { sclerosed: true, counts: true }, unmark_sclerosed: { sclerosed: false, counts: true },
+    }[action];
+    const members = this.chosen().filter((item) => concerned(item) && !item.fresh);
+    if (!members.length || !this.data.editable) return;
+    for (const item of members) {
+      const vouched = item.status === "model" ? { status: "confirmed" } : {}; // marking it confirms it
+      this.foreseen.set(item.key, { ...this.foreseen.get(item.key), ...vouched, ...changes });
+    }
+    this.push({ action, keys: members.map((item) => item.key) });
+    this.list();
+  }
+
+  redrawSelected() {
+    const [item] = this.chosen();
+    if (this.data.editable && this.selected.size === 1 && item.status !== "removed" && !item.fresh) this.drawing.start(item.key, item.number);
+  }
+
+  // An outline was closed: of a new glomerulus, or of the one with this key.
+  drawn(key, outline) {
+    const change = { ...placed({ outline }), diameter: this.diameter(outline), level: undefined };
+    if (key) this.foreseen.set(key, { ...this.foreseen.get(key), ...change, status: this.byKey.get(key)?.status === "added" ? "added" : "redrawn", counts: true });
+    else {
+      const fresh = `new ${this.queue.next}`;
+      this.foreseen.set(fresh, { ...change, key: fresh, fresh: true, number: "new", score: null, sclerosed: false, status: "added", counts: true, touches_edge: false });
+    }
+    this.push(key ? { action: "redraw", keys: [key], outline } : { action: "add", outline });
+    this.list();
+  }
+
+  diameter(outline) {
+    const points = Array.from({ length: outline.length / 2 }, (_, i) => ({ x: outline[2 * i], y: outline[2 * i + 1] }));
+    return 2 * Math.sqrt(areaOf(points) / Math.PI) * (this.data.um_per_px ?? 1);
+  }
+
+  // ---- keys -------------------------------------------------------------------------------------------------------
+
+  key(event) {
+    if (!this.view || event.ctrlKey || event.metaKey || event.altKey || typingIn(event) || dialogOpen()) return;
+    const inside = event.composedPath().includes(this.stage);
+    const press = (name) => { preferences[name] = !preferences[name]; this.refresh(); };
+    const remove = () => this.act(this.chosen().every((item) => item.status === "removed") ? "restore" : "remove");
+    const commands = {
+      m: () => this.ruler.toggle(!this.ruler.on), "+": () => this.zoom(1.6), "=": () => this.zoom(1.6), "-": () => this.zoom(1 / 1.6),
+      0: () => this.view.viewport.goHome(), 1: () => this.zoomTo(1), Escape: () => this.escape(),
+    };
+    if (inside) Object.assign(commands, { ArrowLeft: () => this.pan(-90, 0), ArrowRight: () => this.pan(90, 0), ArrowUp: () => this.pan(0, -90), ArrowDown: () => this.pan(0, 90) });
+    if (this.drawing.on) Object.assign(commands, { Enter: () => this.drawing.close(), Backspace: () => this.drawing.back() });
+    else if (this.data.analysis !== null) {
+      Object.assign(commands, {
+        n: () => this.step(1), p: () => this.step(-1), o: () => press("outlines"), l: () => press("numbers"), "?": () => this.help.click(),
+        c: () => this.act("confirm"), Delete: remove, Backspace: remove, r: () => this.redrawSelected(), a: () => this.drawing.start(),
+        s: () => this.act(this.chosen().every((item) => item.sclerosed) ? "unmark_sclerosed" : "mark_sclerosed"), u: () => this.push({ action: "undo" }),
+      });
+      if (!this.data.editable) for (const key of Object.keys(commands)) if (EDITING.includes(key)) delete commands[key];
+    }
+    const command = commands[event.key];
+    if (!command) return;
+    // Streamlit binds c and r to its own menus: ours are meant here.
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    command();
+  }
+
+  escape() {
+    if (!this.keys.hidden) this.keys.hidden = true;
+    else if (this.drawing.on) this.drawing.drop();
+    else if (this.ruler.start) this.ruler.drop();
+    else if (this.ruler.on) this.ruler.toggle(false);
+    else if (this.selected.size) this.select([]);
+  }
+
+  // ---- what lies over the picture ---------------------------------------------------------------------------------
+
+  // The pointer means something else from now on.
+  pointed() {
+    this.frame.classList.toggle("pointing", this.ruler.on || this.drawing.on);
+    this.hover(null);
+    this.redraw();
+  }
+
+  redraw() {
+    this.again ??= requestAnimationFrame(() => {
+      this.again = undefined;
+      this.draw();
+    });
+  }
 
   draw() {
     const viewport = this.view?.viewport;
     if (!viewport || !this.view.world.getItemCount()) return;
-    const ratio = viewport.viewportToImageZoom(viewport.getZoom(true));
+    const { ratio } = this;
     const { um_per_px: umPerPx, objective } = this.data;
     this.zoomed.textContent = objective ? `${Number((objective * ratio).toPrecision(2))}x` : `${Number((100 * ratio).toPrecision(2))} %`;
-    this.drawBar(ratio, umPerPx);
+    this.ruler.drawBar(ratio, umPerPx);
     const scale = window.devicePixelRatio || 1;
-    const { clientWidth: width, clientHeight: height } = this.frame;
-    if (this.paper.width !== Math.round(width * scale) || this.paper.height !== Math.round(height * scale)) {
-      this.paper.width = Math.round(width * scale);
-      this.paper.height = Math.round(height * scale);
-    }
+    const [width, height] = [Math.round(this.frame.clientWidth * scale), Math.round(this.frame.clientHeight * scale)];
+    if (this.paper.width !== width || this.paper.height !== height) Object.assign(this.paper, { width, height });
     const pen = this.paper.getContext("2d");
-    pen.setTransform(scale, 0, 0, scale, 0, 0);
+    pen.setTransform(1, 0, 0, 1, 0, 0);
     pen.clearRect(0, 0, width, height);
-    const lines = this.start ? [...this.lines, [this.start, this.end]] : this.lines;
-    let words = this.measuring && !lines.length ? "Click the two ends of what you measure" : "";
-    for (const [from, to] of lines) {
-      words = lengthWords(Math.hypot(to.x - from.x, to.y - from.y), umPerPx);
-      this.drawLine(pen, viewport.imageToViewerElementCoordinates(from), viewport.imageToViewerElementCoordinates(to), words);
-    }
-    this.said.textContent = words;
-    this.clear.hidden = !lines.length;
-  }
-
-  drawBar(ratio, umPerPx) {
-    const unit = (umPerPx ?? 1) / ratio; // of the slide's length, in one pixel of the screen
-    const longest = BAR_PX * unit;
-    const power = 10 ** Math.floor(Math.log10(longest));
-    const length = Math.max(...NICE.map((n) => n * power).filter((one) => one <= longest));
-    this.bar.hidden = false;
-    this.barLine.style.width = `${length / unit}px`;
-    this.barWords.textContent = umPerPx ? lengthWords(length / umPerPx, umPerPx) : `${lengthWords(length, null)} (scale unknown)`;
-  }
-
-  drawLine(pen, from, to, words) {
-    const [dx, dy] = [to.x - from.x, to.y - from.y];
-    const length = Math.hypot(dx, dy) || 1;
-    const [nx, ny] = [(-dy / length) * 6, (dx / length) * 6];
-    for (const [colour, thickness] of [["rgba(255, 255, 255, 0.9)", 5], ["#111", 2]]) {
-      pen.strokeStyle = colour;
-      pen.lineWidth = thickness;
-      pen.beginPath();
-      pen.moveTo(from.x, from.y);
-      pen.lineTo(to.x, to.y);
-      for (const end of [from, to]) {
-        pen.moveTo(end.x - nx, end.y - ny);
-        pen.lineTo(end.x + nx, end.y + ny);
-      }
-      pen.stroke();
-    }
-    pen.font = "600 13px system-ui, sans-serif";
-    const [x, y, room] = [(from.x + to.x) / 2, (from.y + to.y) / 2 - 16, pen.measureText(words).width + 12];
-    pen.fillStyle = "rgba(20, 28, 38, 0.88)";
-    pen.fillRect(x - room / 2, y - 11, room, 22);
-    pen.fillStyle = "#fff";
-    pen.textAlign = "center";
-    pen.textBaseline = "middle";
-    pen.fillText(words, x, y + 0.5);
+    const onScreen = (at) => viewport.imageToViewerElementCoordinates(at);
+    const corner = onScreen(new this.OpenSeadragon.Point(0, 0));
+    const view = { left: corner.x * scale, top: corner.y * scale, zoom: ratio * scale, width, height };
+    pen.globalAlpha = preferences.opacity;
+    if (this.outlines.draw(pen, view)) this.redraw();
+    pen.globalAlpha = 1;
+    if (this.hovered && !this.selected.has(this.hovered.key)) this.outlines.highlight(pen, this.hovered, view, false);
+    for (const item of this.chosen()) if (this.shows(item)) this.outlines.highlight(pen, item, view, true);
+    pen.setTransform(scale, 0, 0, scale, 0, 0);
+    this.ruler.draw(pen, onScreen, umPerPx);
+    this.drawing.draw(pen, onScreen);
   }
 
   destroy() {
-    document.removeEventListener("keydown", this.onKey);
-    this.resize?.disconnect();
-    this.view?.destroy();
-    this.view = null;
+    window.removeEventListener("keydown", this.onKey, true);
+    window.removeEventListener(WENT, this.onWent);
+    cancelAnimationFrame(this.again);
+    clearTimeout(this.telling);
+    clearTimeout(this.queue.repeating);
+    this.shut();
+    this.root.remove();
   }
 }
 
-const mounted = new WeakMap();
-
-export default function mount(component) {
-  const parent = component.parentElement;
-  if (!mounted.has(parent)) mounted.set(parent, new SlideViewer(parent));
-  mounted.get(parent).update(component);
-  return () => mounted.get(parent)?.destroy();
-}
+export default mountOnce(SlideViewer);
