@@ -42,9 +42,11 @@ ROOT_ENTRIES = {
 # inside a function. A file not named here may not name the library at all.
 HEAVY = {
     "torch", "torchvision", "ultralytics", "sahi", "openvino", "nncf", "monai", "segmentation_models_pytorch",
-    "openslide", "tifffile", "optuna", "skimage",
+    "openslide", "tifffile", "optuna", "pydicom", "nibabel", "dicomanonymizer", "skimage",
 }  # fmt: skip
 AT_THE_TOP: dict[str, set[str]] = {
+    "renalcore/ct/losses.py": {"torch", "monai"},
+    "renalcore/ct/networks.py": {"torch", "monai"},
     "renalcore/histology/decoding.py": {"torch"},
     "renalcore/histology/deeplab.py": {"torch", "segmentation_models_pytorch"},
     "renalcore/histology/double_unet.py": {"torch", "segmentation_models_pytorch"},
@@ -53,6 +55,9 @@ AT_THE_TOP: dict[str, set[str]] = {
     "renalcore/histology/data.py": {"torch"},
     "renalcore/histology/train.py": {"torch"},
     "renalcore/histology/pretrain.py": {"torch"},
+    "renalcore/io/deidentify.py": {"pydicom"},
+    "renalcore/io/volume/decoding.py": {"pydicom"},
+    "renalcore/io/volume/headers.py": {"pydicom"},
     "renalcore/sediment/networks.py": {"torch", "ultralytics"},
     "renalcore/sediment/losses.py": {"torch", "ultralytics"},
     "renalcore/sediment/data.py": {"torch", "ultralytics"},
@@ -68,8 +73,11 @@ INSIDE_FUNCTIONS: dict[str, set[str]] = {
     "renalcore/engine/backends.py": {"torch", "openvino", "nncf"},
     "renalcore/engine/devices.py": {"torch"},
     "renalcore/histology/pyramid.py": {"tifffile"},
+    "renalcore/io/deidentify.py": {"nibabel", "dicomanonymizer"},
     "renalcore/io/slide/tiff.py": {"tifffile"},
     "renalcore/io/slide/vendors.py": {"openslide"},
+    "renalcore/io/volume/nifti.py": {"nibabel"},
+    "renalcore/io/volume/opening.py": {"pydicom"},
     "renalcore/metrics/surfaces.py": {"skimage"},
     "renalcore/sediment/benchmark.py": {"torch", "sahi"},
     "renalcore/sediment/pretrain.py": {"monai"},

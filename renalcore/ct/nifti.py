@@ -1,0 +1,39 @@
+"""NIfTI files of a training set, images and label maps alike, turned towards LPS."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from renalcore.ct.steps import Grid
+from renalcore.errors import UnreadableFile
+
+
+def read_nifti(path: Path) -> tuple[NDArray[Any], Grid]:
+    """The voxels of a file `(D, H, W)`, to the head, to the back and to the left, and where they lie.
+
+    Axes are permuted and turned around, never interpolated.
+
+    Raises:
+        UnreadableFile: It is no NIfTI file of three dimensions, or is cut off.
+    """
+    import nibabel
+
+    try:
+        image: Any = nibabel.as_closest_canonical(nibabel.load(path))
+        values = np.asanyarray(image.dataobj)
+    except (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
+        raise UnreadableFile(f"{path.name} is not a whole NIfTI file ({error}); copy it again") from None
+    if values.ndim != 3:
+        raise UnreadableFile(f"{path.name} has {values.ndim} dimensions; a scan and its labels have 3")
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine  # NIfTI counts to the right and to the front
+    for axis in (0, 1):
+        affine[:3, 3] += affine[:3, axis] * (values.shape[axis] - 1)
+        affine[:3, axis] *= -1
+    turned = values[::-1, ::-1].transpose(2, 1, 0)
+    d, h, w = turned.shape
+    return turned, Grid((d, h, w), affine)

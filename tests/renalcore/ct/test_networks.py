@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from renalcore.ct.losses import Loss
+from renalcore.ct.networks import NETWORKS, build_network, load_networks, parameters_of, save_networks
+from renalcore.ct.steps import STEPS
+from renalcore.errors import ModelError
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_learns_with_all_its_parts_and_its_weights_survive_a_round_trip(
+    name: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    networks = {step: build_network(name, step, width=4).half().float() for step in STEPS}
+    volume = torch.randn(1, 1, 16, 24, 16) * 100
+    for step, network in networks.items():
+        answer = network(volume)
+        assert answer.shape == (1, len(STEPS[step].classes), 16, 24, 16)
+        answer.square().mean().backward()
+        assert [part for part, parameter in network.named_parameters() if parameter.grad is None] == []
+    path = tmp_path / "w.safetensors"
+    save_networks(networks, path)
+    loaded = load_networks(path)
+    assert list(loaded) == ["rough", "kidney", "lesion"]
+    with torch.inference_mode():
+        for step, network in networks.items():
+            assert torch.equal(loaded[step](volume), network.eval()(volume))
+
+
+def test_the_unet_is_the_papers_four_levels_of_two_convolutions() -> None:
+    body = build_network("unet3d", "rough", width=32).body
+    thick = [module for module in body.modules() if isinstance(module, nn.Conv3d) and module.kernel_size == (3, 3, 3)]
+    # Four levels down, three up, two convolutions each; channels double from level to level.
+    assert [module.out_channels for module in thick] == [32, 32, 64, 64, 128, 128, 256, 256, 128, 128, 64, 64, 32, 32]
+    pools = [module for module in body.modules() if isinstance(module, nn.MaxPool3d)]
+    ups = [module for module in body.modules() if isinstance(module, nn.ConvTranspose3d)]
+    assert len(pools) == len(ups) == 3
+    assert {module.kernel_size for module in ups} == {(2, 2, 2)}
+    weight = thick[3].weight  # Kaiming: deviation sqrt(2 / (27 * channels in))
+    assert weight.std().item() == pytest.approx((2 / (27 * 64)) ** 0.5, rel=0.02)
+
+
+def test_the_three_small_networks_fit_into_a_release() -> None:
+    # Two bytes a parameter; the issue allows 25 MB.
+    assert all(2 * parameters_of(name, width=8) < 25e6 for name in NETWORKS)
+
+
+def test_what_lies_beyond_the_window_makes_no_difference() -> None:
+    network = build_network("unet3d", "lesion", width=4).eval()
+    volume = torch.full((1, 1, 16, 16, 16), -300.0)
+    volume[..., 4:] = 900
+    further = torch.full((1, 1, 16, 16, 16), -1000.0)
+    further[..., 4:] = 3000
+    with torch.inference_mode():
+        assert torch.equal(network(volume), network(further))
+
+
+def test_names_steps_and_widths_that_do_not_exist_are_refused_with_those_that_do(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="choose one of unet3d, segresnet"):
+        build_network("vnet", "rough")
+    with pytest.raises(ModelError, match="choose one of rough, kidney, lesion"):
+        build_network("unet3d", "fourth")  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="multiple of 4"):
+        build_network("unet3d", "rough", width=6)
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(b"nothing")
+    with pytest.raises(ModelError, match="make or copy it again"):
+        load_networks(path)
+
+
+def test_a_perfect_answer_costs_nothing_and_a_rare_class_weighs_as_told() -> None:
+    targets = torch.zeros(1, 8, 8, 8, dtype=torch.long)
+    targets[:, 2:5] = 1
+    right = 40 * (torch.nn.functional.one_hot(targets, 2).movedim(-1, 1).float() - 0.5)
+    assert Loss((1, 3))(right, targets).item() == pytest.approx(0, abs=1e-4)
+    # Equal logits: log 2 a voxel, whatever the weights; only the second class wrong: its weight decides.
+    half = torch.zeros(1, 2, 8, 8, 8)
+    assert Loss((1, 3), dice=0)(half, targets).item() == pytest.approx(0.6931, abs=1e-4)
+    blind = torch.stack([torch.full((8, 8, 8), 5.0), torch.zeros(8, 8, 8)])[None]
+    light, heavy = (Loss((1, weight), dice=0)(blind, targets).item() for weight in (1, 9))
+    # 3 of 8 slices are of class 1: 5.0067 each of weight w; the others cost 0.0067.
+    assert light == pytest.approx((3 * 5.0067 + 5 * 0.0067) / 8, abs=1e-3)
+    assert heavy == pytest.approx((27 * 5.0067 + 5 * 0.0067) / 32, abs=1e-3)
+
+
+def test_a_loss_without_a_part_is_refused() -> None:
+    with pytest.raises(ValueError, match="one part counts"):
+        Loss((1, 1), dice=0, cross_entropy=0)
