@@ -42,7 +42,7 @@ ROOT_ENTRIES = {
 # inside a function. A file not named here may not name the library at all.
 HEAVY = {
     "torch", "torchvision", "ultralytics", "sahi", "openvino", "nncf", "monai", "segmentation_models_pytorch",
-    "openslide", "tifffile", "optuna", "pydicom", "nibabel", "dicomanonymizer", "skimage",
+    "openslide", "tifffile", "optuna", "pydicom", "nibabel", "pydicom", "nibabel", "dicomanonymizer", "skimage",
 }  # fmt: skip
 AT_THE_TOP: dict[str, set[str]] = {
     "renalcore/ct/losses.py": {"torch", "monai"},
@@ -56,6 +56,8 @@ AT_THE_TOP: dict[str, set[str]] = {
     "renalcore/histology/train.py": {"torch"},
     "renalcore/histology/pretrain.py": {"torch"},
     "renalcore/io/deidentify.py": {"pydicom"},
+    "renalcore/io/volume/decoding.py": {"pydicom"},
+    "renalcore/io/volume/headers.py": {"pydicom"},
     "renalcore/io/volume/decoding.py": {"pydicom"},
     "renalcore/io/volume/headers.py": {"pydicom"},
     "renalcore/sediment/networks.py": {"torch", "ultralytics"},
@@ -76,6 +78,8 @@ INSIDE_FUNCTIONS: dict[str, set[str]] = {
     "renalcore/io/deidentify.py": {"nibabel", "dicomanonymizer"},
     "renalcore/io/slide/tiff.py": {"tifffile"},
     "renalcore/io/slide/vendors.py": {"openslide"},
+    "renalcore/io/volume/nifti.py": {"nibabel"},
+    "renalcore/io/volume/opening.py": {"pydicom"},
     "renalcore/io/volume/nifti.py": {"nibabel"},
     "renalcore/io/volume/opening.py": {"pydicom"},
     "renalcore/metrics/surfaces.py": {"skimage"},

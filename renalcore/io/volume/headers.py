@@ -1,0 +1,278 @@
+"""What one DICOM file states about its picture, read without a pixel: nothing personal, and nothing taken on trust."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+import pydicom
+import pydicom.config
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from renalcore.io.image import DECODER_ERRORS
+from renalcore.io.volume.entries import Entry, damaged
+from renalcore.io.volume.phases import phase
+
+# Remarks on odd values name them, and a value may be a patient's name; what matters in them is an error of ours.
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+warnings.filterwarnings("ignore", category=Warning, module=r"pydicom\.")
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+
+CT_IMAGE: Final = "1.2.840.10008.5.1.4.1.1.2"
+ENHANCED_CT: Final = frozenset({"1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"})
+"""Enhanced CT and what older single slices were converted to: all slices in one file."""
+_DIRECTORY: Final = "1.2.840.10008.1.3.10"
+_HEADER_BYTES: Final = 64 * 2**20
+_KEYWORDS: Final = (
+    "SOPClassUID", "SOPInstanceUID", "Modality", "ImageType", "SeriesInstanceUID", "StudyInstanceUID", "SeriesNumber",
+    "SeriesDescription", "ProtocolName", "ContrastBolusAgent", "ConvolutionKernel", "SliceThickness",
+    "AcquisitionNumber", "TemporalPositionIdentifier", "Rows", "Columns", "SamplesPerPixel", "BitsAllocated",
+    "NumberOfFrames", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "RescaleSlope",
+    "RescaleIntercept", "RescaleType", "BurnedInAnnotation", "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """One slice as its file states it; None where the file does not, or states nonsense.
+
+    Attributes:
+        picture: The file it is in.
+        frame: Its place in a multi-frame file, from 0, or None.
+        position: LPS mm of the centre of the first pixel.
+        orientation: Directions of rising columns, then of rising rows.
+        spacing: Millimetres from row to row and from column to column.
+        slope: What a stored number is multiplied by to give HU.
+        intercept: What is added then.
+        unit: Unit that the result has; empty where the file does not say.
+        acquisition: Tells phases apart that share a series.
+    """
+
+    picture: Picture
+    frame: int | None
+    position: tuple[float, ...] | None
+    orientation: tuple[float, ...] | None
+    spacing: tuple[float, ...] | None
+    slope: float | None
+    intercept: float | None
+    unit: str
+    acquisition: str
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One DICOM file.
+
+    Attributes:
+        entry: The file.
+        series: What all files of its series share, and no other.
+        instance: Its own identifier, or empty.
+        number: The series' number at the scanner.
+        modality: "CT", "MR", ...; empty where not stated.
+        is_ct: It is a CT image of the kinds that are read, with pixels.
+        is_localiser: A scout view.
+        rows: Height in px.
+        columns: Width in px.
+        frames: Slices in it.
+        phase: Words on the contrast phase.
+        kernel: Reconstruction kernel.
+        thickness_mm: Stated thickness.
+        burnt_in: The file says that writing is in its pixels.
+    """
+
+    entry: Entry
+    series: str
+    instance: str
+    number: int | None
+    modality: str
+    is_ct: bool
+    is_localiser: bool
+    rows: int
+    columns: int
+    frames: int
+    phase: str
+    kernel: str
+    thickness_mm: float | None
+    burnt_in: bool
+
+
+def is_dicom(head: bytes) -> bool:
+    """Whether 512 bytes begin a DICOM file, be it without its preamble or its meta header."""
+    if head[128:132] == b"DICM":
+        return True
+    # Bare data sets begin with a short element of group 2 or 8, in either order of bytes.
+    group, element = (int.from_bytes(head[start : start + 2], "little") for start in (0, 2))
+    if group in (0x0200, 0x0800):
+        group, element = group >> 8, (element >> 8) | (element & 0xFF) << 8
+    return len(head) > 12 and group in (2, 8) and element < 0x100
+
+
+def read(file: BinaryIO, *, header_only: bool) -> Dataset:
+    """A data set with a transfer syntax, also where the file states none.
+
+    Raises:
+        Exception: Almost any of `renalcore.io.image.DECODER_ERRORS`.
+    """
+    tags = list(_KEYWORDS) if header_only else None
+    dataset = pydicom.dcmread(file, force=True, stop_before_pixels=header_only, specific_tags=tags)
+    if not hasattr(dataset, "file_meta"):
+        dataset.file_meta = FileMetaDataset()
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit, little = dataset.original_encoding
+        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+    return dataset
+
+
+def sop_class(dataset: Dataset) -> str:
+    """What kind of object it is, by the data set or by its meta header; empty where neither says."""
+    return _word(dataset, "SOPClassUID") or _word(dataset.file_meta, "MediaStorageSOPClassUID")
+
+
+def planes(entry: Entry) -> list[Plane]:
+    """The slices in a DICOM file; one for an object that is no CT image too; none for a DICOMDIR.
+
+    Raises:
+        UnreadableFile: It is damaged.
+    """
+    try:
+        if entry.bounded:
+            with entry.open() as file:
+                return _planes(entry, read(file, header_only=True))
+        return _planes(entry, read(io.BytesIO(entry.head(_HEADER_BYTES)), header_only=True))
+    except (*DECODER_ERRORS, InvalidDicomError) as error:
+        raise damaged(entry.name) from error
+
+
+def referenced(entry: Entry) -> list[str] | None:
+    """The files that a DICOMDIR names, with `/` between folders; None for any other file.
+
+    Raises:
+        UnreadableFile: It is damaged.
+    """
+    try:
+        with entry.open() as file:
+            dataset = pydicom.dcmread(file, force=True, specific_tags=["SOPClassUID", "DirectoryRecordSequence"])
+        if "DirectoryRecordSequence" not in dataset:
+            return None
+        names = (record.get("ReferencedFileID") for record in dataset.DirectoryRecordSequence)
+        return ["/".join([name] if isinstance(name, str) else map(str, name)) for name in names if name]
+    except (*DECODER_ERRORS, InvalidDicomError) as error:
+        raise damaged(entry.name) from error
+
+
+def _planes(entry: Entry, dataset: Dataset) -> list[Plane]:
+    kind, modality = sop_class(dataset), _word(dataset, "Modality").upper()
+    if kind == _DIRECTORY:
+        return []
+    picture_type = _words(dataset, "ImageType")
+    rows, columns = (int(_number(dataset, word) or 0) for word in ("Rows", "Columns"))
+    sampled = (_number(dataset, "SamplesPerPixel") or 1) == 1 and (_number(dataset, "BitsAllocated") or 16) in (8, 16)
+    is_ct = (
+        (kind == CT_IMAGE or kind in ENHANCED_CT or (not kind and modality == "CT"))
+        and modality in ("CT", "")
+        and min(rows, columns) > 0
+        and sampled
+    )
+    number = _number(dataset, "SeriesNumber")
+    picture = Picture(
+        entry=entry,
+        series=_word(dataset, "SeriesInstanceUID") or f"{_word(dataset, 'StudyInstanceUID')}|{number}|{modality}",
+        instance=_word(dataset, "SOPInstanceUID") or _word(dataset.file_meta, "MediaStorageSOPInstanceUID"),
+        number=None if number is None else int(number),
+        modality=modality,
+        is_ct=is_ct,
+        is_localiser="LOCALIZER" in picture_type,
+        rows=rows,
+        columns=columns,
+        frames=max(1, int(_number(dataset, "NumberOfFrames") or 1)),
+        phase=phase(
+            (_word(dataset, "SeriesDescription"), _word(dataset, "ProtocolName")),
+            (_word(dataset, "ContrastBolusAgent"),),
+        ),
+        kernel=" ".join(_words(dataset, "ConvolutionKernel"))[:32],
+        thickness_mm=_number(dataset, "SliceThickness"),
+        burnt_in=_word(dataset, "BurnedInAnnotation").upper() == "YES",
+    )
+    shared = _item(dataset, "SharedFunctionalGroupsSequence")
+    own: list[Dataset | None] = list(dataset.get("PerFrameFunctionalGroupsSequence") or [])
+    if not is_ct or not own:
+        # Frames without places of their own are doubled slices, and refused as such.
+        frames = [None] if picture.frames == 1 else list(range(picture.frames)) if is_ct else [0]
+        return [_plane(picture, frame, [dataset, shared]) for frame in frames]
+    if len(own) != picture.frames:
+        raise damaged(entry.name)
+    return [_plane(picture, index, [groups, shared, dataset]) for index, groups in enumerate(own)]
+
+
+def _plane(picture: Picture, frame: int | None, places: list[Dataset | None]) -> Plane:
+    """A slice whose values are looked for in `places`, the first that states one decides."""
+
+    def numbers(group: str, keyword: str, count: int) -> tuple[float, ...] | None:
+        for place in places:
+            for holder in (_item(place, group), place):
+                found = _numbers(holder, keyword)
+                if found is not None and len(found) == count:
+                    return found
+        return None
+
+    def one(group: str, keyword: str) -> float | None:
+        found = numbers(group, keyword, 1)
+        return found[0] if found else None
+
+    def words(group: str, keyword: str) -> Iterable[str]:
+        return (_word(holder, keyword) for place in places for holder in (_item(place, group), place))
+
+    stack = next(filter(None, words("FrameContentSequence", "StackID")), "")
+    moment = next(filter(None, words("FrameContentSequence", "TemporalPositionIndex")), "")
+    scanned = next(filter(None, words("", "AcquisitionNumber")), "")
+    moved = next(filter(None, words("", "TemporalPositionIdentifier")), "")
+    return Plane(
+        picture=picture,
+        frame=frame,
+        position=numbers("PlanePositionSequence", "ImagePositionPatient", 3),
+        orientation=numbers("PlaneOrientationSequence", "ImageOrientationPatient", 6),
+        spacing=numbers("PixelMeasuresSequence", "PixelSpacing", 2),
+        slope=one("PixelValueTransformationSequence", "RescaleSlope"),
+        intercept=one("PixelValueTransformationSequence", "RescaleIntercept"),
+        unit=next(filter(None, words("PixelValueTransformationSequence", "RescaleType")), "").upper(),
+        acquisition="|".join((stack, moment, scanned, moved)),
+    )
+
+
+def _item(dataset: Dataset | None, keyword: str) -> Dataset | None:
+    sequence = dataset.get(keyword) if dataset is not None and keyword else None
+    return sequence[0] if sequence else None
+
+
+def _words(dataset: Dataset | None, keyword: str) -> list[str]:
+    value = dataset.get(keyword) if dataset is not None else None
+    if value is None:
+        return []
+    several = value if not isinstance(value, str) and hasattr(value, "__iter__") else [value]
+    return [str(one).strip(" \0") for one in several]
+
+
+def _word(dataset: Dataset | None, keyword: str) -> str:
+    return next(iter(_words(dataset, keyword)), "")
+
+
+def _numbers(dataset: Dataset | None, keyword: str) -> tuple[float, ...] | None:
+    try:
+        found = tuple(float(word) for word in _words(dataset, keyword))
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return found if found and all(math.isfinite(value) for value in found) else None
+
+
+def _number(dataset: Dataset | None, keyword: str) -> float | None:
+    found = _numbers(dataset, keyword)
+    return found[0] if found else None

@@ -1,0 +1,240 @@
+"""Slices into a stack: sorted by where they lie, and refused, with the reason, where they are no volume.
+
+The order is that along the slices' normal. Neither names, nor instance numbers, nor the stated thickness are believed:
+all three are wrong in files of everyday practice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from renalcore.errors import TooLarge, UnreadableFile
+from renalcore.io.volume.headers import Plane
+from renalcore.types import QualityFlag
+
+MAX_SIDE: Final = 4096
+MAX_SLICES: Final = 5_000
+MAX_VOXELS: Final = 512 * 512 * 4_000
+"""2 GiB of int16: a scan of the whole body every 0.5 mm."""
+MIN_SLICES: Final = 5
+_SHORT_MM: Final = 60.0
+"""A kidney is 90 to 130 mm long."""
+_SAME_PLACE_MM: Final = 0.02
+_EVEN: Final = 0.02
+"""Gaps differ by this share from rounding in the files: 0.625 mm is written as 0.62 and 0.63."""
+_NEARLY_EVEN: Final = 0.10
+_TURNED: Final = float(np.sin(np.deg2rad(0.5)))
+_TILTED: Final = float(np.tan(np.deg2rad(0.5)))
+_OUT_OF_LINE: Final = 0.5
+"""In pixels."""
+_HU_UNITS: Final = ("", "HU", "US")
+"""Where the file states no unit, or "unspecified", a CT image is in HU by the standard."""
+
+_UNEVEN = QualityFlag(
+    "uneven_spacing",
+    "The distances between slices differ by up to a tenth; their mean is used. Volumes may be off by as much.",
+)
+_SHORT = QualityFlag("few_slices", "The slices cover less than 6 cm: hardly a whole kidney. Check what was exported.")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stack:
+    """Slices in the order of the volume.
+
+    Attributes:
+        planes: One a slice.
+        affine: As of `renalcore.io.volume.Volume`.
+        flags: Doubts.
+    """
+
+    planes: tuple[Plane, ...]
+    affine: NDArray[np.float64]
+    flags: tuple[QualityFlag, ...]
+
+
+def stack(planes: Sequence[Plane], name: str) -> Stack:
+    """The slices of one series as a volume.
+
+    Args:
+        planes: CT slices in any order.
+        name: What the upload is called, for messages.
+
+    Raises:
+        UnreadableFile: They are no volume in HU: the message says why and what to do.
+        TooLarge: More voxels than can be.
+    """
+    first = planes[0].picture
+    if len(planes) > MAX_SLICES or max(first.rows, first.columns) > MAX_SIDE:
+        raise TooLarge(f"{name}: {len(planes)} slices of {first.columns} x {first.rows} px are more than can be read.")
+    check_voxels(len(planes), first.rows, first.columns, name)
+    corner, orientation, spacing = _geometry(planes, name)
+    if {(plane.picture.rows, plane.picture.columns) for plane in planes} != {(first.rows, first.columns)}:
+        raise UnreadableFile(f"{name}: the slices have different sizes in pixels. Export one series at a time.")
+    if (abs(spacing - spacing[0]) > 0.001 * spacing[0]).any() or not (spacing > 0).all():
+        raise UnreadableFile(f"{name}: the slices have different pixel sizes. Export one series at a time.")
+    along_columns, along_rows = _directions(orientation, planes, name)
+    normal = np.cross(along_columns, along_rows)
+    order = np.argsort(corner @ normal, kind="stable")
+    planes, corner = [planes[index] for index in order], corner[order]
+    flags = _gaps(corner @ normal, planes, name)
+    step = _step(corner, normal, float(spacing[0].min()), name)
+    if len(planes) < MIN_SLICES:
+        few = "one slice" if len(planes) == 1 else f"{len(planes)} slices"
+        raise UnreadableFile(f"{name}: only {few}; {MIN_SLICES} are the least. Choose all slices of the series.")
+    _check_hu(planes, name)
+    affine = np.eye(4)
+    affine[:3, 0] = along_columns * spacing[0, 1]
+    affine[:3, 1] = along_rows * spacing[0, 0]
+    affine[:3, 2], affine[:3, 3] = step, corner[0]
+    if float(step @ normal) * (len(planes) - 1) < _SHORT_MM:
+        flags.append(_SHORT)
+    return Stack(tuple(planes), affine, tuple(flags))
+
+
+def check_voxels(slices: int, rows: int, columns: int, name: str) -> None:
+    """Refuses what would fill the memory.
+
+    Raises:
+        TooLarge: More voxels than `MAX_VOXELS`.
+    """
+    if slices * rows * columns > MAX_VOXELS:
+        raise TooLarge(
+            f"{name}: {slices} slices of {columns} x {rows} px are more than {MAX_VOXELS // 10**6} million voxels. "
+            "Export the abdomen only."
+        )
+
+
+def separated(planes: Sequence[Plane]) -> list[list[Plane]]:
+    """The phases that share a series, where the files tell them apart; else all slices as one."""
+    if not _has_doubles(planes):
+        return [list(planes)]
+    scans: dict[str, list[Plane]] = {}
+    for plane in planes:
+        scans.setdefault(plane.acquisition, []).append(plane)
+    if any(len(scan) < MIN_SLICES or _has_doubles(scan) for scan in scans.values()):
+        return [list(planes)]
+    return list(scans.values())
+
+
+def _has_doubles(planes: Sequence[Plane]) -> bool:
+    places = [(plane.position, plane.orientation) for plane in planes]
+    return len(set(places)) < len(places)
+
+
+def _geometry(
+    planes: Sequence[Plane], name: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    missing = (
+        ("position", [plane.position for plane in planes]),
+        ("orientation", [plane.orientation for plane in planes]),
+        ("pixel size", [plane.spacing for plane in planes]),
+    )
+    arrays = []
+    for what, values in missing:
+        without = [plane for plane, value in zip(planes, values, strict=True) if value is None]
+        if without:
+            raise UnreadableFile(
+                f"{name}: {without[0].picture.entry.name} does not state its {what} in the patient, so the slices "
+                "cannot be put together. Export the original series from the archive."
+            )
+        arrays.append(np.array(values, np.float64))
+    return arrays[0], arrays[1], arrays[2]
+
+
+def _directions(
+    orientation: NDArray[np.float64], planes: Sequence[Plane], name: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    halves = orientation.reshape(-1, 2, 3)
+    skewed = abs((halves[:, 0] * halves[:, 1]).sum(axis=1)) > 0.01
+    if skewed.any() or (abs(np.linalg.norm(halves, axis=2) - 1) > 0.01).any():
+        raise UnreadableFile(
+            f"{name}: rows and columns of the slices are not two directions at a right angle. Export the series again."
+        )
+    along_columns = halves[0, 0] / np.linalg.norm(halves[0, 0])
+    along_rows = halves[0, 1] - (halves[0, 1] @ along_columns) * along_columns
+    along_rows /= np.linalg.norm(along_rows)
+    turned = np.linalg.norm(halves - halves[0], axis=2).max(axis=1) > _TURNED
+    if turned.any():
+        raise UnreadableFile(
+            f"{name}: the series holds slices of two orientations; {int(turned.sum())} of {len(planes)} are turned "
+            f"against the others ({planes[int(turned.argmax())].picture.entry.name}). Export each orientation as a "
+            "series of its own."
+        )
+    return along_columns, along_rows
+
+
+def _gaps(places: NDArray[np.float64], planes: Sequence[Plane], name: str) -> list[QualityFlag]:
+    """Doubts about the distances of sorted slices, in mm along their normal."""
+    gaps = np.diff(places)
+    if not len(gaps):
+        return []
+    doubled = gaps < _SAME_PLACE_MM
+    if doubled.any():
+        place = int(doubled.argmax())
+        pair = " and ".join(plane.picture.entry.name for plane in planes[place : place + 2])
+        raise UnreadableFile(
+            f"{name}: slices are doubled; {int(doubled.sum()) + 1} of {len(planes)} share their place with another "
+            f"({pair}). Export one phase or reconstruction at a time."
+        )
+    usual = float(np.median(gaps))
+    if len(gaps) < 4:  # of three gaps the middle one may be the wrong one
+        usual = float(gaps.min())
+    worst = int(abs(gaps - usual).argmax())
+    off = abs(float(gaps[worst]) / usual - 1)
+    between = f"between {planes[worst].picture.entry.name} and {planes[worst + 1].picture.entry.name}"
+    if planes[worst].picture.entry.name == planes[worst + 1].picture.entry.name:
+        between = f"between slices {worst + 1} and {worst + 2} of {planes[worst].picture.entry.name}"
+    if off <= _EVEN:
+        return []
+    if off <= _NEARLY_EVEN:
+        return [_UNEVEN]
+    multiples = np.rint(gaps / usual)
+    if (abs(gaps / usual - multiples) <= _NEARLY_EVEN).all() and (multiples >= 1).all():
+        raise UnreadableFile(
+            f"{name}: {int((multiples - 1).sum())} of {int(multiples.sum()) + 1} slices are missing, most of them "
+            f"{between}, {gaps[worst]:.2f} mm apart instead of {usual:.2f}. Export the series again with every slice."
+        )
+    raise UnreadableFile(
+        f"{name}: the slices are unevenly spaced, from {gaps.min():.2f} to {gaps.max():.2f} mm, most unlike the others "
+        f"{between}. Export the series again, or a reconstruction with even spacing."
+    )
+
+
+def _step(corner: NDArray[np.float64], normal: NDArray[np.float64], pixel_mm: float, name: str) -> NDArray[np.float64]:
+    """From one slice to the next, in mm."""
+    if len(corner) == 1:
+        return normal
+    step = (corner[-1] - corner[0]) / (len(corner) - 1)
+    along = float(step @ normal)
+    sideways = float(np.linalg.norm(step - along * normal))
+    if sideways > _TILTED * along:
+        degrees = float(np.rad2deg(np.arctan2(sideways, along)))
+        raise UnreadableFile(
+            f"{name}: the gantry was tilted by {degrees:.0f} degrees, so each slice is shifted against the one before. "
+            "Reconstruct the scan without tilt."
+        )
+    line = corner[0] + np.outer((corner - corner[0]) @ normal / along, step)
+    if np.linalg.norm(corner - line, axis=1).max() > max(_OUT_OF_LINE * pixel_mm, 0.05 * along):
+        raise UnreadableFile(
+            f"{name}: the slices do not lie straight behind each other. Export one series with one field of view."
+        )
+    return np.asarray(step)
+
+
+def _check_hu(planes: Sequence[Plane], name: str) -> None:
+    for plane in planes:
+        if plane.slope is None or plane.intercept is None or plane.slope == 0:
+            raise UnreadableFile(
+                f"{name}: {plane.picture.entry.name} does not state how its numbers become Hounsfield units (rescale "
+                "slope and intercept). Export the original series from the archive."
+            )
+        if plane.unit not in _HU_UNITS:
+            raise UnreadableFile(
+                f"{name}: {plane.picture.entry.name} is not in Hounsfield units but a map computed from the scan. "
+                "Choose the series of ordinary CT images."
+            )

@@ -1,0 +1,620 @@
+"""CT series drawn here in each form that archives give them, and the real ones beside the project."""
+
+import gzip
+import random
+import shutil
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.pixels import pixel_array
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from renalcore.errors import InputError, TooLarge, UnknownName, UnreadableFile
+from renalcore.io.volume import SeriesFound, Volume, find_series, read_volume, slice_headers, write_labels
+from renalcore.io.volume.phases import phase
+from tests.ct_files import body, ct_series, ct_slice, enhanced, saved
+
+READER_TESTS = "ct/reader_tests"
+HU = body()
+
+
+def codes(found: Volume | SeriesFound) -> set[str]:
+    return {flag.code for flag in found.flags}
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(UnreadableFile) as error:
+        read_volume(path)
+    return str(error.value)
+
+
+# DICOM
+
+
+def test_slices_are_sorted_by_place_and_the_affine_tells_where_a_voxel_lies(tmp_path: Path) -> None:
+    volume = read_volume(saved(tmp_path, ct_series(HU)))
+    assert volume.hu.dtype == np.int16
+    assert np.array_equal(volume.hu, HU)
+    assert volume.spacing_mm == pytest.approx((2.5, 0.8, 0.7))
+    # Column 5, row 7, slice 2: -10 + 5 * 0.7, -20 + 7 * 0.8, 30 + 2 * 2.5.
+    assert volume.affine @ (5, 7, 2, 1) == pytest.approx((-6.5, -14.4, 35.0, 1.0))
+    assert volume.lps_mm(np.array([[2, 7, 5]]))[0] == pytest.approx((-6.5, -14.4, 35.0))
+    assert volume.indices(np.array([[-6.5, -14.4, 35.0]]))[0] == pytest.approx((2, 7, 5))
+    assert volume.voxel_ml == pytest.approx(2.5 * 0.8 * 0.7 / 1000)
+    assert codes(volume) == {"few_slices"}
+    with pytest.raises(ValueError, match="read-only"):
+        volume.hu[0, 0, 0] = 0
+
+
+def in_zip(path: Path) -> Path:
+    folder = saved(path / "study", ct_series(HU))
+    with zipfile.ZipFile(path / "study.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("../../escaped/README", "not a picture")
+        archive.writestr("__MACOSX/._IM0000", b"\0" * 300)
+        for file in folder.iterdir():
+            archive.write(file, f"../../escaped/{file.name}")
+    shutil.rmtree(folder)
+    return path / "study.zip"
+
+
+def without_meta(path: Path) -> Path:
+    path.mkdir(exist_ok=True)
+    for index, dataset in enumerate(ct_series(HU)):
+        del dataset.file_meta
+        pydicom.dcmwrite(path / str(index), dataset, implicit_vr=True, little_endian=True)
+    return path
+
+
+def big_endian(path: Path) -> Path:
+    path.mkdir(exist_ok=True)
+    for index, dataset in enumerate(ct_series(HU, syntax=ExplicitVRBigEndian)):
+        dataset.PixelData = np.frombuffer(dataset.PixelData, "<i2").astype(">i2").tobytes()
+        dataset.save_as(path / str(index), enforce_file_format=True)
+    return path
+
+
+def compressed(syntax: str) -> Callable[[Path], Path]:
+    def write(path: Path) -> Path:
+        datasets = ct_series(HU, intercept=0, BitsStored=16)
+        for dataset in datasets:
+            dataset.compress(syntax, generate_instance_uid=False)
+        return saved(path, datasets)
+
+    return write
+
+
+def gzipped(path: Path) -> Path:
+    folder = saved(path, ct_series(HU))
+    for file in list(folder.iterdir()):
+        file.with_suffix(".gz").write_bytes(gzip.compress(file.read_bytes()))
+        file.unlink()
+    return folder
+
+
+def multi_frame(path: Path) -> Path:
+    return saved(path, [enhanced(HU)])
+
+
+def multi_frame_in_zip(path: Path) -> Path:
+    saved(path, [enhanced(HU)])
+    with zipfile.ZipFile(path / "study.zip", "w") as archive:
+        archive.write(path / "IM0000", "study")
+    return path / "study.zip"
+
+
+FORMS = {
+    "zip whose names lead out of it": in_zip,
+    "implicit": lambda path: saved(path, ct_series(HU, syntax=ImplicitVRLittleEndian)),
+    "no meta header": without_meta,
+    "big endian": big_endian,
+    "run lengths": compressed(RLELossless),
+    "JPEG-LS": compressed(JPEGLSLossless),
+    "JPEG 2000": compressed(JPEG2000Lossless),
+    "gzip": gzipped,
+    "enhanced": multi_frame,
+    "enhanced in zip": multi_frame_in_zip,
+    "names in folders": lambda path: saved(path / "DICOM" / "ST1", ct_series(HU), names="{:d}.CT.dcm").parent.parent,
+    "slope 2": lambda path: saved(path, ct_series(HU // 2 * 2, slope=2)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_series_is_the_same_volume_in_every_form(form: str, tmp_path: Path) -> None:
+    volume = read_volume(FORMS[form](tmp_path))
+    assert np.array_equal(volume.hu, HU // 2 * 2 if form == "slope 2" else HU)
+    assert volume.affine @ (5, 7, 2, 1) == pytest.approx((-6.5, -14.4, 35.0, 1.0))
+    assert not (tmp_path.parent / "escaped").exists()
+
+
+def test_progress_counts_slices_and_loose_files_are_one_upload(tmp_path: Path) -> None:
+    files = list(saved(tmp_path, ct_series(HU)).iterdir())
+    random.Random(0).shuffle(files)
+    told: list[tuple[int, int]] = []
+    assert np.array_equal(read_volume(files, progress=lambda *step: told.append(step)).hu, HU)
+    assert told == [(done, 12) for done in range(1, 13)]
+
+
+def test_air_outside_of_the_scanners_round_field_is_air_and_what_is_no_number_too(tmp_path: Path) -> None:
+    hu = HU.copy()
+    hu[:, 0] = -3024
+    assert read_volume(saved(tmp_path, ct_series(hu))).hu[:, 0].max() == -1024
+
+
+def test_of_several_series_one_is_chosen_by_its_number(tmp_path: Path) -> None:
+    saved(tmp_path / "a", ct_series(HU, series="1.2.3.5", number=4, SeriesDescription="ABD portal 2.5 Smith"))
+    saved(tmp_path / "b", ct_series(HU[:10], series="1.2.3.6", number=4, ContrastBolusAgent="Iomeron"))
+    saved(tmp_path / "c", ct_series(HU[:6], series="1.2.3.7", number=2, Modality="MR"))
+    found = find_series(tmp_path)
+    assert [(one.key, one.slices, one.phase, one.refused) for one in found] == [
+        ("4", 12, "portal venous", ""),
+        ("4b", 10, "contrast", ""),
+        ("2", 6, "", f"{tmp_path.name}: MR, not CT. Choose a CT series of the abdomen."),
+    ]
+    with pytest.raises(InputError, match=r"several series; choose one of: 4 \(12 slices, 2.5 mm, portal venous\); 4b"):
+        read_volume(tmp_path)
+    assert read_volume(tmp_path, series="4b").slices == 10
+    assert read_volume(tmp_path, series="4").phase == "portal venous"
+    with pytest.raises(UnknownName, match="no series 9"):
+        read_volume(tmp_path, series="9")
+    with pytest.raises(UnreadableFile, match="MR, not CT"):
+        read_volume(tmp_path, series="2")
+
+
+def test_phases_that_share_a_series_are_told_apart_by_their_acquisition(tmp_path: Path) -> None:
+    saved(tmp_path / "a", ct_series(HU, AcquisitionNumber=1))
+    saved(tmp_path / "b", ct_series(HU + 50, AcquisitionNumber=2))
+    assert [(one.key, one.slices, one.refused) for one in find_series(tmp_path)] == [("3", 12, ""), ("3b", 12, "")]
+
+
+def test_copies_and_scout_views_are_left_out_and_the_volume_says_so(tmp_path: Path) -> None:
+    series = ct_series(HU)
+    scout = ct_slice(HU[0], (0, 0, 0), orientation=(1, 0, 0, 0, 0, -1), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    saved(tmp_path / "a", [*series, scout])
+    saved(tmp_path / "b", series[:3])
+    volume = read_volume(tmp_path)
+    assert np.array_equal(volume.hu, HU)
+    assert codes(volume) == {"copies_left_out", "localiser_left_out", "few_slices"}
+
+
+def shifted(datasets: list[Dataset], index: int, axis: int, mm: float) -> list[Dataset]:
+    place = [float(value) for value in datasets[index].ImagePositionPatient]
+    place[axis] += mm
+    datasets[index].ImagePositionPatient = place
+    return datasets
+
+
+def tilted(degrees: float) -> list[Dataset]:
+    sine, cosine = np.sin(np.deg2rad(degrees)), np.cos(np.deg2rad(degrees))
+    return ct_series(HU, orientation=(1, 0, 0, 0, cosine, -sine))
+
+
+BROKEN = {
+    "1 of 12 slices are missing, most of them between IM0006 and IM0005, 5.00 mm": lambda: [
+        *ct_series(HU)[:5],
+        *ct_series(HU)[6:],
+    ],
+    "slices are doubled; 2 of 13 share their place": lambda: [*ct_series(HU), ct_series(HU)[4]],
+    "the slices are unevenly spaced, from 1.70 to 3.30 mm": lambda: shifted(ct_series(HU), 4, 2, 0.8),
+    "the gantry was tilted by 12 degrees": lambda: tilted(12),
+    "two orientations; 12 of 16 are turned": lambda: [
+        *ct_series(HU),
+        *ct_series(HU[:4], orientation=(0, 1, 0, 0, 0, -1)),
+    ],
+    "do not lie straight behind each other": lambda: shifted(ct_series(HU), 4, 0, 5),
+    "different pixel sizes": lambda: [*ct_series(HU[:6]), *ct_series(HU, spacing=(0.5, 0.5))[6:]],
+    "different sizes in pixels": lambda: [*ct_series(HU[:6]), *ct_series(HU[:, :-2])[6:]],
+    "only 4 slices; 5 are the least": lambda: ct_series(HU[:4]),
+    "only scout views": lambda: ct_series(HU, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]),
+    "does not state how its numbers become Hounsfield units": lambda: ct_series(HU, slope=None),
+    "a map computed from the scan": lambda: ct_series(HU, RescaleType="Z_EFF"),
+    "does not state its position": lambda: ct_series(HU, ImagePositionPatient=None),
+    "its numbers are not Hounsfield units": lambda: ct_series(abs(HU)),
+    "IM0011: its pixels are cut off": lambda: [cut(ct_series(HU)[0]), *ct_series(HU)[1:]],
+    "no slices but another object of a CT study": lambda: ct_series(HU, SOPClassUID="1.2.840.10008.5.1.4.1.1.7"),
+}
+
+
+def cut(dataset: Dataset) -> Dataset:
+    dataset.PixelData = dataset.PixelData[:-100]
+    return dataset
+
+
+@pytest.mark.parametrize("reason", BROKEN)
+def test_what_is_no_volume_is_refused_with_the_reason(reason: str, tmp_path: Path) -> None:
+    told = refusal(saved(tmp_path, BROKEN[reason]()))
+    assert reason in told
+    assert told.endswith(".")
+
+
+def test_slices_off_by_a_twentieth_are_read_with_a_doubt(tmp_path: Path) -> None:
+    volume = read_volume(saved(tmp_path, shifted(ct_series(HU), 4, 2, 0.12)))
+    assert "uneven_spacing" in codes(volume)
+    assert volume.spacing_mm[0] == pytest.approx(2.5)
+
+
+def test_a_file_that_cannot_be_read_beside_a_series_is_told(tmp_path: Path) -> None:
+    folder = saved(tmp_path, ct_series(HU))
+    (folder / "notes.txt").write_text("nothing of interest")
+    assert "unreadable_files" not in codes(read_volume(folder))
+    # A multi-frame file whose groups are not as many as its frames.
+    broken = enhanced(HU)
+    broken.NumberOfFrames = 40
+    broken.save_as(folder / "broken", enforce_file_format=True)
+    assert "unreadable_files" in codes(read_volume(folder))
+
+
+def test_archives_that_are_locked_nested_damaged_or_bombs_are_refused(tmp_path: Path) -> None:
+    file = saved(tmp_path / "s", ct_series(HU)) / "IM0000"
+    inner, outer = tmp_path / "inner.zip", tmp_path / "outer.zip"
+    for archive, member in ((inner, file), (outer, inner)):
+        with zipfile.ZipFile(archive, "w") as made:
+            made.write(member, "x")
+    assert "is an archive again. Unpack the outer one first" in refusal(outer)
+    locked = bytearray(inner.read_bytes())
+    for signature, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        locked[locked.index(signature) + place] |= 1
+    (tmp_path / "locked.zip").write_bytes(locked)
+    assert "locked by a password" in refusal(tmp_path / "locked.zip")
+    (tmp_path / "half.zip").write_bytes(inner.read_bytes()[:-30])
+    assert "cut off or damaged" in refusal(tmp_path / "half.zip")
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as made:
+        made.writestr("slice", bytes(70 * 2**20))
+    with pytest.raises(TooLarge, match="unpacks to more than a CT file can be"):
+        find_series(tmp_path / "bomb.zip")
+    wide = ct_slice(HU[0])
+    wide.Rows = wide.Columns = 60_000
+    with pytest.raises(UnreadableFile, match="60000 px are more than can be read"):
+        read_volume(saved(tmp_path / "wide", [wide] * 1))
+
+
+def test_a_message_tells_nothing_of_the_patient(tmp_path: Path) -> None:
+    named = {"PatientName": "Doe^Jane", "PatientID": "4711", "SeriesDescription": "Doe portal"}
+    for broken in (
+        ct_series(HU, slope=None, **named),
+        ct_series(HU[:3], **named),
+        ct_series(HU, Modality="MR", **named),
+    ):
+        told = refusal(saved(tmp_path, broken))
+        assert "Doe" not in told
+        assert "4711" not in told
+        shutil.rmtree(tmp_path)
+    assert "Doe" not in repr(read_volume(saved(tmp_path, ct_series(HU, **named))))
+
+
+def test_headers_of_the_slices_come_in_the_order_of_the_volume(tmp_path: Path) -> None:
+    headers = slice_headers(saved(tmp_path / "a", ct_series(HU)))
+    assert [float(one.ImagePositionPatient[2]) for one in headers] == [30 + 2.5 * index for index in range(12)]
+    assert "PixelData" not in headers[0]
+    assert len(slice_headers(saved(tmp_path / "b", [enhanced(HU)]))) == 1
+
+
+@pytest.mark.parametrize(
+    ("description", "agent", "told"),
+    [
+        ("ABD  PORTAL_1.5_B30f", "Iomeron", "portal venous"),
+        ("Abdomen art. + pv", "", "arterial, portal venous"),
+        ("nativ", "", "non-contrast"),
+        ("AP w/o + w delayed", "x", "excretory"),
+        ("Miller, Venedig", "", ""),
+        ("THORAX 3.0", "Ultravist 300", "contrast"),
+    ],
+)
+def test_the_phase_is_told_in_words_of_a_list(description: str, agent: str, told: str) -> None:
+    assert phase([description], [agent]) == told
+
+
+# NIfTI
+
+
+def nifti(path: Path, hu: NDArray[Any], affine: NDArray[Any], **options: Any) -> Path:
+    image = nibabel.Nifti1Image(hu.transpose(2, 1, 0), affine, **options)
+    image.set_sform(affine, code=1)
+    image.to_filename(path)
+    return path
+
+
+RAS = np.array([[0.7, 0, 0, -12], [0, 0.8, 0, 5], [0, 0, 2.5, 30], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float32, np.float64, ">i2"])
+@pytest.mark.parametrize("name", ["ct.nii", "ct.nii.gz"])
+def test_nifti_is_read_in_whole_hu_and_lps(tmp_path: Path, name: str, dtype: Any) -> None:
+    volume = read_volume(nifti(tmp_path / name, HU.astype(dtype), RAS))
+    assert np.array_equal(volume.hu, HU)
+    assert volume.hu.dtype == np.int16
+    # To the right and the front in the file, to the left and the back here.
+    assert volume.affine @ (5, 7, 2, 1) == pytest.approx((12 - 3.5, -5 - 5.6, 35.0, 1.0))
+
+
+def test_scaled_numbers_and_numbers_that_are_none_become_hu(tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image((HU + 1024).transpose(2, 1, 0), RAS)
+    image.header.set_slope_inter(1, -1024)
+    image.to_filename(tmp_path / "scaled.nii")
+    assert np.array_equal(read_volume(tmp_path / "scaled.nii").hu, HU - 0)
+    holes = HU.astype(np.float32)
+    holes[0] = np.nan
+    assert (read_volume(nifti(tmp_path / "holes.nii", holes, RAS)).hu[0] == -1024).all()
+
+
+def test_nifti_that_is_cut_off_or_says_not_where_it_lies_is_refused(tmp_path: Path) -> None:
+    whole = nifti(tmp_path / "ct.nii.gz", HU, RAS).read_bytes()
+    (tmp_path / "half.nii.gz").write_bytes(whole[: len(whole) // 2])
+    assert "cut off or damaged" in refusal(tmp_path / "half.nii.gz")
+    nowhere = nibabel.Nifti1Image(HU.transpose(2, 1, 0), None)
+    nowhere.to_filename(tmp_path / "nowhere.nii")
+    assert "left and right are unknown" in refusal(tmp_path / "nowhere.nii")
+    assert "two_orientations" not in codes(read_volume(tmp_path / "ct.nii.gz"))
+    mirrored = nibabel.load(tmp_path / "ct.nii.gz")
+    mirrored.set_qform(np.diag([-1.0, 1, 1, 1]) @ RAS, code=1)
+    mirrored.to_filename(tmp_path / "mirrored.nii")
+    assert "two_orientations" in codes(read_volume(tmp_path / "mirrored.nii"))
+
+
+def test_labels_are_written_on_the_very_grid_of_the_volume(tmp_path: Path) -> None:
+    volume = read_volume(nifti(tmp_path / "ct.nii.gz", HU, RAS))
+    labels = (HU > 100).astype(np.int64) * 3
+    write_labels(tmp_path / "labels.nii.gz", labels, volume)
+    back = nibabel.load(tmp_path / "labels.nii.gz")
+    assert np.array_equal(np.asarray(back.dataobj).transpose(2, 1, 0), labels)
+    assert back.get_data_dtype() == np.uint8
+    written = nibabel.load(tmp_path / "ct.nii.gz")
+    assert np.array_equal(back.affine, written.affine)
+    assert np.allclose(back.get_qform(), written.affine, atol=1e-4)
+    assert (int(back.header["sform_code"]), int(back.header["qform_code"])) == (1, 1)
+    write_labels(tmp_path / "again.nii.gz", labels, volume)
+    assert (tmp_path / "again.nii.gz").read_bytes() == (tmp_path / "labels.nii.gz").read_bytes()
+    with pytest.raises(ValueError, match="must have the volume's shape"):
+        write_labels(tmp_path / "x.nii", labels[1:], volume)
+    with pytest.raises(ValueError, match="whole numbers from 0 to 255"):
+        write_labels(tmp_path / "x.nii", labels * 100, volume)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again.nii.gz", "ct.nii.gz", "labels.nii.gz"]
+
+
+# Places in the patient
+
+TURNS = [
+    (axes, flips) for axes in ((0, 1, 2), (1, 0, 2), (2, 1, 0), (1, 2, 0)) for flips in ((), (0,), (2,), (0, 1, 2))
+]
+
+
+@pytest.mark.parametrize(("axes", "flips"), TURNS)
+def test_toward_lps_undoes_every_turn_and_from_lps_goes_back(axes: tuple[int, ...], flips: tuple[int, ...]) -> None:
+    affine = np.array([[0.7, 0, 0, -10], [0, 0.8, 0, -20], [0, 0, 2.5, 30], [0, 0, 0, 1]])
+    upright = Volume(HU, affine)
+    turned = turn(upright, axes, flips)
+    back = turned.toward_lps()
+    assert np.array_equal(back.hu, HU)
+    assert np.allclose(back.affine, affine)
+    assert np.shares_memory(back.hu, turned.hu)
+    assert np.array_equal(turned.from_lps(back.hu), turned.hu)
+
+
+def turn(volume: Volume, axes: tuple[int, ...], flips: tuple[int, ...]) -> Volume:
+    """The same patient on a grid whose axes are exchanged and run the other way."""
+    shape = [volume.shape[axis] for axis in axes]
+    # Old index (slice, row, column) of a new one, then of the affine's reversed order.
+    old = np.zeros((4, 4))
+    old[3, 3] = 1
+    for new_axis, axis in enumerate(axes):
+        old[2 - axis, 2 - new_axis] = -1 if new_axis in flips else 1
+        old[2 - axis, 3] = shape[new_axis] - 1 if new_axis in flips else 0
+    return Volume(np.flip(volume.hu.transpose(axes), flips), volume.affine @ old)
+
+
+# Real files
+
+
+@pytest.fixture(scope="module")
+def abdomen(shared_data: Path) -> Volume:
+    return read_volume(shared_data / "ct/ircad_07/dicom")
+
+
+def kidneys(volume: Volume, labels: NDArray[Any]) -> tuple[list[float], list[float]]:
+    """Centres in LPS mm of what is labelled to the right and to the left of the body's middle."""
+    places = volume.lps_mm(np.argwhere(labels == 1))
+    middle = places[:, 0].mean()
+    right, left = places[places[:, 0] < middle], places[places[:, 0] > middle]
+    return right.mean(axis=0).tolist(), left.mean(axis=0).tolist()
+
+
+def test_a_real_portal_phase_abdomen_lies_where_its_labels_lie(abdomen: Volume, shared_data: Path) -> None:
+    assert repr(abdomen) == "Volume(151 x 512 x 512 voxels of 1.6 x 0.782 x 0.782 mm, phase unknown)"
+    labels = np.asarray(nibabel.load(shared_data / "ct/ircad_07/labels.nii.gz").dataobj).transpose(2, 1, 0)
+    in_kidneys = abdomen.hu[labels == 1]
+    assert 120 < in_kidneys.mean() < 220  # contrast medium is in them; off by a slice or mirrored they would not be
+    assert (labels == 1).sum() * abdomen.voxel_ml == pytest.approx(286.6, abs=0.1)
+
+
+def test_the_same_organ_lies_at_the_same_place_however_the_slices_are_stored(
+    abdomen: Volume, shared_data: Path, tmp_path: Path
+) -> None:
+    labels = np.asarray(nibabel.load(shared_data / "ct/ircad_07/labels.nii.gz").dataobj).transpose(2, 1, 0)
+    expected = kidneys(abdomen, labels)
+    part = Volume(abdomen.hu[::10, ::16, ::8], abdomen.affine @ np.diag([8.0, 16, 10, 1]))
+    part_labels = labels[::10, ::16, ::8]
+    for count, (axes, flips) in enumerate([((0, 1, 2), (1,)), ((0, 1, 2), (0, 2)), ((2, 0, 1), (1,))]):
+        turned = turn(part, axes, flips)
+        turned_labels = np.flip(part_labels.transpose(axes), flips)
+        # As NIfTI, whose affine may mirror, and as DICOM, whose slices' normal decides the order.
+        read = read_volume(nifti(tmp_path / f"{count}.nii", turned.hu, np.diag([-1.0, -1, 1, 1]) @ turned.affine))
+        assert np.array_equal(read.hu, turned.hu)
+        assert np.allclose(kidneys(read, turned_labels), expected, atol=6)
+        from_dicom = read_volume(saved(tmp_path / f"{count}", as_dicom(turned)))
+        assert np.allclose(kidneys(from_dicom.toward_lps(), part_labels), expected, atol=6)
+        assert np.array_equal(from_dicom.toward_lps().hu, part.hu)
+
+
+def as_dicom(volume: Volume) -> list[Dataset]:
+    columns, rows = (volume.affine[:3, axis] for axis in (0, 1))
+    size = np.linalg.norm(rows), np.linalg.norm(columns)
+    directions = (*(columns / size[1]).tolist(), *(rows / size[0]).tolist())
+    return [
+        ct_slice(
+            plane,
+            tuple((volume.affine @ (0, 0, index, 1))[:3].tolist()),
+            orientation=directions,
+            spacing=(float(size[0]), float(size[1])),
+        )
+        for index, plane in enumerate(volume.hu)
+    ]
+
+
+def test_a_real_slab_whose_rows_run_upward_keeps_right_and_left_apart(shared_data: Path) -> None:
+    folder = shared_data / "ct/amos_0013_slab"
+    volume = read_volume(folder / "img_dicom")
+    masks = [pydicom.dcmread(path) for path in (folder / "mask_dicom").iterdir()]
+    masks.sort(key=lambda mask: volume.indices(np.array([mask.ImagePositionPatient]))[0, 0])
+    labels = np.stack([mask.pixel_array for mask in masks])
+    right, left = (volume.lps_mm(np.argwhere(labels == label)).mean(axis=0) for label in (2, 3))
+    assert right[0] < left[0]  # x rises to the patient's left
+    assert volume.hu[labels == 2].mean() == pytest.approx(volume.hu[labels == 3].mean(), abs=40)
+    # Slices run from the head down in the files' own order, and upward once turned.
+    assert volume.affine[2, 2] < 0 < volume.toward_lps().affine[2, 2]
+    assert "its numbers are not Hounsfield units" in refusal(folder / "mask_dicom")
+
+
+def test_real_compressed_slices_are_spaced_by_place_and_not_by_thickness(shared_data: Path) -> None:
+    volume = read_volume(shared_data / "ct/totalseg_example/dicom_jpeg2000")
+    assert volume.slices == 20
+    assert volume.spacing_mm[0] == pytest.approx(2.0)
+    assert volume.thickness_mm == 3.0
+    assert volume.phase == "contrast"
+    assert volume.hu.min() == -1024
+
+
+def test_real_nifti_lies_where_nibabel_says(shared_data: Path) -> None:
+    path = shared_data / "ct/totalseg_example/example_ct.nii.gz"
+    volume, image = read_volume(path), nibabel.load(path)
+    assert np.array_equal(volume.hu, np.clip(np.asarray(image.dataobj), -1024, None).transpose(2, 1, 0))
+    assert np.allclose(volume.affine @ (1, 2, 3, 1), np.diag([-1, -1, 1, 1]) @ image.affine @ (1, 2, 3, 1))
+    left = np.asarray(nibabel.load(path.parent / "masks_predicted/normal/kidney_left.nii.gz").dataobj) > 0
+    right = np.asarray(nibabel.load(path.parent / "masks_predicted/normal/kidney_right.nii.gz").dataobj) > 0
+    places = [volume.lps_mm(np.argwhere(mask.transpose(2, 1, 0)))[:, 0].mean() for mask in (right, left)]
+    assert places[0] < places[1]
+
+
+OUTCOMES = {
+    "dicom2nifti/failing/gantrytilting/001": "gantry was tilted by 14 degrees",
+    "dicom2nifti/failing/notavolume/001": "slices are doubled; 4 of 4 share",
+    "dicom2nifti/failing/slicecount/001": "MR, not CT",
+    "dicom2nifti/failing/sliceincrement/001": "1 of 5 slices are missing",
+    "dicom2nifti/failing/sliceincrement/002": "1 of 5 slices are missing",
+    "dicom2nifti/failing/sliceorientation/001": "MR, not CT",
+    "dicom2nifti/failing/slicecount/001_ground_truth.nii.gz": "too few slices",
+    "dicom2nifti/failing/slicecount/001_ground_truth_reoriented.nii.gz": "too few slices",
+    "dicom2nifti/LICENSE": "text",
+    "nifti/Talairach_labels_1mm.nii.gz": "not Hounsfield units",
+    "nifti/anatomical.nii": "not Hounsfield units",
+    "nifti/anatomical_label.nii.gz": "not Hounsfield units",
+    "nifti/dti_V1.nii.gz": "not one volume but 128 x 128 x 53 x 3 numbers",
+    "nifti/reoriented_anat_moved.nii": "not Hounsfield units",
+    "nifti/series.nii.gz": "not one volume but 91 x 109 x 91 x 10 numbers",
+    "nifti/zstat1.nii.gz": "not Hounsfield units",
+    "pydicom/693_J2KI.dcm": "only one slice",
+    "pydicom/CT_small.dcm": "only one slice",
+    "pydicom/ExplVR_BigEnd.dcm": "US, not CT",
+    "pydicom/ExplVR_BigEndNoMeta.dcm": "RTPLAN, not CT",
+    "pydicom/ExplVR_LitEndNoMeta.dcm": "RTPLAN, not CT",
+    "pydicom/J2K_pixelrep_mismatch.dcm": "only one slice",
+    "pydicom/JPEG2000.dcm": "NM, not CT",
+    "pydicom/JPEGLSNearLossless_16.dcm": "no CT image",
+    "pydicom/LICENSE": "text",
+    "pydicom/MR_small.dcm": "MR, not CT",
+    "pydicom/MR_small_RLE.dcm": "MR, not CT",
+    "pydicom/MR_small_bigendian.dcm": "MR, not CT",
+    "pydicom/MR_small_expb.dcm": "MR, not CT",
+    "pydicom/MR_small_implicit.dcm": "MR, not CT",
+    "pydicom/MR_small_jp2klossless.dcm": "MR, not CT",
+    "pydicom/MR_small_jpeg_ls_lossless.dcm": "MR, not CT",
+    "pydicom/MR_small_padded.dcm": "MR, not CT",
+    "pydicom/MR_truncated.dcm": "MR, not CT",
+    "pydicom/README.txt": "text",
+    "pydicom/SC_rgb_jpeg.dcm": "OT, not CT",
+    "pydicom/UN_sequence.dcm": "no CT image",
+    "pydicom/badVR.dcm": "RTDOSE, not CT",
+    "pydicom/empty_charset_LEI.dcm": "no CT image",
+    "pydicom/image_dfl.dcm": "OT, not CT",
+    "pydicom/liver_1frame.dcm": "SEG, not CT",
+    "pydicom/meta_missing_tsyntax.dcm": "no CT image",
+    "pydicom/no_meta.dcm": "neither DICOM nor NIfTI",
+    "pydicom/no_meta_group_length.dcm": "no CT image",
+    "pydicom/reportsi.dcm": "SR, not CT",
+    "pydicom/rtdose.dcm": "RTDOSE, not CT",
+    "pydicom/rtplan.dcm": "RTPLAN, not CT",
+    "pydicom/rtplan_truncated.dcm": "RTPLAN, not CT",
+    "pydicom/rtstruct.dcm": "RTSTRUCT, not CT",
+    "pydicom/waveform_ecg.dcm": "ECG, not CT",
+    "pydicom/zipMR.gz": "MR, not CT",
+    "pydicom/dicomdirtests/DICOMDIR-empty.dcm": "none of the 0 files that the directory names lies beside it",
+    "pydicom/dicomdirtests/README.txt": "text",
+    "pydicom/dicomdirtests/TINY_ALPHA": "no slices but another object of a CT study",
+}
+"""What each real file or folder is refused for."""
+READ = [
+    "98892001", "DICOMDIR", "DICOMDIR-bigEnd", "DICOMDIR-implicit", "DICOMDIR-nooffset", "DICOMDIR-nopatient",
+    "DICOMDIR-reordered",
+]  # fmt: skip
+"""In `pydicom/dicomdirtests`: each leads to the same five slices of 2.5 mm, scout views and MR beside them."""
+
+
+@pytest.mark.parametrize("place", OUTCOMES)
+def test_a_real_file_is_refused_for_what_it_is(place: str, shared_data: Path) -> None:
+    told = refusal(shared_data / READER_TESTS / place)
+    assert OUTCOMES[place] in told
+    assert told.startswith(Path(place).name)
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_real_dicomdir_leads_to_its_slices_even_where_it_is_damaged(name: str, shared_data: Path) -> None:
+    volume = read_volume(shared_data / READER_TESTS / "pydicom/dicomdirtests" / name)
+    assert volume.shape == (5, 16, 16)
+    assert volume.spacing_mm == pytest.approx((2.5, 0.488281, 0.488281), abs=1e-5)
+
+
+def test_no_real_file_is_without_an_outcome(shared_data: Path) -> None:
+    root = shared_data / READER_TESTS
+    told = {root / place for place in OUTCOMES} | {root / "pydicom/dicomdirtests" / name for name in READ}
+    files = [path for path in root.rglob("*") if path.is_file()]
+    assert [str(path) for path in files if not told & {path, *path.parents} and "dicomdirtests" not in str(path)] == []
+
+
+@pytest.mark.parametrize("name", ["693_J2KI.dcm", "J2K_pixelrep_mismatch.dcm", "CT_small.dcm"])
+def test_real_odd_slices_decode_to_their_hu(name: str, shared_data: Path, tmp_path: Path) -> None:
+    # One slice is no volume; five of it, each at its own place, are.
+    original = pydicom.dcmread(shared_data / READER_TESTS / "pydicom" / name)
+    original.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    for index in range(5):
+        original.ImagePositionPatient = [0, 0, index]
+        original.SOPInstanceUID = original.file_meta.MediaStorageSOPInstanceUID = f"1.2.{index + 1}"
+        original.save_as(tmp_path / str(index))
+    expected = np.clip(pixel_array(original) + int(original.RescaleIntercept), -1024, None)
+    volume = read_volume(tmp_path)
+    assert np.array_equal(volume.hu[3], expected)
+
+
+def test_reading_takes_little_more_memory_than_the_volume(tmp_path: Path) -> None:
+    hu = np.zeros((60, 256, 256), np.int16)
+    hu[:, :64] = -900
+    folder = saved(tmp_path / "dicom", ct_series(hu))
+    nifti(tmp_path / "ct.nii.gz", hu.astype(np.float64), RAS)
+    for path in (folder, tmp_path / "ct.nii.gz"):
+        tracemalloc.start()
+        volume = read_volume(path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 1.6 * volume.hu.nbytes  # 7.9 MB; as float64 it would take four times that
