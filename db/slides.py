@@ -120,9 +120,8 @@ def add(session: Session, specimen_id: int, slides: Sequence[NewSlide], *, by: U
     if not slides:
         raise InputError(f"No slide to add to specimen {specimen.accession}.")
     specimens.refuse_if_signed(specimen)
-    if specimen.state == "running":
-        raise Conflict(f"Specimen {specimen.accession} is being analysed. Wait for it, or cancel it, then add slides.")
-    present = of_specimen(session, specimen.id)
+    _refuse_while_running(specimen, "add slides")
+    present = _all(session, specimen.id)
     added = _add(session, specimen, slides, first_position=len(present))
     audit.record(
         session,
@@ -143,6 +142,57 @@ def add(session: Session, specimen_id: int, slides: Sequence[NewSlide], *, by: U
     return added
 
 
+def withdraw(session: Session, slide_id: int, *, by: User, reason: str) -> Slide:
+    """Take a slide out of its specimen: what was found on it no longer counts, and nothing is deleted.
+
+    Also the last one may go, as one that was uploaded for the wrong patient. An analysis that failed at this slide
+    alone is complete without it: the caller offers to retry it.
+
+    Args:
+        session: An open session.
+        slide_id: The slide.
+        by: Who withdraws it.
+        reason: Why, in that person's words.
+
+    Raises:
+        Conflict: The specimen is signed, or the slide was withdrawn before.
+        InputError: No reason is given.
+        NotFound: There is no such slide.
+    """
+    slide, specimen = _hold(session, slide_id)
+    if not reason.strip():
+        raise InputError(f"Say why {slide.name} is withdrawn.")
+    specimens.refuse_if_signed(specimen)
+    if slide.withdrawn_at is not None:
+        raise Conflict(f"{slide.name} was withdrawn already. Reload the page.")
+    slide.withdrawn_at = now()
+    _record_withdrawal(session, "specimen.withdraw_slide", specimen, slide, by=by, reason=reason.strip())
+    return slide
+
+
+def bring_back(session: Session, slide_id: int, *, by: User) -> Slide:
+    """Let a withdrawn slide count again, with what was found on it and corrected before.
+
+    Where a complete analysis has no result for it, that analysis is queued again for this slide; the caller then hands
+    `analyses.current` to the queue once the transaction is committed.
+
+    Raises:
+        Conflict: The specimen is signed or being analysed, or the slide counts already.
+        NotFound: There is no such slide.
+    """
+    slide, specimen = _hold(session, slide_id)
+    specimens.refuse_if_signed(specimen)
+    _refuse_while_running(specimen, f"bring {slide.name} back")
+    if slide.withdrawn_at is None:
+        raise Conflict(f"{slide.name} is not withdrawn. Reload the page.")
+    slide.withdrawn_at = None
+    _record_withdrawal(session, "specimen.bring_back_slide", specimen, slide, by=by)
+    newest = analyses.current(session, specimen.id)
+    if newest is not None and newest.state == "done" and analyses.lacking(session, newest.id).without:
+        analyses.retry(session, newest.id, by)
+    return slide
+
+
 def set_scale(session: Session, slide_id: int, um_per_px: float | None, *, by: User) -> Slide:
     """Say the scale of a slide whose file does not, correct it, or take it back.
 
@@ -151,9 +201,7 @@ def set_scale(session: Session, slide_id: int, um_per_px: float | None, *, by: U
         InputError: It is no scale.
         NotFound: There is no such slide.
     """
-    slide = get(session, slide_id)
-    specimen = analyses.hold_specimen(session, slide.specimen_id)
-    session.refresh(slide)
+    slide, specimen = _hold(session, slide_id)
     specimens.refuse_if_signed(specimen)
     if slide.scale_from == "file":
         raise Conflict(f"The file of {slide.name} says its scale, so nobody has to.")
@@ -186,7 +234,16 @@ def get(session: Session, slide_id: int) -> Slide:
 
 
 def of_specimen(session: Session, specimen_id: int) -> list[Slide]:
-    """The slides of a specimen, in their order."""
+    """The slides of a specimen that count, in their order."""
+    return [slide for slide in _all(session, specimen_id) if slide.withdrawn_at is None]
+
+
+def withdrawn(session: Session, specimen_id: int) -> list[Slide]:
+    """The slides that were withdrawn from a specimen and not brought back, in their order."""
+    return [slide for slide in _all(session, specimen_id) if slide.withdrawn_at is not None]
+
+
+def _all(session: Session, specimen_id: int) -> list[Slide]:
     return list(session.scalars(select(Slide).where(Slide.specimen_id == specimen_id).order_by(Slide.position)))
 
 
@@ -197,9 +254,46 @@ def seen_before(session: Session, sha256: str) -> list[str]:
             select(Specimen.accession)
             .join(Slide, Slide.specimen_id == Specimen.id)
             .join(StoredFile, StoredFile.id == Slide.file_id)
-            .where(StoredFile.sha256 == sha256)
+            .where(StoredFile.sha256 == sha256, Slide.withdrawn_at.is_(None))
             .order_by(Specimen.id)
         )
+    )
+
+
+def _hold(session: Session, slide_id: int) -> tuple[Slide, Specimen]:
+    """A slide and its specimen, read afresh and locked until the transaction ends."""
+    slide = get(session, slide_id)
+    specimen = analyses.hold_specimen(session, slide.specimen_id)
+    session.refresh(slide)
+    return slide, specimen
+
+
+def _refuse_while_running(specimen: Specimen, what: str) -> None:
+    if specimen.state == "running":
+        raise Conflict(f"Specimen {specimen.accession} is being analysed. Wait for it, or cancel it, then {what}.")
+
+
+def _record_withdrawal(
+    session: Session, action: str, specimen: Specimen, slide: Slide, *, by: User, reason: str | None = None
+) -> None:
+    session.flush()
+    standing = len(of_specimen(session, specimen.id))
+    was = standing + (1 if slide.withdrawn_at is not None else -1)
+    audit.record(
+        session,
+        actor=by,
+        action=action,
+        entity="specimen",
+        entity_id=specimen.id,
+        old={"slides": was},
+        new={
+            "accession": specimen.accession,
+            "slides": standing,
+            "slide_id": slide.id,
+            "name": slide.name,
+            "sha256": slide.file.sha256,
+        },
+        reason=reason,
     )
 
 
@@ -220,19 +314,14 @@ def _scale(new: NewSlide, found: Checked) -> tuple[float | None, ScaleSource | N
 
 
 def _add(session: Session, specimen: Specimen, new: Sequence[NewSlide], *, first_position: int) -> list[Slide]:
-    here = set(
-        session.scalars(
-            select(StoredFile.sha256)
-            .join(Slide, Slide.file_id == StoredFile.id)
-            .where(Slide.specimen_id == specimen.id)
-        )
-    )
+    here = {slide.file.sha256: slide.withdrawn_at for slide in _all(session, specimen.id)}
     added = []
     for position, one in enumerate(new, start=first_position):
         found, sha256 = Checked.of(one.upload), one.upload.sha256 or ""
         if sha256 in here:
-            raise Conflict(f"Slide {position + 1} is in specimen {specimen.accession} already. Leave it out.")
-        here.add(sha256)
+            remedy = "Leave it out." if here[sha256] is None else "It was withdrawn: bring it back instead."
+            raise Conflict(f"Slide {position + 1} is in specimen {specimen.accession} already. {remedy}")
+        here[sha256] = None
         um_per_px, scale_from = _scale(one, found)
         file = specimens.stored_file(session, sha256, size=one.upload.size_bytes, media_type=MEDIA_TYPE)
         slide = Slide(

@@ -92,18 +92,18 @@ with (
         width="stretch",
     )
     with st.container(horizontal=True, width="content", vertical_alignment="center"):
-        if len(beside) > 1:
+        if {one.id for one in beside} - {slide.id}:
             names = {one.id: f"{one.name} ({one.stain})" for one in beside}
             chosen = st.selectbox(
                 "Slide of this specimen",
                 list(names),
-                index=list(names).index(slide.id),
+                index=list(names).index(slide.id) if slide.id in names else None,
                 format_func=names.__getitem__,
                 key=f"beside-{slide.id}",
                 label_visibility="collapsed",
                 width=190,
             )
-            if chosen != slide.id:
+            if chosen is not None and chosen != slide.id:
                 links.open_page("slide", slide=chosen)
         if slide.scale_from != "file" and specimen.state != "signed":
             _scale(slide, user)

@@ -82,19 +82,28 @@ def square(x: int, y: int, side: int) -> list[int]:
     return [x, y, x + side, y, x + side, y + side, x, y + side]
 
 
+def a_new_slide(
+    session: Session, by: User, name: str, *, um_per_px: float | None = 0.5, width_px: int = 2000,
+    height_px: int = 1000, sha256: str | None = None,
+) -> NewSlide:  # fmt: skip
+    """A slide of this name, uploaded and checked; its name decides its content where no digest is given."""
+    upload = Upload(key=secrets.token_hex(8), by_id=by.id, name="a.svs", size_bytes=9, modified_ms=1)
+    session.add(upload)
+    session.flush()
+    found = Checked("drawn", width_px, height_px, None, None, ())
+    uploads.complete(session, upload, sha256 or hashlib.sha256(name.encode()).hexdigest(), found)
+    return NewSlide(upload=upload, name=name, stain="PAS", species="human", um_per_px=um_per_px)
+
+
 def a_specimen_of_slides(
     session: Session, by: User, names: Sequence[str], *, accession: str = "K-1", um_per_px: float | None = 0.5,
-    width_px: int = 2000, height_px: int = 1000, **changes: Any,
+    width_px: int = 2000, height_px: int = 1000, files: Mapping[str, str] | None = None, **changes: Any,
 ) -> Specimen:  # fmt: skip
-    """A specimen of histology of patient H-1, its slides uploaded and checked before."""
-    new = []
-    for name in names:
-        upload = Upload(key=secrets.token_hex(8), by_id=by.id, name="a.svs", size_bytes=9, modified_ms=1)
-        session.add(upload)
-        session.flush()
-        found = Checked("drawn", width_px, height_px, None, None, ())
-        uploads.complete(session, upload, hashlib.sha256(name.encode()).hexdigest(), found)
-        new.append(NewSlide(upload=upload, name=name, stain="PAS", species="human", um_per_px=um_per_px))
+    """A specimen of histology of patient H-1, its slides uploaded and checked before; `files` has sha256 by name."""
+    size = {"width_px": width_px, "height_px": height_px}
+    new = [
+        a_new_slide(session, by, name, um_per_px=um_per_px, **size, sha256=(files or {}).get(name)) for name in names
+    ]
     values = {"identifier": "H-1", "patient_name": None, "accession": accession, "collected_at": None} | changes
     return slides.register(session, **values, slides=new, by=by)
 

@@ -1,4 +1,4 @@
-"""A field that is withdrawn from its specimen, and one that is brought back."""
+"""A field or slide that is withdrawn from its specimen, and one that is brought back."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import sqlalchemy as sa
 from alembic import command
 from sqlalchemy.orm import Session
 
-from db import analyses, audit, reports, reviews, specimens, worklist
+from db import analyses, audit, glomeruli, reports, reviews, slide_reports, slides, specimens, worklist
 from db.engine import alembic_config, engine_for, upgrade
 from db.models import User
 from renalcore.errors import Conflict, InputError, NotFound
-from tests.db.records import MODEL, Analyse, Register, a_picture, found
+from tests.db.records import MODEL, Analyse, Found, Register, a_new_slide, a_picture, found, searched
 
 
 def means(session: Session, specimen_id: int) -> dict[str, float]:
@@ -195,3 +195,48 @@ def test_a_database_of_the_first_schema_keeps_its_fields(database_url: str) -> N
     with Session(engine) as session:
         assert [field.name for field in specimens.fields(session, 1)] == ["a.png"]
     engine.dispose()
+
+
+def test_what_lies_on_a_withdrawn_slide_counts_no_longer_and_again_once_it_is_back(
+    session: Session, technologist: User, reviewer: User
+) -> None:
+    specimen, analysis, (first, second) = searched(session, technologist, {"A1": [Found(1, 1)], "A2": []})
+    glomeruli.confirm(session, analysis.id, ["f1"], by=technologist)
+    with pytest.raises(InputError, match="Say why A1 is withdrawn"):
+        slides.withdraw(session, first.id, by=technologist, reason=" ")
+    slides.withdraw(session, first.id, by=technologist, reason=" of another patient ")
+    assert [slide.name for slide in slide_reports.report(session, specimen.id).slides] == ["A2"]
+    assert (slides.of_specimen(session, specimen.id), slides.withdrawn(session, specimen.id)) == ([second], [first])
+    assert slides.seen_before(session, first.file.sha256) == []
+    with pytest.raises(Conflict, match=r"A1 was withdrawn already"):
+        slides.withdraw(session, first.id, by=technologist, reason="again")
+
+    slides.bring_back(session, first.id, by=technologist)
+    assert [item.status for item in glomeruli.standing(session, analysis.id)] == ["confirmed"], "corrections are kept"
+    with pytest.raises(Conflict, match=r"A1 is not withdrawn"):
+        slides.bring_back(session, first.id, by=technologist)
+    back, out = audit.events(session, entity="specimen", entity_id=specimen.id, limit=2)
+    assert (out.action, out.reason, out.old) == ("specimen.withdraw_slide", "of another patient", {"slides": 2})
+    assert (out.new["slides"], out.new["sha256"]) == (1, first.file.sha256)
+    assert (back.action, back.old, back.new["slides"]) == ("specimen.bring_back_slide", {"slides": 1}, 2)
+    reviews.sign(session, specimen.id, by=reviewer, meaning="Released")
+    with pytest.raises(Conflict, match="is signed"):
+        slides.withdraw(session, second.id, by=technologist, reason="late")
+
+
+def test_the_only_slide_may_be_withdrawn_and_is_searched_once_it_is_back(session: Session, technologist: User) -> None:
+    specimen, analysis, (only,) = searched(session, technologist, {"A1": []})
+    added = slides.add(session, specimen.id, [a_new_slide(session, technologist, "A2")], by=technologist)
+    assert (specimen.state, analysis.state) == ("waiting", "queued"), "the new slide has no result yet"
+    for slide in (only, *added):
+        slides.withdraw(session, slide.id, by=technologist, reason="of another patient")
+    with pytest.raises(Conflict, match=r"It was withdrawn: bring it back instead"):
+        slides.add(session, specimen.id, [a_new_slide(session, technologist, "A2")], by=technologist)
+    analyses.start(session, analysis.id, device="cpu", worker="w1")
+    with pytest.raises(Conflict, match=r"is being analysed\. Wait for it, or cancel it, then bring A2 back"):
+        slides.bring_back(session, added[0].id, by=technologist)
+    assert analyses.finish(session, analysis.id)
+    slides.bring_back(session, only.id, by=technologist)
+    assert specimen.state == "needs_review"
+    slides.bring_back(session, added[0].id, by=technologist)
+    assert (specimen.state, analysis.state) == ("waiting", "queued"), "it has no result yet"
