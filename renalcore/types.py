@@ -69,8 +69,8 @@ class QualityFlag:
         code: Stable word for machines: `out_of_focus`, `nearly_empty`, `too_dark`, `too_bright`, `low_contrast`,
             `round_field`, `first_frame_only`, `reduced_depth`, `overcrowded`;
             of slides `one_plane`, `unlikely_scale`, `dark_background`, `no_colour`, `camera_picture`;
-            of CT `few_slices`, `uneven_spacing`, `localiser_left_out`, `copies_left_out`, `unreadable_files`, `burnt_in`,
-            `two_orientations`.
+            of CT `few_slices`, `uneven_spacing`, `localiser_left_out`, `copies_left_out`, `unreadable_files`,
+            `burnt_in`, `two_orientations`.
         message: One sentence for a technologist: what was seen and what to do.
     """
 

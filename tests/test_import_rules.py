@@ -42,7 +42,7 @@ ROOT_ENTRIES = {
 # inside a function. A file not named here may not name the library at all.
 HEAVY = {
     "torch", "torchvision", "ultralytics", "sahi", "openvino", "nncf", "monai", "segmentation_models_pytorch",
-    "openslide", "tifffile", "optuna", "pydicom", "nibabel", "pydicom", "nibabel", "dicomanonymizer", "skimage",
+    "openslide", "tifffile", "optuna", "pydicom", "nibabel", "dicomanonymizer", "skimage",
 }  # fmt: skip
 AT_THE_TOP: dict[str, set[str]] = {
     "renalcore/ct/losses.py": {"torch", "monai"},
@@ -58,8 +58,6 @@ AT_THE_TOP: dict[str, set[str]] = {
     "renalcore/io/deidentify.py": {"pydicom"},
     "renalcore/io/volume/decoding.py": {"pydicom"},
     "renalcore/io/volume/headers.py": {"pydicom"},
-    "renalcore/io/volume/decoding.py": {"pydicom"},
-    "renalcore/io/volume/headers.py": {"pydicom"},
     "renalcore/sediment/networks.py": {"torch", "ultralytics"},
     "renalcore/sediment/losses.py": {"torch", "ultralytics"},
     "renalcore/sediment/data.py": {"torch", "ultralytics"},
@@ -72,14 +70,13 @@ AT_THE_TOP: dict[str, set[str]] = {
     "renalcore/sediment/slicing.py": {"sahi"},
 }
 INSIDE_FUNCTIONS: dict[str, set[str]] = {
+    "renalcore/ct/nifti.py": {"nibabel"},
     "renalcore/engine/backends.py": {"torch", "openvino", "nncf"},
     "renalcore/engine/devices.py": {"torch"},
     "renalcore/histology/pyramid.py": {"tifffile"},
     "renalcore/io/deidentify.py": {"nibabel", "dicomanonymizer"},
     "renalcore/io/slide/tiff.py": {"tifffile"},
     "renalcore/io/slide/vendors.py": {"openslide"},
-    "renalcore/io/volume/nifti.py": {"nibabel"},
-    "renalcore/io/volume/opening.py": {"pydicom"},
     "renalcore/io/volume/nifti.py": {"nibabel"},
     "renalcore/io/volume/opening.py": {"pydicom"},
     "renalcore/metrics/surfaces.py": {"skimage"},

@@ -148,8 +148,8 @@ def planes(entry: Entry) -> list[Plane]:
             with entry.open() as file:
                 return _planes(entry, read(file, header_only=True))
         return _planes(entry, read(io.BytesIO(entry.head(_HEADER_BYTES)), header_only=True))
-    except (*DECODER_ERRORS, InvalidDicomError) as error:
-        raise damaged(entry.name) from error
+    except (*DECODER_ERRORS, InvalidDicomError):
+        raise damaged(entry.name) from None  # the cause may hold a value: a patient's name
 
 
 def referenced(entry: Entry) -> list[str] | None:
@@ -165,8 +165,8 @@ def referenced(entry: Entry) -> list[str] | None:
             return None
         names = (record.get("ReferencedFileID") for record in dataset.DirectoryRecordSequence)
         return ["/".join([name] if isinstance(name, str) else map(str, name)) for name in names if name]
-    except (*DECODER_ERRORS, InvalidDicomError) as error:
-        raise damaged(entry.name) from error
+    except (*DECODER_ERRORS, InvalidDicomError):
+        raise damaged(entry.name) from None  # the cause may hold a value: a patient's name
 
 
 def _planes(entry: Entry, dataset: Dataset) -> list[Plane]:
