@@ -1,12 +1,13 @@
 """Glomeruli as GeoJSON that QuPath opens (drag the file onto the slide), in px of level 0.
 
 The form is QuPath's own ("Export objects as GeoJSON", version 0.4 and later): a FeatureCollection in which each object
-has an id, a polygon, `objectType`, `name`, `classification` and `measurements`.
+has an id, a polygon, `objectType`, `name`, `classification` and `measurements`; what a person added has no probability.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import uuid
 from collections.abc import Sequence
 from typing import Any, Final
@@ -72,4 +73,4 @@ def _measurements(found: Glomeruli, sizes: Measures) -> list[dict[str, float]]:
         "Cut by the edge": found.touches_edge,
     }
     rows = zip(*(column.astype(np.float64).round(4).tolist() for column in columns.values()), strict=True)
-    return [dict(zip(columns, row, strict=True)) for row in rows]
+    return [{name: value for name, value in zip(columns, row, strict=True) if not math.isnan(value)} for row in rows]

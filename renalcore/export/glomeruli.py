@@ -1,70 +1,135 @@
-"""Glomeruli as CSV, a line each or a line a slide, in the form of every table here (see `renalcore.export.csv`).
+"""Reported glomeruli as CSV, a line each or a line a slide, in the form of every table (see `renalcore.export.csv`).
 
-Columns in um are empty where the scale of the slide is unknown; those in px always hold.
+Columns in um are empty where the scale of the slide is unknown; those in px always hold. Slides are lines of their own
+and never added up: sections of one block show the same glomeruli again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from renalcore.export.csv import table_to_csv
 from renalcore.histology.glomeruli import Glomeruli
-from renalcore.histology.measure import measure, polygon_centre_px, sclerosed_share, summary
+from renalcore.histology.measure import Limits, SclerosedShare, SlideSummary, measure, polygon_centre_px
 
+_WHOSE: Final = ("patient", "accession", "slide", "stain")
+_WHENCE: Final = (
+    "model", "weights_sha256", "reviewed", "signed_by", "signed_at", "signature", "amendments",
+)  # fmt: skip
 GLOMERULUS_COLUMNS: Final = (
-    "slide", "number", "x_px", "y_px", "area_px", "area_um2", "equivalent_diameter_um", "max_feret_um", "min_feret_um",
-    "probability", "cut_by_edge", "sclerosed",
+    *_WHOSE, "number", "x_px", "y_px", "area_px", "area_um2", "equivalent_diameter_um", "max_feret_um", "min_feret_um",
+    "probability", "cut_by_edge", "sclerosed", "status", *_WHENCE,
 )  # fmt: skip
 SLIDE_COLUMNS: Final = (
-    "slide", "um_per_px", "glomeruli", "cut_by_edge", "tissue_mm2", "density_per_mm2", "mean_area_um2",
-    "median_area_um2", "mean_diameter_um", "total_area_um2", "sclerosed", "sclerosed_percent", "note",
+    *_WHOSE, "um_per_px", "scale_from", "glomeruli", "cut_by_edge", "tissue_mm2", "density_per_mm2", "mean_area_um2",
+    "median_area_um2", "mean_diameter_um", "total_area_um2", "sclerosed", "sclerosed_percent", "note", "unreviewed",
+    "edge", "min_score", "min_diameter", "max_diameter", *_WHENCE,
 )  # fmt: skip
 
 
-def glomeruli_to_csv(
-    slide: str, found: Glomeruli, *, sclerosed: Sequence[bool] | None = None, numbers: Sequence[int] | None = None
-) -> bytes:
-    """A line for each glomerulus of a slide; x and y are its centre of gravity.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SlideOfReport:
+    """What a report says of one slide, with everything that it rests on.
 
-    Args:
-        slide: What the slide is called.
-        found: Its glomeruli.
-        sclerosed: Which of them a person marked as globally sclerosed; none where left out.
-        numbers: What each is called on the report; 1, 2, 3 ... where left out.
+    Attributes:
+        patient: The patient's identifier, never the name.
+        accession: Accession number of the specimen.
+        slide: What the laboratory calls the slide.
+        stain: Its stain.
+        scale_from: Who says its scale: `file` or `person`; None where nobody knows it.
+        found: The glomeruli that count; their probability is nan where a person added them.
+        numbers: What each is called on the report.
+        sclerosed: Which of them a person marked as globally sclerosed.
+        statuses: What people did to each: `model` (nothing), `confirmed`, `redrawn` or `added`.
+        summary: The slide's figures.
+        share: Its globally sclerosed glomeruli.
+        limits: Which of the model's glomeruli count.
+        model: Key of the model that searched it.
+        weights_sha256: Its weights.
+        signed_by: Full name of the reviewer who signed, or None.
+        signed_at: When; aware of its time zone.
+        signature: `sign` for the first signature, `amend` for one after an amendment, or None.
+        amendments: How often the report has been amended.
 
     Raises:
-        ValueError: `sclerosed` or `numbers` are not as many as the glomeruli.
+        ValueError: Numbers, marks or statuses are not as many as the glomeruli, or `signed_at` has no time zone.
     """
-    marks = [False] * len(found) if sclerosed is None else list(sclerosed)
-    called = list(range(1, len(found) + 1)) if numbers is None else list(numbers)
-    if not len(marks) == len(called) == len(found):
-        raise ValueError(f"{len(found)} glomeruli have {len(marks)} marks and {len(called)} numbers")
-    sizes = measure(found)
-    rows = []
+
+    patient: str
+    accession: str
+    slide: str
+    stain: str
+    scale_from: str | None
+    found: Glomeruli
+    numbers: tuple[int, ...]
+    sclerosed: tuple[bool, ...]
+    statuses: tuple[str, ...]
+    summary: SlideSummary
+    share: SclerosedShare
+    limits: Limits
+    model: str
+    weights_sha256: str
+    signed_by: str | None = None
+    signed_at: datetime | None = None
+    signature: str | None = None
+    amendments: int = 0
+
+    def __post_init__(self) -> None:
+        if not len(self.found) == len(self.numbers) == len(self.sclerosed) == len(self.statuses):
+            raise ValueError(
+                f"{len(self.found)} glomeruli have {len(self.numbers)} numbers, {len(self.sclerosed)} marks and "
+                f"{len(self.statuses)} statuses"
+            )
+        if self.signed_at is not None and self.signed_at.utcoffset() is None:
+            raise ValueError("signed_at must be aware of its time zone, got a naive time")
+
+
+def glomeruli_to_csv(slides: Iterable[SlideOfReport]) -> bytes:
+    """A line for each glomerulus; x and y are its centre of gravity."""
+    return table_to_csv(GLOMERULUS_COLUMNS, (row for slide in slides for row in _glomeruli(slide)))
+
+
+def slides_to_csv(slides: Iterable[SlideOfReport]) -> bytes:
+    """A line for each slide, also where nothing was found on it."""
+    return table_to_csv(SLIDE_COLUMNS, (_slide(slide) for slide in slides))
+
+
+def _glomeruli(slide: SlideOfReport) -> Iterator[list[object]]:
+    found, sizes = slide.found, measure(slide.found)
+    columns = (sizes.areas, sizes.equivalent_diameters, sizes.max_ferets, sizes.min_ferets)
     for index, outline in enumerate(found.outlines_px):
         x, y = polygon_centre_px(outline)
-        columns = (sizes.areas, sizes.equivalent_diameters, sizes.max_ferets, sizes.min_ferets)
-        in_um = [float(column[index]) if sizes.unit == "um" else None for column in columns]
-        rows.append(
-            [
-                slide, called[index], round(x, 1), round(y, 1), float(found.areas_px[index]), *in_um,
-                float(found.scores[index]), bool(found.touches_edge[index]), bool(marks[index]),
-            ]
-        )  # fmt: skip
-    return table_to_csv(GLOMERULUS_COLUMNS, rows)
+        score = float(found.scores[index])
+        yield [
+            *_whose(slide), slide.numbers[index], round(x, 1), round(y, 1), float(found.areas_px[index]),
+            *(float(column[index]) if sizes.unit == "um" else None for column in columns),
+            None if math.isnan(score) else score, bool(found.touches_edge[index]), slide.sclerosed[index],
+            slide.statuses[index], *_whence(slide),
+        ]  # fmt: skip
 
 
-def slides_to_csv(slides: Iterable[tuple[str, Glomeruli, int]]) -> bytes:
-    """A line for each slide: its name, its glomeruli, and how many of them are globally sclerosed."""
-    rows = []
-    for name, found, sclerosed in slides:
-        told, share = summary(found), sclerosed_share(sclerosed, len(found))
-        sizes = (told.mean_area, told.median_area, told.mean_diameter, told.total_area)
-        rows.append(
-            [
-                name, found.um_per_px, told.count, told.cut, told.tissue_mm2, told.density_per_mm2,
-                *(value if told.unit == "um" else None for value in sizes), sclerosed, share.percent, share.note,
-            ]
-        )  # fmt: skip
-    return table_to_csv(SLIDE_COLUMNS, rows)
+def _slide(slide: SlideOfReport) -> list[object]:
+    told, share, limits = slide.summary, slide.share, slide.limits
+    sizes = (told.mean_area, told.median_area, told.mean_diameter, told.total_area)
+    return [
+        *_whose(slide), slide.found.um_per_px, slide.scale_from, told.count, told.cut, told.tissue_mm2,
+        told.density_per_mm2, *(value if told.unit == "um" else None for value in sizes),
+        share.sclerosed, share.percent, share.note, slide.statuses.count("model"),
+        limits.edge, limits.min_score, limits.min_diameter,
+        limits.max_diameter if math.isfinite(limits.max_diameter) else None, *_whence(slide),
+    ]  # fmt: skip
+
+
+def _whose(slide: SlideOfReport) -> tuple[str, ...]:
+    return slide.patient, slide.accession, slide.slide, slide.stain
+
+
+def _whence(slide: SlideOfReport) -> tuple[object, ...]:
+    return (
+        slide.model, slide.weights_sha256, slide.signature is not None, slide.signed_by, slide.signed_at,
+        slide.signature, slide.amendments,
+    )  # fmt: skip

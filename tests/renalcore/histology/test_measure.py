@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from renalcore.export.geojson import to_geojson
-from renalcore.export.glomeruli import glomeruli_to_csv, slides_to_csv
+from renalcore.export.glomeruli import SlideOfReport, glomeruli_to_csv, slides_to_csv
 from renalcore.histology.glomeruli import Glomeruli
 from renalcore.histology.measure import (
     Limits,
@@ -110,19 +111,36 @@ def test_geojson_has_what_qupath_reads() -> None:
     assert uuid.UUID(first["id"]) != uuid.UUID(second["id"])
 
 
+def lines(content: bytes) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"))))
+
+
 def test_csv_has_a_line_a_glomerulus_and_a_line_a_slide() -> None:
     found = boxes((300, 400), (10, 20), cut=1)
-    rows = list(
-        csv.DictReader(io.StringIO(glomeruli_to_csv("=a.svs", found, sclerosed=[True, False]).decode("utf-8-sig")))
-    )
-    assert [row["number"] for row in rows] == ["1", "2"]
-    assert (rows[0]["slide"], rows[0]["area_um2"], rows[0]["sclerosed"], rows[1]["cut_by_edge"]) == (
+    added = dataclasses.replace(found, scores=[0.9, math.nan])
+    slide = SlideOfReport(
+        patient="H-1", accession="K-1", slide="=a.svs", stain="PAS", scale_from="file", found=added, numbers=(1, 7),
+        sclerosed=(True, False), statuses=("model", "added"), summary=summary(found), share=sclerosed_share(1, 2),
+        limits=Limits(min_diameter=30), model="m", weights_sha256="a",
+    )  # fmt: skip
+    first, second = lines(glomeruli_to_csv([slide]))
+    assert [row["number"] for row in (first, second)] == ["1", "7"]
+    assert (first["slide"], first["area_um2"], first["sclerosed"], second["cut_by_edge"]) == (
         "'=a.svs", "30000", "yes", "yes",
     )  # fmt: skip
-    assert rows[0]["area_px"] == "120000"
-    (row,) = csv.DictReader(io.StringIO(slides_to_csv([("a.svs", found, 1)]).decode("utf-8-sig")))
-    assert (row["glomeruli"], row["density_per_mm2"], row["sclerosed_percent"]) == ("2", "2", "50")
+    assert (first["area_px"], first["x_px"], first["y_px"]) == ("120000", "150", "200")
+    assert (first["probability"], second["probability"], second["status"]) == ("0.9", "", "added")
+    (row,) = lines(slides_to_csv([slide]))
+    assert (row["glomeruli"], row["density_per_mm2"], row["sclerosed_percent"], row["unreviewed"]) == (
+        "2",
+        "2",
+        "50",
+        "1",
+    )
     assert row["note"] == "Fewer than 25 glomeruli (2): the percentage is uncertain."
+    assert (row["min_diameter"], row["max_diameter"], row["reviewed"]) == ("30", "", "no")
+    with pytest.raises(ValueError, match="2 glomeruli have 1 numbers, 2 marks and 2 statuses"):
+        dataclasses.replace(slide, numbers=(1,))
 
 
 def test_the_label_picture_gives_each_pixel_to_the_polygon_around_its_centre() -> None:

@@ -1,0 +1,107 @@
+"""Exports of what slides report, as they stand or as they were signed; each is written into the audit trail."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from sqlalchemy.orm import Session
+
+from db import audit, slide_reports, slides
+from db.models import User
+from db.slide_reports import ReportedSlide, SlideReport
+from renalcore.export import geojson
+from renalcore.export.glomeruli import SlideOfReport, glomeruli_to_csv, slides_to_csv
+
+Table = Literal["glomeruli", "slides"]
+
+
+def to_csv(
+    session: Session,
+    table: Table,
+    *,
+    by: User,
+    file_name: str,
+    entity: str,
+    entity_id: int | str,
+    specimen_id: int | None = None,
+    patient_id: int | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> bytes:
+    """A CSV file with a line for each glomerulus that counts, or for each slide.
+
+    Args:
+        session: An open session.
+        table: Which of the two.
+        by: Who exports.
+        file_name: Name of the file, for the audit trail.
+        entity: What is exported, for the audit trail: `specimen`, `patient` or `specimens`.
+        entity_id: Which one.
+        specimen_id: Only this specimen.
+        patient_id: Only specimens of this patient.
+        since: Only specimens registered at this moment or later.
+        until: Only specimens registered before this moment.
+
+    Raises:
+        InputError: Nothing says which specimens.
+    """
+    found = slide_reports.for_export(session, specimen_id=specimen_id, patient_id=patient_id, since=since, until=until)
+    reported = [_slide(one, slide) for one in found for slide in one.slides]
+    rows = len(reported) if table == "slides" else sum(len(slide.found) for slide in reported)
+    audit.record(
+        session,
+        actor=by,
+        action="export.csv",
+        entity=entity,
+        entity_id=entity_id,
+        new={"file_name": file_name, "table": table, "rows": rows},
+    )
+    return slides_to_csv(reported) if table == "slides" else glomeruli_to_csv(reported)
+
+
+def to_geojson(session: Session, slide_id: int, *, by: User, file_name: str) -> bytes:
+    """The glomeruli of a slide that count, as GeoJSON that QuPath opens.
+
+    Raises:
+        NotFound: There is no such slide, or it has no result.
+    """
+    slide = slides.get(session, slide_id)
+    reported = slide_reports.report(session, slide.specimen_id).slide(slide_id)
+    audit.record(
+        session,
+        actor=by,
+        action="export.geojson",
+        entity="slide",
+        entity_id=slide_id,
+        new={"file_name": file_name, "rows": len(reported.glomeruli)},
+    )
+    return geojson.to_geojson(
+        reported.found(),
+        sclerosed=[item.sclerosed for item in reported.glomeruli],
+        numbers=[item.number for item in reported.glomeruli],
+    )
+
+
+def _slide(report: SlideReport, slide: ReportedSlide) -> SlideOfReport:
+    signature = report.signature
+    return SlideOfReport(
+        patient=report.patient_identifier,
+        accession=report.accession,
+        slide=slide.name,
+        stain=slide.stain,
+        scale_from=slide.scale_from,
+        found=slide.found(),
+        numbers=tuple(item.number for item in slide.glomeruli),
+        sclerosed=tuple(item.sclerosed for item in slide.glomeruli),
+        statuses=tuple(item.status for item in slide.glomeruli),
+        summary=slide.summary,
+        share=slide.sclerosed,
+        limits=report.limits,
+        model=report.model_key or "",
+        weights_sha256=report.weights_sha256 or "",
+        signed_by=signature.by if signature else None,
+        signed_at=signature.at if signature else None,
+        signature=signature.kind if signature else None,
+        amendments=report.amendments,
+    )
