@@ -160,7 +160,7 @@ def pending_fields(session: Session, analysis_id: int) -> list[SpecimenField]:
     )
 
 
-def searched_slides(analysis_id: int) -> Select[tuple[int]]:
+def searched_slides(analysis_id: int) -> Select[int]:
     """The ids of the slides that have a result, as a condition of another query."""
     return select(SlideResult.slide_id).where(SlideResult.analysis_id == analysis_id)
 
@@ -415,11 +415,12 @@ def finish(session: Session, analysis_id: int) -> bool:
         return False
     without, total = lacking(session, analysis_id)
     what = pictures(specimen.modality)
+    searched: dict[str, Any] = {what: total}
     if without:
         raise Conflict(f"Specimen {specimen.accession} cannot be completed: {without} of {total} {what} lack a result.")
     analysis.message = ""
     analysis.finished_at = now()
-    _moved(session, analysis, specimen, "done", "needs_review", actor=None, **{what: total})
+    _moved(session, analysis, specimen, "done", "needs_review", actor=None, **searched)
     return True
 
 

@@ -102,20 +102,24 @@ class FileStore:
             self.put(source)
         path.unlink()
 
-    def local(self, sha256: str, *, copies: Path) -> Path:
+    def local(self, sha256: str, *, copies: Path, verify: bool = False) -> Path:
         """Where a file lies on this machine, for a library that reads from a path.
 
         Args:
             sha256: Which file.
             copies: Folder that keeps a copy where the store is not on this machine, up to `COPIES_BYTES` in all.
+            verify: Read it through to check its content, which takes seconds a gigabyte.
 
         Raises:
             NotFound: The store has no such file.
+            DamagedFile: The file's content is not what was stored.
         """
         path = self._path(sha256)
         if isinstance(self._fs, LocalFileSystem):
             if not Path(path).is_file():
                 raise _missing(sha256)
+            if verify:
+                _check_file(sha256, Path(path))
             return Path(path)
         copy = copies / sha256
         if not copy.is_file():
@@ -129,6 +133,12 @@ class FileStore:
             finally:
                 incoming.unlink(missing_ok=True)
             _trim(copies, keep=copy)
+        if verify:
+            try:
+                _check_file(sha256, copy)
+            except DamagedFile:
+                copy.unlink()  # whoever tries again fetches it anew
+                raise
         os.utime(copy)
         return copy
 
@@ -272,6 +282,11 @@ def _check(sha256: str, actual: str) -> None:
         raise DamagedFile(
             f"The stored file {sha256[:12]} was damaged or altered on its disk. Restore it from a backup."
         )
+
+
+def _check_file(sha256: str, path: Path) -> None:
+    with path.open("rb") as source:
+        _check(sha256, _sha256_of(source))
 
 
 def _missing(sha256: str) -> NotFound:

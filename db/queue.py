@@ -28,7 +28,7 @@ from sqlalchemy.orm import Session
 
 from db import analyses, heat_maps
 from db.engine import now, session_scope
-from db.models import Analysis, FieldResult, HeatMap
+from db.models import Analysis, FieldResult, HeatMap, SlideBlock, SlideResult
 from db.settings import Settings
 from renalcore.errors import StorageError
 
@@ -62,7 +62,7 @@ class Work:
         unfinished: The states of a row that is still to be done.
         hold: Reads a row afresh and locks it.
         fail: Gives a row up, with a message for whoever waits for it.
-        progress: The steps of a row that are done and kept.
+        progress: Tells how far a row is: a number that changes with every step that is done and kept.
         given_up: Message for what ended one worker after the other.
         broken_off: Message for what broke off by a fault of the program.
     """
@@ -78,8 +78,16 @@ class Work:
     broken_off: str
 
 
-def _fields_done(session: Session, analysis_id: int) -> int:
-    return session.scalar(select(func.count()).where(FieldResult.analysis_id == analysis_id)) or 0
+def _steps_done(session: Session, analysis_id: int) -> int:
+    """Fields searched; of slides, blocks planned, blocks searched and slides joined."""
+    counted = (
+        select(func.count()).where(FieldResult.analysis_id == analysis_id),
+        select(func.count(SlideBlock.id) + func.count(SlideBlock.finished_at)).where(
+            SlideBlock.analysis_id == analysis_id
+        ),
+        select(func.count()).where(SlideResult.analysis_id == analysis_id),
+    )
+    return sum(session.scalar(count) or 0 for count in counted)
 
 
 ANALYSIS = Work(
@@ -89,9 +97,9 @@ ANALYSIS = Work(
     unfinished=("queued", "running"),
     hold=lambda session, analysis_id: analyses.hold(session, analysis_id)[0],
     fail=analyses.fail,
-    progress=_fields_done,
+    progress=_steps_done,
     given_up=(
-        f"The worker ended unexpectedly {MAX_TAKEOVERS} times at the same field. One picture may be too much for this "
+        f"The worker ended unexpectedly {MAX_TAKEOVERS} times at the same place. One picture may be too much for this "
         "machine. Press Retry; if it fails again, tell your administrator, who finds the reason in the worker's log."
     ),
     broken_off="The analysis broke off. Press Retry; if it fails again, tell your administrator.",
@@ -191,7 +199,7 @@ def enqueue(record_id: int, work: Work = ANALYSIS) -> str:
 
 
 def cancel(workflow_id: str | None) -> None:
-    """Take a workflow out of the queue, or stop it before its next field. One that ended or is unknown is no matter.
+    """Take a workflow out of the queue, or stop it before its next step. One that ended or is unknown is no matter.
 
     The record says what was cancelled (`analyses.cancel`): without the queue, the worker reads it there.
     """
@@ -210,10 +218,10 @@ def hand_back(worker: str) -> None:
 
 
 def take_over(at_work: Callable[[], Collection[str]]) -> list[TakenOver]:
-    """Put back into the queue what workers hold that are no longer at work. Fields that have a result keep it.
+    """Put back into the queue what workers hold that are no longer at work. What is done and kept stays.
 
     One worker at a time does this: the second one finds nothing left. What kills one worker after the other at the
-    same field is given up, with a message, after `MAX_TAKEOVERS` times.
+    same step is given up, with a message, after `MAX_TAKEOVERS` times.
 
     Args:
         at_work: Tells the names of the workers that are, as of now. It is asked after what is held was read: whoever
@@ -228,13 +236,13 @@ def take_over(at_work: Callable[[], Collection[str]]) -> list[TakenOver]:
             task = _task(status)
             done = task.work.progress(session, task.record_id)
             before = status.attributes or {}
-            times = 1 + (before.get("takeovers", 0) if before.get("fields_done") == done else 0)
+            times = 1 + (before.get("takeovers", 0) if before.get("steps_done") == done else 0)
             given_up = times > MAX_TAKEOVERS
             if given_up:
                 task.work.fail(session, task.record_id, task.work.given_up)
                 _client().cancel_workflow(status.workflow_id)
             else:
-                _client().update_workflow_attributes(status.workflow_id, {"takeovers": times, "fields_done": done})
+                _client().update_workflow_attributes(status.workflow_id, {"takeovers": times, "steps_done": done})
                 _client().resume_workflow(status.workflow_id, queue_name=QUEUE)
             taken.append(TakenOver(task, str(status.executor_id), given_up))
     return taken

@@ -98,6 +98,16 @@ def pending_blocks(session: Session, analysis_id: int, slide_id: int) -> list[Sl
     )
 
 
+def is_pending(session: Session, analysis_id: int, slide_id: int, position: int | None = None) -> bool:
+    """Whether a slide has no result yet and is not withdrawn; with `position`, whether that block is to be searched."""
+    if slide_id not in {slide.id for slide in pending_slides(session, analysis_id)}:
+        return False
+    block = select(SlideBlock.id).where(
+        *_of(analysis_id, slide_id), SlideBlock.position == position, SlideBlock.finished_at.is_(None)
+    )
+    return position is None or session.scalar(block) is not None
+
+
 def store_block(
     session: Session, analysis_id: int, slide_id: int, position: int, result: BlockResult, *, seconds: float
 ) -> bool:
@@ -117,7 +127,7 @@ def store_block(
     """
     if analyses.is_cancelled(session, analysis_id):
         return False
-    stored = session.execute(
+    stored = session.scalar(
         update(SlideBlock)
         .where(
             *_of(analysis_id, slide_id),
@@ -126,8 +136,9 @@ def store_block(
             SlideBlock.plan == result.block.to_json(),
         )
         .values(content=result.to_bytes(), seconds=seconds, finished_at=now())
+        .returning(SlideBlock.id)
     )
-    return bool(stored.rowcount)
+    return stored is not None
 
 
 def results(session: Session, analysis_id: int, slide_id: int) -> Iterator[BlockResult]:

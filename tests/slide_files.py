@@ -16,10 +16,13 @@ from db.uploads import Checked
 from renalcore.histology.pyramid import write_pyramid
 from renalcore.io.slide import open_slide
 from tests.browser.records import user_of
+from tests.renalcore.histology import discs
 from tests.running_app import Person, RunningApp
 
 WIDTH_PX, HEIGHT_PX = 2200, 1500
 SQUARE_PX = 100
+DISCS = ((300, 300, 100), (900, 370, 90), (1500, 360, 110), (400, 1000, 80), (1600, 1100, 150))
+"""Centre x, centre y and radius of what the worker of `tests/fake_worker.py` finds on `a_section`."""
 
 
 def squares(x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[np.uint8]:
@@ -33,6 +36,11 @@ def a_pyramid(path: Path, *, um_per_px: float | None = None) -> Path:
     """A pyramid TIFF of 2200 x 1500 px."""
     write_pyramid(path, width_px=WIDTH_PX, height_px=HEIGHT_PX, block=squares, um_per_px=um_per_px)
     return path
+
+
+def a_section(path: Path, *, um_per_px: float | None = 0.5) -> Path:
+    """A slide of 2200 x 1500 px: pale tissue with `DISCS`, on which `tests/fake_worker.py` finds glomeruli."""
+    return discs.drawn(path, WIDTH_PX, HEIGHT_PX, DISCS, um_per_px=um_per_px)
 
 
 def registered(app: RunningApp, by: Person, path: Path, *, um_per_px: float | None = None) -> tuple[int, str]:

@@ -22,20 +22,37 @@ import torch
 from PIL import Image
 from sqlalchemy import func, select
 
-from db import analyses, heat_maps, queue, specimens, workers
+from db import analyses, heat_maps, queue, slides, specimens, workers
 from db.engine import session_scope, upgrade
 from db.files import FileStore
 from db.heat_maps import Subject
-from db.models import Analysis, FieldResult, Finding, HeatMap, SpecimenField, User, WorkerNode
+from db.models import (
+    Analysis,
+    FieldResult,
+    Finding,
+    GlomerulusFinding,
+    HeatMap,
+    Slide,
+    SlideBlock,
+    SlideResult,
+    SpecimenField,
+    StoredFile,
+    User,
+    WorkerNode,
+)
 from db.specimens import UploadedField
 from renalcore import models
 from renalcore.sediment import card as cards
 from renalcore.sediment import networks, retinanet
 from renalcore.types import Detections
+from tests.db.records import a_specimen_of_slides
+from tests.renalcore.histology import discs
 
 ROOT = Path(__file__).resolve().parent.parent
 FAKE_WORKER = ROOT / "tests" / "fake_worker.py"
 WEIGHTS_SHA256 = "f" * 64  # those of the fake
+SLIDE_PX = 1200, 2000
+DISCS: tuple[discs.Disc, ...] = ((300, 300, 100), (900, 370, 90), (400, 1500, 110))
 TAKEOVER_WITHIN_S = 60.0
 SILENT_AFTER_S = 8.0  # here, so that nobody waits long for the silence to be noticed; 20 s at work
 
@@ -120,6 +137,56 @@ class Laboratory:
                 options={"min_score": 0.1, "calibration": calibration},
                 by=self.user,
             ).id
+
+    def kidney(self, *names: str, tissue: bool = True) -> int:
+        """A specimen of drawn slides of these names, each with `DISCS` at 0.5 um; returns the id of its analysis."""
+        store, files = FileStore(os.environ["RENAL_FILES"]), {}
+        width, height = SLIDE_PX
+        for name in names:
+            path = self.folder / f"{name}.tif"
+            discs.drawn(path, width, height, DISCS if tissue else (), um_per_px=None, glass_px=0 if tissue else width)
+            with path.open("ab") as stream:
+                stream.write(name.encode())  # each a file of its own
+            with path.open("rb") as stream:
+                files[name] = store.put(stream)[0]
+        with session_scope() as session:
+            specimen = a_specimen_of_slides(
+                session, self.user, names, files=files, accession=f"K-{names}", patient_name="Ada Example",
+                width_px=width, height_px=height,
+            )  # fmt: skip
+            analysis_id = analyses.request(
+                session, specimen, model_key="fake", weights_sha256=WEIGHTS_SHA256, code_version="test", options={},
+                by=self.user,
+            ).id  # fmt: skip
+        queue.enqueue(analysis_id)
+        return analysis_id
+
+    def blocks_done(self) -> int:
+        """Blocks of slides that have a result."""
+        with session_scope(read_only=True) as session:
+            return session.scalar(select(func.count(SlideBlock.finished_at))) or 0
+
+    def slides_of(self, analysis_id: int) -> list[Slide]:
+        with session_scope(read_only=True) as session:
+            return slides.of_specimen(session, analyses.get(session, analysis_id).specimen_id)
+
+    def stored(self, slide: Slide) -> Path:
+        """The file of a slide in the store."""
+        with session_scope(read_only=True) as session:
+            sha256 = session.get_one(StoredFile, slide.file_id).sha256
+        return self.folder / "files" / sha256[:2] / sha256
+
+    def glomeruli(self, analysis_id: int) -> dict[str, int]:
+        """How many were found on each slide that has a result."""
+        with session_scope(read_only=True) as session:
+            counted = (
+                select(Slide.name, func.count(GlomerulusFinding.id).label("number"))
+                .join(SlideResult, SlideResult.slide_id == Slide.id)
+                .outerjoin(GlomerulusFinding, GlomerulusFinding.slide_result_id == SlideResult.id)
+                .where(SlideResult.analysis_id == analysis_id)
+                .group_by(Slide.name)
+            )
+            return {row.name: row.number for row in session.execute(counted)}
 
     def analysis(self, analysis_id: int) -> Analysis:
         with session_scope(read_only=True) as session:
@@ -513,7 +580,7 @@ def test_an_analysis_that_kills_one_worker_after_the_other_is_given_up(lab: Labo
     failed = lab.analysis(analysis_id)
     assert failed.state == "failed"
     assert failed.message is not None
-    assert failed.message.startswith("The worker ended unexpectedly 3 times at the same field.")
+    assert failed.message.startswith("The worker ended unexpectedly 3 times at the same place.")
     assert lab.calls()["S-1 field 1.png"] == queue.MAX_TAKEOVERS + 1
     assert survivor.poll() is None
     others = lab.specimen(2)
@@ -552,6 +619,99 @@ def test_the_heat_map_that_a_killed_worker_was_drawing_is_drawn_by_the_next_and_
         assert FileStore(os.environ["RENAL_FILES"]).read(drawn.file.sha256) == b"\x01"  # one box
         assert failed.message is not None
         assert failed.message.startswith("S-1 field 1.png: its picture is missing from the file store.")
+
+
+@pytest.mark.parametrize("laboratory", ["lab", pytest.param("big_lab", marks=pytest.mark.postgres)])
+def test_a_worker_killed_in_the_middle_of_a_slide_goes_on_at_its_next_block(
+    laboratory: str, request: pytest.FixtureRequest
+) -> None:
+    lab: Laboratory = request.getfixturevalue(laboratory)
+    analysis_id = lab.kidney("A1", "A2")
+    killed = lab.start("--name", "anna", "--seconds", "0.3")
+    lab.until(lambda: lab.blocks_done() >= 7)
+    killed.kill()
+    killed.wait()
+    done = lab.blocks_done()
+    with session_scope(read_only=True) as session:
+        tiles = analyses.progress(session, analysis_id)
+        total = session.scalar(select(func.count()).select_from(SlideBlock))
+    assert lab.analysis(analysis_id).state == "running"
+    assert 0 < tiles.done < tiles.total
+    assert 7 <= done < total == 2 * 5
+
+    lab.start("--name", "anna")  # started again: it knows its own
+    lab.until_all_ended(analysis_id)
+    analysis = lab.analysis(analysis_id)
+    assert (analysis.state, analysis.message) == ("done", ""), lab.log()
+    assert lab.glomeruli(analysis_id) == {"A1": 3, "A2": 3}
+    calls = lab.calls()
+    assert sum(calls.values()) <= 2 + 10 + 1, "two plans, ten blocks; a kill costs at most one of them"
+    assert len(calls) == 2 + 10
+    with session_scope(read_only=True) as session:
+        assert session.scalar(select(func.count()).where(SlideBlock.content.is_not(None))) == 0
+        centres = sorted(
+            tuple(np.array(row.outline).reshape(-1, 2).mean(axis=0).round(-2).tolist())
+            for row in session.scalars(select(GlomerulusFinding).where(GlomerulusFinding.slide_id == 1))
+        )
+    assert centres == [(300, 300), (400, 1500), (900, 400)]
+
+
+def test_a_slide_that_cannot_be_searched_stops_no_other_and_is_named(lab: Laboratory) -> None:
+    analysis_id = lab.kidney("A1", "A2", "A3")
+    missing, damaged, _ = lab.slides_of(analysis_id)
+    lab.stored(missing).unlink()
+    lab.stored(damaged).write_bytes(lab.stored(damaged).read_bytes()[:-1] + b"!")
+    glass = lab.kidney("B1", tissue=False)
+    lab.start()
+    lab.until_all_ended(analysis_id, glass)
+    failed = lab.analysis(analysis_id)
+    assert failed.state == "failed"
+    assert failed.message == (
+        "2 of 3 slides could not be searched. "
+        "A1: its file is missing from the file store. Ask IT to restore it, or withdraw the slide. "
+        "A2: its file was damaged or altered in the file store. Ask IT to restore it, or withdraw the slide. "
+        "The other 1 of 3 slides are done and kept."
+    )
+    assert lab.glomeruli(analysis_id) == {"A3": 3}
+    assert (lab.analysis(glass).state, lab.glomeruli(glass)) == ("done", {"B1": 0}), "none is a result"
+
+    with session_scope() as session:
+        for one in (missing, damaged):
+            session.get_one(Slide, one.id).withdrawn_at = datetime.now(UTC)
+        analyses.retry(session, analysis_id, lab.user)
+    queue.enqueue(analysis_id)
+    lab.until_all_ended(analysis_id)
+    assert lab.analysis(analysis_id).state == "done"
+    assert max(lab.calls().values()) == 1, "what was done is kept"
+
+
+def test_what_people_do_to_a_slide_while_it_is_searched_holds_from_its_next_block_on(lab: Laboratory) -> None:
+    searched = lab.kidney("A1", "A2")
+    worker = lab.start("--seconds", "0.3", "--concurrency", "1")
+    lab.until(lambda: lab.blocks_done() >= 1)
+    with session_scope() as session:
+        slides.set_scale(session, lab.slides_of(searched)[0].id, 0.25, by=lab.user)
+        session.get_one(Slide, lab.slides_of(searched)[1].id).withdrawn_at = datetime.now(UTC)
+    lab.until_all_ended(searched)
+    with session_scope(read_only=True) as session:
+        assert [row.downsample for row in session.scalars(select(SlideResult))] == [2.0 / 0.25], "begun anew"
+    assert lab.analysis(searched).state == "done"
+    assert [call for call in lab.calls() if call.endswith("A2")] == ["plan of A2"], "withdrawn, so never searched"
+
+    cancelled = lab.kidney("C1")
+    lab.until(lambda: lab.calls()["row 0 of C1"] == 1)
+    with session_scope() as session:
+        workflow_id = analyses.cancel(session, cancelled, by=lab.user).workflow_id
+    queue.cancel(workflow_id)
+    going_on = lab.kidney("D1")  # the worker is free for it
+    lab.until(lambda: lab.calls()["row 1 of D1"] == 1)
+    assert lab.calls()["row 2 of C1"] == 0
+    worker.terminate()
+    assert worker.wait(timeout=120) == 0, "and still ends in good order"
+    lab.start()
+    lab.until_all_ended(going_on)
+    assert lab.glomeruli(going_on) == {"D1": 3}
+    assert {call for call, times in lab.calls().items() if times > 1} == {"plan of A1", "row 0 of A1"}
 
 
 def test_a_name_that_is_in_use_is_refused(lab: Laboratory) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -111,10 +111,11 @@ class GlomerulusModel:
 
     def results(
         self, slide: Readable, blocks: Sequence[Block], *, progress: Progress | None = None
-    ) -> Iterator[BlockResult]:
+    ) -> Generator[BlockResult, None, None]:
         """What the network says of the blocks, one after the other.
 
         Tiles of the next block are decoded while one is searched, so this is faster than `search` block by block.
+        Whoever leaves before the end closes the generator: nothing reads from the slide after that.
 
         Args:
             slide: The slide the blocks were made of.

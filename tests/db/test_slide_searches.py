@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import secrets
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
-from db import analyses, audit, slide_searches, slides, uploads
-from db.models import Analysis, GlomerulusFinding, Slide, SlideBlock, SlideResult, Specimen, Upload, User
-from db.slides import NewSlide
-from db.uploads import Checked
+from db import analyses, audit, queue, slide_searches, slides
+from db.engine import session_scope
+from db.models import Analysis, GlomerulusFinding, Slide, SlideBlock, SlideResult, Specimen, User
 from renalcore.errors import Conflict, NotFound
 from renalcore.histology.glomeruli import Glomeruli
 from renalcore.histology.instances import join
 from renalcore.histology.tiles import Block
-from tests.db.records import MODEL, Register
+from tests.db.records import MODEL, Register, a_specimen_of_slides
 from tests.renalcore.histology.discs import model, slide
 
 DISCS = ((300, 300, 100), (900, 370, 90), (400, 1500, 110))
@@ -25,18 +25,15 @@ WIDTH_PX, HEIGHT_PX = 1200, 2000
 
 
 def specimen_of(session: Session, by: User, *names: str, um_per_px: float | None = 0.5) -> Specimen:
-    new = []
-    for name in names:
-        upload = Upload(key=secrets.token_hex(8), by_id=by.id, name="a.svs", size_bytes=9, modified_ms=1)
-        session.add(upload)
-        session.flush()
-        found = Checked("drawn", WIDTH_PX, HEIGHT_PX, None, None, ())
-        uploads.complete(session, upload, hashlib.sha256(name.encode()).hexdigest(), found)
-        new.append(NewSlide(upload=upload, name=name, stain="PAS", species="human", um_per_px=um_per_px))
-    return slides.register(
-        session, identifier="H-1", patient_name=None, accession=f"K-{'-'.join(names)}", collected_at=None, slides=new,
-        by=by,
-    )  # fmt: skip
+    return a_specimen_of_slides(
+        session,
+        by,
+        names,
+        accession=f"K-{'-'.join(names)}",
+        um_per_px=um_per_px,
+        width_px=WIDTH_PX,
+        height_px=HEIGHT_PX,
+    )
 
 
 def asked(session: Session, specimen: Specimen, by: User) -> Analysis:
@@ -103,23 +100,36 @@ def test_slides_are_searched_block_by_block_until_the_specimen_needs_review(
     assert session.scalar(select(func.count()).where(SlideBlock.content.is_not(None))) == 0, "dropped"
 
 
-def test_of_two_workers_at_one_slide_the_first_counts_at_every_step(session: Session, technologist: User) -> None:
-    specimen = specimen_of(session, technologist, "A1")
-    (only,) = specimen.slides
-    analysis = asked(session, specimen, technologist)
-    blocks = blocks_at(0.5)
-    assert slide_searches.plan(session, analysis.id, only.id, blocks)
-    assert not slide_searches.plan(session, analysis.id, only.id, blocks[:1])
-    result = model().search(slide(WIDTH_PX, HEIGHT_PX, DISCS), blocks[0])
-    of = (session, analysis.id, only.id)
-    assert slide_searches.store_block(*of, 0, result, seconds=1)
-    assert not slide_searches.store_block(*of, 0, result, seconds=2)
-    search(session, analysis, only)
-    found = joined(session, analysis, only)
-    assert slide_searches.finish_slide(*of, found, worker="w1")
-    assert not slide_searches.finish_slide(*of, found, worker="w2")
-    assert not slide_searches.plan(*of, blocks), "what has a result is not searched again"
-    assert session.scalar(select(func.count()).select_from(GlomerulusFinding)) == 3
+def test_of_two_workers_at_one_slide_the_first_counts_at_every_step(engine: Engine, technologist: User) -> None:
+    with session_scope(engine) as session:
+        specimen = specimen_of(session, technologist, "A1")
+        analysis, only = asked(session, specimen, technologist), specimen.slides[0]
+    of, blocks = (analysis.id, only.id), blocks_at(0.5)
+    results = [model().search(slide(WIDTH_PX, HEIGHT_PX, DISCS), block) for block in blocks]
+    found = join(results)
+
+    def at_once(step: Callable[[Session], bool]) -> tuple[int, int]:
+        """How many of two workers that take a step at once are told that it counts, and by how much it moves on."""
+
+        def worker(_number: int) -> tuple[bool, int]:
+            with session_scope(engine) as own:
+                counted = step(own)
+                return counted, queue.ANALYSIS.progress(own, analysis.id)
+
+        with session_scope(engine, read_only=True) as own:
+            before = queue.ANALYSIS.progress(own, analysis.id)
+        with ThreadPoolExecutor(2) as both:
+            told = list(both.map(worker, range(2)))
+        return sum(counted for counted, _ in told), max(after for _, after in told) - before
+
+    assert at_once(lambda own: slide_searches.plan(own, *of, blocks)) == (1, len(blocks))
+    for position, result in enumerate(results):
+        store = partial(slide_searches.store_block, position=position, result=result, seconds=1)
+        assert at_once(lambda own, store=store: store(own, *of)) == (1, 1)  # type: ignore[misc]
+    assert at_once(lambda own: slide_searches.finish_slide(own, *of, found, worker="w")) == (1, 1)
+    with session_scope(engine) as session:
+        assert not slide_searches.plan(session, *of, blocks), "what has a result is not searched again"
+        assert session.scalar(select(func.count()).select_from(GlomerulusFinding)) == 3
 
 
 def test_a_scale_given_before_the_slide_has_its_result_begins_its_search_anew(

@@ -22,7 +22,7 @@ from db.files import FileStore, store
 from db.models import Specimen, Upload, User
 from db.slides import NewSlide
 from db.uploads import Part
-from renalcore.errors import Conflict, InputError, NotFound, StorageFull
+from renalcore.errors import Conflict, DamagedFile, InputError, NotFound, StorageFull
 from tests.db.records import Register
 
 SECRET = "Maria Secret 1960.png"
@@ -241,6 +241,10 @@ def test_a_store_elsewhere_gives_copies_to_read_from_and_keeps_as_many_as_have_r
     assert [path.name for path in copies.iterdir()] == [names[1]]
     with pytest.raises(NotFound):
         distant.local("0" * 64, copies=copies)
+    (copies / names[1]).write_bytes(b"the sexond")
+    with pytest.raises(DamagedFile):
+        distant.local(names[1], copies=copies, verify=True)
+    assert distant.local(names[1], copies=copies, verify=True).read_bytes() == b"the second", "fetched anew"
 
 
 def test_the_migration_keeps_every_specimen_of_sediment_as_it_was(database_url: str) -> None:

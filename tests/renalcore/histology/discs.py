@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from renalcore.engine.devices import Device
 from renalcore.histology.predict import GlomerulusModel
+from renalcore.histology.pyramid import write_pyramid
 from renalcore.io.slide import Level, Slide
 from renalcore.models import InputScale, ModelCard
 from renalcore.types import QualityFlag
@@ -107,3 +110,13 @@ def slide(
 ) -> Slide:
     """A slide named discs.svs; 0.5 um a pixel, so that 4 px are one of the network's."""
     return Slide(DrawnDiscs(width_px, height_px, discs, glass_px=glass_px), name="discs.svs", um_per_px=um_per_px)
+
+
+def drawn(
+    path: Path, width_px: int, height_px: int, discs: Sequence[Disc], *, um_per_px: float | None = 0.5,
+    glass_px: int = 0,
+) -> Path:  # fmt: skip
+    """The same as a file, a pyramid TIFF."""
+    source = DrawnDiscs(width_px, height_px, discs, glass_px=glass_px)
+    write_pyramid(path, width_px=width_px, height_px=height_px, block=partial(source.region, 0), um_per_px=um_per_px)
+    return path
