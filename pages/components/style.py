@@ -46,7 +46,8 @@ h1 { font-size: 1.55rem !important; font-weight: 620 !important; padding: 0 !imp
 .rc-num { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 [data-testid="stHtml"] a:not(.rc-action) { color: light-dark(#14606B, #6CC3CE); text-underline-offset: 0.15em; }
 [data-testid="stTextInput"] [data-testid="InputInstructions"] { display: none; } /* it lies over what was typed */
-.st-key-refreshed [data-stale="true"] { opacity: 1 !important; transition: none !important; } /* no flicker */
+.st-key-refreshed [data-stale="true"], [class*="st-key-steady-"] [data-stale="true"] {
+  opacity: 1 !important; transition: none !important; } /* no flicker */
 .st-key-screen-listener { position: absolute; }
 .rc-quiet-text { color: color-mix(in srgb, currentColor 66%, transparent); font-size: 0.9rem; }
 .rc-footer { border-top: 1px solid color-mix(in srgb, currentColor 14%, transparent); margin-top: 1.5rem;

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import streamlit as st
 
 from db.models import Slide
-from pages.components.slide_viewer.events import Event, inbox_of, receiving
+from pages.components.slide_viewer.events import Event, inbox_of, receiver
 from pages.routes.slides import LIBRARY, LIBRARY_ADDRESS
 
 HERE = Path(__file__).parent
@@ -35,6 +36,7 @@ def slide_viewer(
     version: str = "",
     editable: bool = False,
     selected: str | None = None,
+    on_event: Callable[[Event], None] | None = None,
 ) -> Event | None:
     """Show a slide; says what is missing where OpenSeadragon was never fetched.
 
@@ -44,6 +46,8 @@ def slide_viewer(
         version: Anything that changes whenever a glomerulus or a limit does: then they are fetched again.
         editable: Whether they may be corrected.
         selected: Key of a glomerulus to bring into sight and select, whenever it is another than before.
+        on_event: Called with each thing that a person did, in order, before the page runs; then none is returned. The
+            quicker way: one run of the page shows what became of all of them.
 
     Returns:
         What a person did, each thing once, in order, one a run; None where there is nothing new. Act on it before
@@ -58,20 +62,21 @@ def slide_viewer(
         return None
     key = f"slide-{slide.id}" if analysis_id is None else f"slide-{slide.id}-{analysis_id}"
     inbox = inbox_of(key)
-    _component(
-        key=key,
-        data={
-            "slide": slide.id,
-            "base": f"/slides/{slide.id}",
-            "library": LIBRARY_ADDRESS,
-            "um_per_px": slide.um_per_px,
-            "objective": slide.objective,
-            "analysis": analysis_id,
-            "version": version,
-            "editable": editable,
-            "selected": selected,
-            "acknowledged": inbox.acknowledged,
-        },
-        on_events_change=lambda: receiving(key),
-    )
+    with st.container(key=f"steady-{key}"):
+        _component(
+            key=key,
+            data={
+                "slide": slide.id,
+                "base": f"/slides/{slide.id}",
+                "library": LIBRARY_ADDRESS,
+                "um_per_px": slide.um_per_px,
+                "objective": slide.objective,
+                "analysis": analysis_id,
+                "version": version,
+                "editable": editable,
+                "selected": selected,
+                "acknowledged": inbox.acknowledged,
+            },
+            on_events_change=receiver(key, on_event),
+        )
     return inbox.next()

@@ -27,7 +27,7 @@ class Card {
     if (!chosen.length) return;
     const [item] = chosen;
     const alone = chosen.length === 1;
-    this.title.textContent = alone ? `Glomerulus ${item.number}` : `${chosen.length} glomeruli`;
+    this.title.textContent = alone ? (item.fresh ? "New glomerulus" : `Glomerulus ${item.number}`) : `${chosen.length} glomeruli`;
     const kinds = new Set(chosen.map(kindOf));
     const [kind] = kinds;
     this.chip.hidden = kinds.size > 1;

@@ -56,7 +56,7 @@ class Drawing {
     this.words = element("span", { class: "hint-words" });
     this.free = viewer.button("Freehand", "Draw along the pointer instead of moving the picture (hold Shift)", () => this.setFreehand(!this.freehand), { "aria-pressed": "false" });
     this.box = element("div", { class: "float hint", hidden: true, role: "status" }, this.words, this.free,
-      viewer.button("Close outline", "Close the outline (Enter, double click)", () => this.close()),
+      viewer.button("Close", "Close the outline (Enter, double click)", () => this.close()),
       viewer.button("Cancel", "Drop the outline (Esc)", () => this.drop()));
     this.setFreehand(matchMedia("(pointer: coarse)").matches);
   }
@@ -80,7 +80,7 @@ class Drawing {
 
   tell(complaint = "") {
     const what = this.target ? `New outline of ${this.number}. ` : "New glomerulus. ";
-    const how = this.freehand ? "Draw around it." : "Click points around it, or hold Shift and draw; double click closes.";
+    const how = this.freehand ? "Draw around it." : "Click points around it, or hold Shift and draw. Double click closes.";
     this.words.textContent = complaint || what + how;
     this.box.classList.toggle("wrong", Boolean(complaint));
   }

@@ -1,14 +1,14 @@
 """What a person does in the viewer or the gallery, handed to the page once each, in order.
 
-The browser numbers what happens and repeats what it has no answer for; a run of the page gets one of them. Nothing is
-lost where a click interrupts a run, and a message that arrives twice does nothing twice.
+The browser numbers what happens and repeats what it has no answer for. Nothing is lost where a click interrupts a run
+of the page, and a message that arrives twice does nothing twice.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
@@ -95,6 +95,13 @@ def inbox_of(key: str) -> Inbox:
     return inbox
 
 
-def receiving(key: str) -> None:
-    """Callback of the component with this key: its message goes into its inbox."""
-    inbox_of(key).receive(st.session_state[key].get("events"))
+def receiver(key: str, on_event: Callable[[Event], None] | None) -> Callable[[], None]:
+    """Callback of the component with this key: what came goes into its inbox, and on to `on_event` if there is one."""
+
+    def receive() -> None:
+        inbox = inbox_of(key)
+        inbox.receive(st.session_state[key].get("events"))
+        while on_event is not None and (event := inbox.next()) is not None:
+            on_event(event)
+
+    return receive

@@ -21,7 +21,7 @@ function kindOf(item) {
 
 // What is written beside its outline.
 function label(item) {
-  const words = `${item.number}${item.sclerosed ? " S" : ""}${STATUS_MARKS[item.status]}`;
+  const words = [item.number, item.sclerosed ? "S" : "", STATUS_MARKS[item.status]].filter(Boolean).join(" ");
   return kindOf(item) === "aside" ? `(${words})` : words;
 }
 
@@ -67,6 +67,32 @@ function glomeruliAt(address) {
 
 function glomeruliAddress({ base, analysis, version }) {
   return `${base}/glomeruli.json?${new URLSearchParams({ analysis, v: version })}`;
+}
+
+// Leaves out points that lie nearer than `tolerance` to the line drawn without them (Douglas and Peucker).
+function simplified(outline, tolerance) {
+  const count = outline.length / 2;
+  if (count < 6 || tolerance <= 0) return outline;
+  const kept = new Uint8Array(count);
+  const middle = count >> 1;
+  kept[0] = kept[middle] = 1;
+  const open = [[0, middle], [middle, count]];
+  while (open.length) {
+    const [from, to] = open.pop();
+    const [ax, ay, bx, by] = [outline[2 * from], outline[2 * from + 1], outline[2 * (to % count)], outline[2 * (to % count) + 1]];
+    const length = Math.hypot(bx - ax, by - ay) || 1;
+    let [farthest, distance] = [-1, tolerance];
+    for (let i = from + 1; i < to; i += 1) {
+      const apart = Math.abs((outline[2 * i] - ax) * (by - ay) - (outline[2 * i + 1] - ay) * (bx - ax)) / length;
+      if (apart > distance) [farthest, distance] = [i, apart];
+    }
+    if (farthest < 0) continue;
+    kept[farthest] = 1;
+    open.push([from, farthest], [farthest, to]);
+  }
+  const short = [];
+  for (let i = 0; i < count; i += 1) if (kept[i]) short.push(outline[2 * i], outline[2 * i + 1]);
+  return short.length < 6 ? outline : short;
 }
 
 // A sample of a kind's line, for switches and lists.

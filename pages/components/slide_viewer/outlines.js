@@ -5,36 +5,10 @@
 const SHEET_PX = 512;
 const MOST_SHEETS = 60;
 const BUDGET_MS = 7; // of drawing in one frame
-const MARK_PX = 7; // smaller on the screen, a glomerulus is a mark
+const MARK_PX = 10; // smaller on the screen, a glomerulus is a mark
 const NUMBER_PX = 20; // smaller, it has no number
 const HALO = "rgba(255, 255, 255, 0.8)";
 const ORDER = ["aside", "counted", "sclerosed", "removed"];
-
-// Leaves out points that lie nearer than `tolerance` to the line drawn without them (Douglas and Peucker).
-function simplified(outline, tolerance) {
-  const count = outline.length / 2;
-  if (count < 6 || tolerance <= 0) return outline;
-  const kept = new Uint8Array(count);
-  const middle = count >> 1;
-  kept[0] = kept[middle] = 1;
-  const open = [[0, middle], [middle, count]];
-  while (open.length) {
-    const [from, to] = open.pop();
-    const [ax, ay, bx, by] = [outline[2 * from], outline[2 * from + 1], outline[2 * (to % count)], outline[2 * (to % count) + 1]];
-    const length = Math.hypot(bx - ax, by - ay) || 1;
-    let [farthest, distance] = [-1, tolerance];
-    for (let i = from + 1; i < to; i += 1) {
-      const apart = Math.abs((outline[2 * i] - ax) * (by - ay) - (outline[2 * i + 1] - ay) * (bx - ax)) / length;
-      if (apart > distance) [farthest, distance] = [i, apart];
-    }
-    if (farthest < 0) continue;
-    kept[farthest] = 1;
-    open.push([from, farthest], [farthest, to]);
-  }
-  const short = [];
-  for (let i = 0; i < count; i += 1) if (kept[i]) short.push(outline[2 * i], outline[2 * i + 1]);
-  return short.length < 6 ? outline : short;
-}
 
 function inside(outline, x, y) {
   let within = false;
@@ -180,7 +154,7 @@ class Outlines {
     if (!members.length) return;
     const path = new Path2D();
     for (const item of members) {
-      const [x, y, r] = [item.x * zoom, item.y * zoom, Math.max(2, (item.span * zoom) / scale / 2) * scale];
+      const [x, y, r] = [item.x * zoom, item.y * zoom, Math.max(2, Math.min(4, (item.span * zoom) / scale / 2)) * scale];
       if (kind === "sclerosed") path.rect(x - r, y - r, 2 * r, 2 * r);
       else if (kind === "removed") {
         path.moveTo(x - r, y - r); path.lineTo(x + r, y + r);

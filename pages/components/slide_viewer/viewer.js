@@ -97,6 +97,8 @@ class SlideViewer extends DeepZoom {
     const found = await glomeruliAt(address);
     if (this.data !== data) return; // answered meanwhile, and fetched anew
     if (this.queue.idle) this.foreseen.clear();
+    const drawn = found.filter((item) => item.status === "added" && !this.byKey.has(item.key)).at(-1);
+    if (drawn && [...this.selected].some((key) => this.byKey.get(key)?.fresh)) this.selected = new Set([drawn.key]); // it has its key now
     this.found = found;
     this.root.dataset.version = data.version;
     const wish = data.selected;
@@ -271,6 +273,7 @@ class SlideViewer extends DeepZoom {
     if (key) this.foreseen.set(key, { ...this.foreseen.get(key), ...change, status: this.byKey.get(key)?.status === "added" ? "added" : "redrawn", counts: true });
     else {
       const fresh = `new ${this.queue.next}`;
+      this.selected = new Set([fresh]);
       this.foreseen.set(fresh, { ...change, key: fresh, fresh: true, number: "new", score: null, sclerosed: false, status: "added", counts: true, touches_edge: false });
     }
     this.push(key ? { action: "redraw", keys: [key], outline } : { action: "add", outline });
@@ -324,6 +327,7 @@ class SlideViewer extends DeepZoom {
   // The pointer means something else from now on.
   pointed() {
     this.frame.classList.toggle("pointing", this.ruler.on || this.drawing.on);
+    this.frame.classList.toggle("drawing", this.drawing.on);
     this.hover(null);
     this.redraw();
   }
@@ -348,8 +352,8 @@ class SlideViewer extends DeepZoom {
     const pen = this.paper.getContext("2d");
     pen.setTransform(1, 0, 0, 1, 0, 0);
     pen.clearRect(0, 0, width, height);
-    const onScreen = (at) => viewport.imageToViewerElementCoordinates(at);
-    const corner = onScreen(new this.OpenSeadragon.Point(0, 0));
+    const onScreen = ({ x, y }) => viewport.imageToViewerElementCoordinates(new this.OpenSeadragon.Point(x, y));
+    const corner = onScreen({ x: 0, y: 0 });
     const view = { left: corner.x * scale, top: corner.y * scale, zoom: ratio * scale, width, height };
     pen.globalAlpha = preferences.opacity;
     if (this.outlines.draw(pen, view)) this.redraw();
