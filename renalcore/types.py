@@ -70,7 +70,7 @@ class QualityFlag:
             `round_field`, `first_frame_only`, `reduced_depth`, `overcrowded`;
             of slides `one_plane`, `unlikely_scale`, `dark_background`, `no_colour`, `camera_picture`;
             of CT `few_slices`, `uneven_spacing`, `localiser_left_out`, `copies_left_out`, `unreadable_files`,
-            `burnt_in`, `two_orientations`.
+            `missing_files`, `burnt_in`, `two_orientations`.
         message: One sentence for a technologist: what was seen and what to do.
     """
 

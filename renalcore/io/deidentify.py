@@ -36,10 +36,10 @@ from pydicom.uid import UID
 
 from renalcore.errors import UnreadableFile
 from renalcore.io.image import DECODER_ERRORS
-from renalcore.io.volume.entries import Entry, damaged, opened
+from renalcore.io.volume.entries import Entry, damaged
 from renalcore.io.volume.headers import CT_IMAGE, ENHANCED_CT, is_dicom, read, sop_class
 from renalcore.io.volume.nifti import header, is_nifti
-from renalcore.io.volume.opening import with_referenced
+from renalcore.io.volume.opening import entries_of
 from renalcore.io.volume.phases import phase
 from renalcore.io.volume.stacking import check_voxels
 from renalcore.types import QualityFlag
@@ -102,6 +102,7 @@ def deidentify(
     target: Path,
     *,
     key: bytes,
+    series: str | None = None,
     pseudonym: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> Deidentified:
@@ -113,21 +114,22 @@ def deidentify(
         path: As of `renalcore.io.volume.read_volume`.
         target: The archive to write; it appears when it is complete.
         key: Secret of the study, 16 bytes at least: the same key gives the same new identifiers.
+        series: `SeriesFound.key` of the one to write; all CT images where none is chosen.
         pseudonym: Stands in place of the patient's name and number; may be empty.
         progress: Called with the number of files done and that of all.
 
     Raises:
         UnreadableFile: Nothing in it is a CT image or a NIfTI volume, or a file is damaged.
+        UnknownName: There is no such series.
         TooLarge: It exceeds a limit.
         ValueError: The key is too short.
     """
     _check(key)
-    paths = [path] if isinstance(path, Path) else list(path)
     written = left_out = 0
     flags: list[QualityFlag] = []
     unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
-        with opened(with_referenced(paths)) as entries, zipfile.ZipFile(unfinished, "w") as archive:
+        with entries_of(path, series=series) as entries, zipfile.ZipFile(unfinished, "w") as archive:
             for index, entry in enumerate(entries):
                 made = _one(entry, written + 1, key=key, pseudonym=pseudonym)
                 if made is None:
@@ -206,7 +208,7 @@ def _check(key: bytes) -> None:
         raise ValueError(f"the key must have 16 bytes at least, got {len(key)}")
 
 
-def _one(entry: Entry, number: int, *, key: bytes, pseudonym: str) -> tuple[str, bytes, bool] | None:
+def _one(entry: Entry, number: int, *, key: bytes, pseudonym: str) -> tuple[str, bytes | memoryview, bool] | None:
     """A file without the patient: its new name, its content, and whether writing is burnt in; None for no CT image."""
     head = entry.head()
     if is_nifti(head):
@@ -224,10 +226,10 @@ def _one(entry: Entry, number: int, *, key: bytes, pseudonym: str) -> tuple[str,
         pydicom.dcmwrite(written, clean, enforce_file_format=True)
     except (*DECODER_ERRORS, InvalidDicomError):
         raise damaged(entry.name) from None  # the cause may hold a value: a patient's name
-    return f"image-{number:06d}.dcm", written.getvalue(), clean.get("BurnedInAnnotation") == "YES"
+    return f"image-{number:06d}.dcm", written.getbuffer(), clean.get("BurnedInAnnotation") == "YES"
 
 
-def _nifti_without_texts(entry: Entry) -> bytes:
+def _nifti_without_texts(entry: Entry) -> memoryview:
     """A NIfTI file with its numbers and its place, and none of its texts or extensions."""
     import nibabel
 
@@ -255,7 +257,7 @@ def _nifti_without_texts(entry: Entry) -> bytes:
                     raise damaged(entry.name)
                 out.write(content)
                 left -= len(content)
-    return packed.getvalue()
+    return packed.getbuffer()
 
 
 def _code(value: str, meaning: str) -> Dataset:

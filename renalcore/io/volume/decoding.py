@@ -87,10 +87,10 @@ def _fill(hu: NDArray[np.int16], planes: Sequence[Plane], indices: list[int]) ->
             hu[index] = hounsfield(stored, plane.slope, plane.intercept)
     except UnreadableFile:
         raise
-    except DECODER_ERRORS as error:
+    except DECODER_ERRORS:
         raise UnreadableFile(
             f"{picture.entry.name}: its pixels are cut off or damaged. Copy or export the series again."
-        ) from error
+        ) from None  # the cause may hold a value: a patient's name
     return len(indices)
 
 

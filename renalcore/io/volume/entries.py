@@ -107,7 +107,7 @@ def _files(folder: Path) -> Iterator[Path]:
         folders[:] = [name for name in folders if not _is_clutter(name)]
         for name in names:
             path = Path(place, name)
-            if not _is_clutter(name) and path.is_file() and not path.is_symlink():
+            if not _is_clutter(name) and path.is_file():
                 yield path
 
 

@@ -162,6 +162,26 @@ def slice_headers(path: Path | Sequence[Path], *, series: str | None = None) -> 
 
 
 @contextmanager
+def entries_of(path: Path | Sequence[Path], *, series: str | None) -> Iterator[list[Entry]]:
+    """The files of one series, or all of an upload where none is chosen, readable until the end of the block.
+
+    Raises:
+        InputError: As `read_volume`.
+    """
+    if series is None:
+        paths, _ = _with_referenced([path] if isinstance(path, Path) else list(path))
+        with opened(paths) as entries:
+            yield entries
+        return
+    with _found(path) as (found, name):
+        chosen = _chosen(found, series, name)
+        if chosen.content is None or isinstance(chosen.content, NiftiHeader):
+            yield [chosen.entry]
+        else:
+            yield list({id(plane.picture): plane.picture.entry for plane in chosen.content.planes}.values())
+
+
+@contextmanager
 def _found(path: Path | Sequence[Path]) -> Iterator[tuple[list[_Found], str]]:
     """The series of an upload, readable until the end of the block, and what the upload is called."""
     paths = [path] if isinstance(path, Path) else list(path)
@@ -170,27 +190,37 @@ def _found(path: Path | Sequence[Path]) -> Iterator[tuple[list[_Found], str]]:
     name = safe_name(paths[0].resolve().name)
     if len(paths) > 1:
         name = f"{name} and {len(paths) - 1} more"
-    with opened(with_referenced(paths)) as entries:
+    paths, missing = _with_referenced(paths)
+    with opened(paths) as entries:
         found = _sorted_out(entries, name)
         if not found:
             raise _nothing_in(entries, name)
+        if missing:
+            flag = QualityFlag(
+                "missing_files", f"{missing} files that the directory names are not there: slices may be missing."
+            )
+            found = [_doubted(one, flag) for one in found]
         yield sorted(found, key=lambda one: bool(one.series.refused)), name
 
 
-def with_referenced(paths: list[Path]) -> list[Path]:
-    """A DICOMDIR that was chosen alone stands for the files that it names."""
+def _with_referenced(paths: list[Path]) -> tuple[list[Path], int]:
+    """A DICOMDIR that was chosen alone stands for the files that it names; and how many of these are not there.
+
+    Raises:
+        UnreadableFile: It is damaged, or none of its files is there.
+    """
     if len(paths) != 1 or not paths[0].is_file():
-        return paths
+        return paths, 0
     from renalcore.io.volume.headers import is_dicom, referenced
 
     path = paths[0]
     with path.open("rb") as file:
         head = file.read(512)
     if not is_dicom(head) or b"1.2.840.10008.1.3.10" not in head:
-        return paths
+        return paths, 0
     named = referenced(Entry(safe_name(path.name), lambda: path.open("rb"), on_disk=True))
     if named is None:
-        return paths
+        return paths, 0
     beside = {
         file.relative_to(path.parent).as_posix().lower(): file for file in path.parent.rglob("*") if file.is_file()
     }
@@ -200,7 +230,7 @@ def with_referenced(paths: list[Path]) -> list[Path]:
             f"{safe_name(path.name)}: none of the {len(named)} files that the directory names lies beside it. Choose "
             "the whole disc or folder."
         )
-    return there
+    return there, len(named) - len(there)
 
 
 def _sorted_out(entries: list[Entry], name: str) -> list[_Found]:
@@ -231,8 +261,12 @@ def _sorted_out(entries: list[Entry], name: str) -> list[_Found]:
             "unreadable_files",
             f"{len(unreadable)} files beside the series could not be read ({unreadable[0]}): slices may be missing.",
         )
-        found = [replace(one, series=replace(one.series, flags=(*one.series.flags, flag))) for one in found]
+        found = [_doubted(one, flag) for one in found]
     return found
+
+
+def _doubted(found: _Found, flag: QualityFlag) -> _Found:
+    return replace(found, series=replace(found.series, flags=(*found.series.flags, flag)))
 
 
 def _nifti(entry: Entry) -> _Found:
@@ -291,16 +325,11 @@ def _dicom(planes: list[Plane], name: str) -> list[_Found]:
 
 
 def _without_copies(planes: list[Plane]) -> list[Plane]:
-    seen: set[tuple[str, int | None]] = set()
-    kept = []
+    """The first of all slices that share an identifier; those that state none are all kept."""
+    first: dict[object, Plane] = {}
     for plane in planes:
-        identity = (plane.picture.instance, plane.frame)
-        if plane.frame is None and plane.picture.instance:
-            if identity in seen:
-                continue
-            seen.add(identity)
-        kept.append(plane)
-    return kept
+        first.setdefault((plane.picture.instance, plane.frame) if plane.picture.instance else plane, plane)
+    return list(first.values())
 
 
 def _stacked(planes: list[Plane], name: str, flags: tuple[QualityFlag, ...]) -> _Found:

@@ -141,6 +141,13 @@ def test_only_ct_images_are_stored_and_the_archive_is_the_same_each_time(tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "b.zip", "study"]
 
 
+def test_one_series_of_several_can_be_chosen(tmp_path: Path) -> None:
+    saved(tmp_path / "study" / "a", ct_series(HU))
+    saved(tmp_path / "study" / "b", ct_series(HU + 9, series="1.2.3.5", number=7))
+    assert deidentify(tmp_path / "study", tmp_path / "a.zip", key=KEY, series="7").files == 12
+    assert np.array_equal(read_volume(tmp_path / "a.zip").hu, HU + 9)
+
+
 def test_nifti_loses_its_texts_and_keeps_its_voxels_and_place(tmp_path: Path) -> None:
     image = nibabel.Nifti1Image(HU.transpose(2, 1, 0), np.diag([0.7, 0.8, 2.5, 1]))
     image.header["descrip"], image.header["aux_file"], image.header["db_name"] = SECRET, SECRET, SECRET

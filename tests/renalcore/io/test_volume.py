@@ -341,6 +341,11 @@ def test_nifti_is_read_in_whole_hu_and_lps(tmp_path: Path, name: str, dtype: Any
     assert volume.affine @ (5, 7, 2, 1) == pytest.approx((12 - 3.5, -5 - 5.6, 35.0, 1.0))
 
 
+def test_nifti_2_is_read(tmp_path: Path) -> None:
+    nibabel.Nifti2Image(HU.transpose(2, 1, 0), RAS).to_filename(tmp_path / "ct.nii")
+    assert np.array_equal(read_volume(tmp_path / "ct.nii").hu, HU)
+
+
 def test_scaled_numbers_and_numbers_that_are_none_become_hu(tmp_path: Path) -> None:
     image = nibabel.Nifti1Image((HU + 1024).transpose(2, 1, 0), RAS)
     image.header.set_slope_inter(1, -1024)
@@ -583,6 +588,7 @@ def test_a_real_file_is_refused_for_what_it_is(place: str, shared_data: Path) ->
 def test_a_real_dicomdir_leads_to_its_slices_even_where_it_is_damaged(name: str, shared_data: Path) -> None:
     volume = read_volume(shared_data / READER_TESTS / "pydicom/dicomdirtests" / name)
     assert volume.shape == (5, 16, 16)
+    assert ("missing_files" in codes(volume)) == name.startswith("DICOMDIR")  # two of its three patients are not here
     assert volume.spacing_mm == pytest.approx((2.5, 0.488281, 0.488281), abs=1e-5)
 
 
