@@ -43,6 +43,7 @@ ROOT_ENTRIES = {
 HEAVY = {
     "torch", "torchvision", "ultralytics", "sahi", "openvino", "nncf", "monai", "segmentation_models_pytorch",
     "openslide", "tifffile", "optuna", "pydicom", "nibabel", "dicomanonymizer", "skimage",
+    "fast_simplification", "highdicom",
 }  # fmt: skip
 AT_THE_TOP: dict[str, set[str]] = {
     "renalcore/ct/losses.py": {"torch", "monai"},
@@ -73,6 +74,8 @@ INSIDE_FUNCTIONS: dict[str, set[str]] = {
     "renalcore/ct/nifti.py": {"nibabel"},
     "renalcore/engine/backends.py": {"torch", "openvino", "nncf"},
     "renalcore/engine/devices.py": {"torch"},
+    "renalcore/export/dicom_seg.py": {"highdicom", "pydicom"},
+    "renalcore/export/meshes.py": {"fast_simplification", "skimage"},
     "renalcore/histology/pyramid.py": {"tifffile"},
     "renalcore/io/deidentify.py": {"nibabel", "dicomanonymizer"},
     "renalcore/io/slide/tiff.py": {"tifffile"},

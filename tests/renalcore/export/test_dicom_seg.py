@@ -1,0 +1,120 @@
+"""DICOM SEG: written for a real series and read back by highdicom and pydicom."""
+
+from __future__ import annotations
+
+import copy
+import io
+from pathlib import Path
+
+import highdicom
+import numpy as np
+import pydicom
+import pytest
+from numpy.typing import NDArray
+
+from renalcore.ct.measure import sides
+from renalcore.errors import InputError
+from renalcore.export.dicom_seg import dicom_seg
+from renalcore.io.volume import Volume, read_volume, slice_headers
+
+MODEL = {"algorithm": "ct-three-step", "version": "1.2.3"}
+
+
+@pytest.fixture(scope="module")
+def slab(shared_data: Path) -> tuple[Volume, list[pydicom.Dataset], NDArray[np.uint8]]:
+    """Eleven real slices whose rows run upward, their headers, and kidneys with a drawn tumour in the left one."""
+    folder = shared_data / "ct" / "amos_0013_slab"
+    volume, headers = read_volume(folder / "img_dicom"), slice_headers(folder / "img_dicom")
+    masks = {
+        mask.ImagePositionPatient[2]: mask.pixel_array
+        for mask in map(pydicom.dcmread, (folder / "mask_dicom").iterdir())
+    }
+    expert = np.stack([masks[header.ImagePositionPatient[2]] for header in headers])  # 2 right, 3 left
+    labels = np.isin(expert, (2, 3)).astype(np.uint8)
+    d, h, w = np.argwhere(expert == 3).mean(axis=0).astype(int)
+    labels[d : d + 2, h : h + 9, w : w + 9] = 2
+    return volume, headers, labels
+
+
+def written(slab: tuple[Volume, list[pydicom.Dataset], NDArray[np.uint8]], **changed: object) -> bytes:
+    volume, headers, labels = slab
+    options = {"reviewed": False, **MODEL, **changed}
+    return dicom_seg(labels, sides(labels, volume.affine, hu=volume.hu), volume.affine, headers, **options)
+
+
+@pytest.mark.shared_data
+def test_the_same_voxels_lie_in_the_same_place_when_read_back(slab: tuple) -> None:
+    volume, headers, labels = slab
+    read = highdicom.seg.segread(io.BytesIO(written(slab)))
+    assert list(read.segment_numbers) == [1, 2, 3]
+    assert [description.segment_label for description in map(read.get_segment_description, read.segment_numbers)] == [
+        "Right kidney", "Left kidney", "Left tumour",
+    ]  # fmt: skip
+    place = highdicom.VolumeGeometry(
+        volume.affine[:, [2, 1, 0, 3]], volume.shape, "PATIENT", frame_of_reference_uid=headers[0].FrameOfReferenceUID
+    )
+    back = read.get_volume(combine_segments=True).match_geometry(place).array
+    np.testing.assert_array_equal(back > 0, labels > 0)
+    np.testing.assert_array_equal(back == 3, labels == 2)
+    told = sides(labels, volume.affine, hu=volume.hu)
+    np.testing.assert_array_equal(back == 1, (labels == 1) & (told == 1))
+
+
+@pytest.mark.shared_data
+def test_each_frame_refers_to_the_slice_that_it_lies_on(slab: tuple) -> None:
+    _, headers, _ = slab
+    file = pydicom.dcmread(io.BytesIO(written(slab)))
+    heights = {header.SOPInstanceUID: float(header.ImagePositionPatient[2]) for header in headers}
+    assert file.NumberOfFrames == len(file.PerFrameFunctionalGroupsSequence) > 3
+    for frame in file.PerFrameFunctionalGroupsSequence:
+        (reference,) = frame.DerivationImageSequence[0].SourceImageSequence
+        height = float(frame.PlanePositionSequence[0].ImagePositionPatient[2])
+        assert heights[reference.ReferencedSOPInstanceUID] == pytest.approx(height)
+    assert (file.StudyInstanceUID, file.FrameOfReferenceUID) == (
+        headers[0].StudyInstanceUID, headers[0].FrameOfReferenceUID,
+    )  # fmt: skip
+    assert file.ReferencedSeriesSequence[0].SeriesInstanceUID == headers[0].SeriesInstanceUID
+
+
+@pytest.mark.shared_data
+def test_segments_are_named_in_snomed_with_their_side(slab: tuple) -> None:
+    file = pydicom.dcmread(io.BytesIO(written(slab, reviewed=True)))
+    right, _, tumour = file.SegmentSequence
+    kind = right.SegmentedPropertyTypeCodeSequence[0]
+    assert (kind.CodeValue, kind.SegmentedPropertyTypeModifierCodeSequence[0].CodeValue) == ("64033007", "24028007")
+    region = tumour.AnatomicRegionSequence[0]
+    assert tumour.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Mass"
+    assert (region.CodeValue, region.AnatomicRegionModifierSequence[0].CodeMeaning) == ("64033007", "Left")
+    assert (tumour.SegmentAlgorithmType, tumour.SegmentAlgorithmName) == ("SEMIAUTOMATIC", "ct-three-step")
+
+
+@pytest.mark.shared_data
+def test_a_patient_s_name_goes_into_the_file_and_into_no_warning(slab: tuple) -> None:
+    volume, headers, labels = slab
+    named = [copy.deepcopy(header) for header in headers]
+    for header in named:
+        header.PatientName = "Doe"  # without a caret highdicom warns and tells it; warnings are errors here
+        del header.StudyID, header.PatientSex
+    file = pydicom.dcmread(io.BytesIO(written((volume, named, labels))))
+    assert (str(file.PatientName), file.PatientID, file.StudyID) == ("Doe", headers[0].PatientID, "")
+    assert (str(named[0].PatientName), "StudyID" in named[0]) == ("Doe", False)  # the headers stay as they are
+
+
+@pytest.mark.shared_data
+def test_a_series_that_lies_elsewhere_is_refused(slab: tuple) -> None:
+    volume, headers, labels = slab
+    told = sides(labels, volume.affine)
+    with pytest.raises(InputError, match=r"Slice 1 of the series does not lie where the labels lie"):
+        dicom_seg(labels, told, volume.affine, headers[::-1], reviewed=False, **MODEL)
+    with pytest.raises(InputError, match="11 slices are labelled, the series has 10"):
+        dicom_seg(labels, told, volume.affine, headers[1:], reviewed=False, **MODEL)
+    nameless = copy.deepcopy(headers)
+    del nameless[3].FrameOfReferenceUID
+    with pytest.raises(InputError, match="has no FrameOfReferenceUID to refer to"):
+        dicom_seg(labels, told, volume.affine, nameless, reviewed=False, **MODEL)
+
+
+def test_nothing_labelled_is_nothing_to_write() -> None:
+    nothing = np.zeros((2, 3, 4), np.uint8)
+    with pytest.raises(InputError, match="Nothing is labelled"):
+        dicom_seg(nothing, nothing, np.eye(4), [], reviewed=False, **MODEL)
