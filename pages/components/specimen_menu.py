@@ -1,39 +1,42 @@
-"""What is seldom done to a specimen: a field withdrawn or brought back, the specimen given to another patient."""
+"""What is seldom done to a specimen: a field or slide withdrawn or brought back, another patient."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from html import escape
 
 import streamlit as st
+from sqlalchemy.orm import Session
 
-from db import analyses, audit, patients, specimens
+from db import analyses, audit, patients, slides, specimens
 from db.engine import session_scope
-from db.models import Specimen, SpecimenField
+from db.models import Specimen, SpecimenField, User
 from pages.components import analysis, auth, findings, style
 from renalcore.errors import RenalError
 
 WITHDRAW = "Withdraw a field..."
+WITHDRAW_SLIDE = "Withdraw a slide..."
 CHANGE_PATIENT = "Change patient..."
 
 
-def menu(specimen: Specimen, shown_field_id: int | None, user: auth.CurrentUser) -> None:
+def menu(specimen: Specimen, shown_id: int | None, user: auth.CurrentUser) -> None:
     """The quiet menu beside a specimen's name; nothing once it is signed.
 
     Args:
         specimen: The specimen.
-        shown_field_id: The field on the page, offered first; None where the page shows none.
+        shown_id: The field or slide on the page, offered first; None where the page shows none.
         user: Who looks at it.
     """
     if specimen.state == "signed":
         return
-    offered = [WITHDRAW] if specimen.modality == "sediment" else []
+    offered = [WITHDRAW if specimen.modality == "sediment" else WITHDRAW_SLIDE]
     if user.role in specimens.MAY_REASSIGN:
         offered.append(CHANGE_PATIENT)
-    if not offered:
-        return
     chosen = st.menu_button("Actions", offered, key=f"actions-{specimen.id}")
     if chosen == WITHDRAW:
-        withdraw(specimen.id, shown_field_id)
+        withdraw(specimen.id, shown_id)
+    if chosen == WITHDRAW_SLIDE:
+        withdraw_slide(specimen.id, shown_id)
     if chosen == CHANGE_PATIENT:
         _change_patient(specimen)
 
@@ -87,6 +90,56 @@ def withdraw(specimen_id: int, shown_field_id: int | None) -> None:
                 _bring_back_now(specimen_id, field.id)
 
 
+@st.dialog("Withdraw a slide")
+def withdraw_slide(specimen_id: int, shown_slide_id: int | None) -> None:
+    """Take a slide out of the count, or bring one back.
+
+    Args:
+        specimen_id: The specimen.
+        shown_slide_id: The slide offered first.
+    """
+    with session_scope(read_only=True) as session:
+        counted = {slide.id: slide for slide in slides.of_specimen(session, specimen_id)}
+        withdrawn = slides.withdrawn(session, specimen_id)
+        reasons = {
+            event.new["slide_id"]: event.reason
+            for event in reversed(
+                audit.events(session, action="specimen.withdraw_slide", entity="specimen", entity_id=specimen_id)
+            )
+        }
+    st.markdown(
+        "What was found on it counts no longer. Nothing is deleted: until the report is signed, the slide can be "
+        "brought back here."
+    )
+    if counted:
+        ids = list(counted)
+        slide_id = st.selectbox(
+            "Slide",
+            ids,
+            index=ids.index(shown_slide_id) if shown_slide_id in ids else 0,
+            format_func=lambda chosen: f"{counted[chosen].name} ({counted[chosen].stain})",
+            key=f"withdraw-slide-{specimen_id}",
+        )
+        reason = st.text_input(
+            "Reason",
+            key=f"withdraw-slide-reason-{specimen_id}",
+            placeholder="Another patient's slide, out of focus, wrong block, ...",
+        )
+        if st.button("Withdraw", type="primary", key=f"withdraw-slide-now-{slide_id}"):
+            _change_slides(specimen_id, lambda session, by: slides.withdraw(session, slide_id, by=by, reason=reason))
+    if withdrawn:
+        st.markdown("**Withdrawn so far**")
+    for slide in withdrawn:
+        with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+            st.html(
+                f'{escape(slide.name)}<br><span class="rc-quiet-text">{style.when(slide.withdrawn_at)} · '
+                f"{escape(reasons.get(slide.id) or '')}</span>",
+                width="stretch",
+            )
+            if st.button("Bring back", key=f"bring-back-slide-{slide.id}"):
+                _change_slides(specimen_id, lambda session, by, of=slide.id: slides.bring_back(session, of, by=by))
+
+
 @st.dialog("Change the patient")
 def _change_patient(specimen: Specimen) -> None:
     with session_scope(read_only=True) as session:
@@ -116,6 +169,20 @@ def _change_patient(specimen: Specimen) -> None:
             st.error(style.plain(str(error)))
             return
         st.rerun()
+
+
+def _change_slides(specimen_id: int, change: Callable[[Session, User], object]) -> None:
+    by = auth.require()
+    try:
+        with session_scope() as session:
+            change(session, by)
+            current = analyses.current(session, specimen_id)
+        if current is not None and current.state == "queued":
+            analysis.send(current.id)
+    except RenalError as error:
+        st.error(style.plain(str(error)))
+        return
+    st.rerun()
 
 
 def _withdraw_now(specimen_id: int, fields: list[SpecimenField], field_id: int, reason: str) -> None:

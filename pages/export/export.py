@@ -4,25 +4,53 @@ from __future__ import annotations
 
 import streamlit as st
 
-from db import patients, specimens, worklist
+from db import patients, reports, specimens
 from db.engine import session_scope
+from db.models import Modality
 from pages.components import auth, date_range, download, style
 
 SCOPES = ("One specimen", "One patient", "A range of dates")
+SEDIMENT, SLIDES, GLOMERULI = "Sediment", "Kidney slides", "Glomeruli"
+WITH_RESULTS = ("needs_review", "signed")
 
 auth.require()
-style.page_header("Export", "One row a value, as CSV that Excel and pandas open as it is. Every export is recorded.")
-scope = st.segmented_control("What", SCOPES, default=SCOPES[0], key="export-scope", required=True)
+style.page_header(
+    "Export",
+    "One row a value, slide or glomerulus, as CSV that Excel and pandas open as it is. Every export is recorded.",
+)
+with st.container(horizontal=True, vertical_alignment="bottom"):
+    what = st.segmented_control(
+        "What", (SEDIMENT, SLIDES, GLOMERULI), default=SEDIMENT, key="export-what", required=True
+    )
+    scope = st.segmented_control("Of", SCOPES, default=SCOPES[0], key="export-scope", required=True)
+modality: Modality = "sediment" if what == SEDIMENT else "histology"
+suffix = {SEDIMENT: "", SLIDES: "-slides", GLOMERULI: "-glomeruli"}[what]
+
+
+def _button(
+    label: str, *, key: str, file_name: str, entity: str, entity_id: int | str, disabled: bool = False, **which: object
+) -> None:
+    said = {"key": f"{key}{suffix}", "file_name": file_name, "entity": entity, "entity_id": entity_id}
+    if what == SEDIMENT:
+        download.csv_button(label, **said, disabled=disabled, **which)
+    else:
+        table = "slides" if what == SLIDES else "glomeruli"
+        download.glomeruli_button(label, table, **said, disabled=disabled, **which)
+
 
 if scope == SCOPES[0]:
     accession = st.text_input("Accession number", key="export-accession", placeholder="Scan or type", width=360)
     with session_scope(read_only=True) as session:
         specimen = specimens.by_accession(session, accession) if accession.strip() else None
-    if specimen is not None and specimen.state in ("needs_review", "signed"):
-        download.csv_button(
-            f"Download {specimen.accession}.csv",
+    if specimen is not None and specimen.modality != modality:
+        st.info(
+            f"It is {'kidney tissue' if specimen.modality == 'histology' else 'a urine sediment'}: choose so above."
+        )
+    elif specimen is not None and specimen.state in WITH_RESULTS:
+        _button(
+            f"Download {specimen.accession}{suffix}.csv",
             key=f"export-specimen-{specimen.id}",
-            file_name=f"{specimen.accession}.csv",
+            file_name=f"{specimen.accession}{suffix}.csv",
             entity="specimen",
             entity_id=specimen.id,
             specimen_id=specimen.id,
@@ -36,10 +64,10 @@ elif scope == SCOPES[1]:
     with session_scope(read_only=True) as session:
         patient = patients.find(session, identifier) if identifier.strip() else None
     if patient is not None:
-        download.csv_button(
-            f"Download patient-{patient.identifier}.csv",
+        _button(
+            f"Download patient-{patient.identifier}{suffix}.csv",
             key=f"export-patient-{patient.id}",
-            file_name=f"patient-{patient.identifier}.csv",
+            file_name=f"patient-{patient.identifier}{suffix}.csv",
             entity="patient",
             entity_id=patient.id,
             patient_id=patient.id,
@@ -50,15 +78,12 @@ else:
     days = date_range.choose("export")
     if days is not None:
         with session_scope(read_only=True) as session:
-            number = sum(
-                worklist.page(session, state=state, since=days.since, until=days.until, limit=1).total
-                for state in ("needs_review", "signed")
-            )
+            number = len(reports.chosen(session, modality, since=days.since, until=days.until))
         st.html(f'<p class="rc-quiet-text">{style.number(number, 0)} specimens with results in this range.</p>')
-        download.csv_button(
+        _button(
             "Download CSV",
             key=f"export-range-{days.first}-{days.last}",
-            file_name=f"sediment-{days.first}-{days.last}.csv",
+            file_name=f"{'sediment' if what == SEDIMENT else 'histology'}{suffix}-{days.first}-{days.last}.csv",
             entity="specimens",
             entity_id=f"{days.first}..{days.last}",
             disabled=number == 0,

@@ -1,4 +1,4 @@
-"""A patient's results over time, each value traceable to the fields it was counted in."""
+"""A patient's results, of kidney slides and of sediment over time, each value traceable to where it was counted."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from zoneinfo import ZoneInfo
 import plotly.graph_objects as go
 import streamlit as st
 
-from db import patients, slide_list, worklist
+from db import patients, slide_list, slide_reports, worklist
 from db.engine import session_scope
 from db.reports import SpecimenReport, patient_history
 from db.slide_list import SlideRow
-from pages.components import auth, counts, download, links, scales, status, style
+from db.slide_reports import SlideReport
+from pages.components import auth, counts, download, glomeruli, links, status, style
 from pages.components.rows import Row, rows
 from renalcore import taxonomy
 from renalcore.errors import NotFound
@@ -58,6 +59,7 @@ def _patient(patient_id: int) -> None:
         history = patient_history(session, patient_id)
         mine = worklist.page(session, patient_id=patient_id, limit=500).rows
         scanned = slide_list.page(session, patient_id=patient_id, limit=500).rows
+        reported = slide_reports.patient_history(session, patient_id) if scanned else []
     with style.page_header(patient.identifier, patient.name):
         download.csv_button(
             "CSV",
@@ -71,9 +73,12 @@ def _patient(patient_id: int) -> None:
         if st.button("All patients", key="patients-all"):
             links.open_page("patient")
     if scanned:
-        _slides(scanned)
+        st.header("Kidney slides", anchor=False)
+        _slides(scanned, reported)
     if scanned and not mine:
         return
+    if scanned:
+        st.header("Urine sediment", anchor=False)
     lines = "".join(
         f'<tr><td><a href="{links.address("review", specimen=row.specimen_id)}" target="_self">'
         f"{escape(row.accession)}</a></td>"
@@ -115,19 +120,36 @@ def _patient(patient_id: int) -> None:
             _trace(history, values, name)
 
 
-def _slides(scanned: Sequence[SlideRow]) -> None:
-    lines = "".join(
-        f'<tr><td><a href="{links.address("slide", slide=row.slide.id)}" target="_self">'
-        f"{escape(row.accession)} · {escape(row.slide.name)}</a></td>"
-        f"<td>{escape(row.slide.stain)}</td><td>{escape(row.slide.species)}</td>"
-        f'<td class="rc-num">{style.number(row.slide.width_px, 0)} × {style.number(row.slide.height_px, 0)}</td>'
-        f'<td class="rc-num">{escape(scales.number(row.slide))}</td><td>{style.when(row.created_at)}</td></tr>'
-        for row in scanned
-    )
+def _slides(scanned: Sequence[SlideRow], reported: Sequence[SlideReport]) -> None:
+    """Every slide of a patient with what is reported of its glomeruli, signed or not."""
+    results = {slide.slide_id: slide for one in reported for slide in one.slides}
+    lines = []
+    for row in scanned:
+        slide, found = row.slide, results.get(row.slide.id)
+        state = status.state_chip_html(row.state, done=row.done, total=row.total)
+        if slide.withdrawn_at is not None:
+            state = status.quiet_chip_html("withdrawn")
+        cells = [style.NO_VALUE] * 4
+        if found is not None:
+            few = glomeruli.few_html(found.sclerosed)
+            cells = [
+                style.number(found.summary.count, 0),
+                glomeruli.density_in_words(found),
+                glomeruli.share_in_words(found.sclerosed) + (f"<br>{few}" if few else ""),
+                glomeruli.length_in_words(found.summary.mean_diameter, found.summary.unit),
+            ]
+        lines.append(
+            f'<tr><td><a href="{links.address("slide", slide=slide.id)}" target="_self">'
+            f"{escape(row.accession)} · {escape(slide.name)}</a></td><td>{state}</td>"
+            f"<td>{escape(slide.stain)}, {escape(slide.species)}</td>"
+            + "".join(f'<td class="rc-num">{cell}</td>' for cell in cells)
+            + f"<td>{style.when(row.collected_at or row.created_at)}</td></tr>"
+        )
     st.html(
-        '<table class="rc-table"><thead><tr><th>Slide</th><th>Stain</th><th>Species</th>'
-        '<th class="rc-num">Size in px</th><th class="rc-num">Scale in µm/px</th><th>Registered</th></tr></thead>'
-        f"<tbody>{lines}</tbody></table>"
+        '<table class="rc-table"><thead><tr><th>Slide</th><th>State</th><th>Stain</th><th class="rc-num">Glomeruli</th>'
+        '<th class="rc-num">Per mm² of tissue</th><th class="rc-num">Globally sclerosed</th>'
+        '<th class="rc-num">Mean diameter</th><th>Taken</th></tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table>"
     )
 
 
