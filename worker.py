@@ -301,27 +301,22 @@ class Worker:
     def _search_slides(self, analysis_id: int, attempt: str) -> tuple[list[str], str] | None:
         """As `_search_fields`: one step to plan a slide, one a block of its tiles, one to join what they say.
 
-        All slides are planned first, so that progress knows its whole. Slides added meanwhile are searched next.
+        All slides are planned first, so that progress knows its whole.
         """
+        slide_ids, trouble = DBOS.run_step({"name": "begin"}, self.begin, analysis_id, attempt)
         problems: dict[int, str] = {}
-        over: set[int] = set()
-        while True:
-            slide_ids, trouble = DBOS.run_step({"name": "begin"}, self.begin, analysis_id, attempt)
-            coming = [slide_id for slide_id in slide_ids if slide_id not in over]
-            for search in (self._plan, self._search_slide):
-                for slide_id in coming:
-                    if slide_id in problems:
-                        continue
-                    outcome, message = search(analysis_id, slide_id, attempt)
-                    if outcome == "not ours":
-                        return None
-                    if outcome == "slide failed":
-                        problems[slide_id] = message
-                    elif outcome == "all fail":
-                        return list(problems.values()), message
-            over |= set(coming)
-            if not coming:
-                return list(problems.values()), trouble
+        for search in (self._plan, self._search_slide):
+            for slide_id in slide_ids:
+                if slide_id in problems:
+                    continue
+                outcome, message = search(analysis_id, slide_id, attempt)
+                if outcome == "not ours":
+                    return None
+                if outcome == "slide failed":
+                    problems[slide_id] = message
+                elif outcome == "all fail":
+                    return list(problems.values()), message
+        return list(problems.values()), trouble
 
     def _plan(self, analysis_id: int, slide_id: int, attempt: str) -> _Outcome:
         outcome, message, _ = self._planned(analysis_id, slide_id, attempt)

@@ -308,7 +308,7 @@ class Upload(Base):
 
 
 class Analysis(Base):
-    """One run of one model over the fields of a specimen. Its progress is the number of its field results.
+    """One run of one model over the fields or slides of a specimen. Its progress is the fields or tiles searched.
 
     Only analyses that count are reviewed, reported and exported; a second opinion is there to be looked at.
     """

@@ -196,6 +196,8 @@ def bring_back(session: Session, slide_id: int, *, by: User) -> Slide:
 def set_scale(session: Session, slide_id: int, um_per_px: float | None, *, by: User) -> Slide:
     """Say the scale of a slide whose file does not, correct it, or take it back.
 
+    While the slide is searched its search begins anew; a result stands, see `slide_searches`.
+
     Raises:
         Conflict: The specimen is signed, or the file itself says the scale.
         InputError: It is no scale.
