@@ -24,10 +24,10 @@ from renalcore.errors import InputError
 from renalcore.histology.annotations import LabelledSlide, survey
 from renalcore.histology.data import Augmentation, TileDataset, collate
 from renalcore.histology.networks import NETWORKS, GlomerulusNetwork, build_network, load_start, save_encoder
-from renalcore.histology.train import Progress, autocast, pace, write_checkpoint
 from renalcore.io.slide import open_slide
 from renalcore.runs import metrics_table
 from renalcore.runs.plots import draw_curves
+from renalcore.runs.training import Progress, autocast, pace, write_checkpoint
 
 HIDDEN: Final = 1 / 3
 """Share of a tile that is hidden, in blocks of `BLOCK_PX`."""

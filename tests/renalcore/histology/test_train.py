@@ -16,7 +16,8 @@ from renalcore.errors import InputError, ModelError
 from renalcore.histology.data import MOUSE, THESIS, Augmentation
 from renalcore.histology.losses import Loss
 from renalcore.histology.networks import build_network, save_weights
-from renalcore.histology.train import TrainConfig, pace, train, with_recipe
+from renalcore.histology.train import TrainConfig, train, with_recipe
+from renalcore.runs.training import pace
 from tests.renalcore.histology.drawn import pair
 
 GENTLE = Augmentation(zoom=(1.0, 1.0), bent=0.0, toned=0.0, stain=None, blur_px=0.0, noise=0.0, jpeg=0.0)
