@@ -18,13 +18,22 @@ import numpy as np
 import shapely
 from numpy.typing import ArrayLike
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from db import analyses, audit
 from db.corrections import by_key, last_action, restorable
 from db.corrections import standing as still_standing
 from db.engine import now
-from db.models import Analysis, GlomerulusAction, GlomerulusCorrection, GlomerulusFinding, Slide, Specimen, User
+from db.models import (
+    Analysis,
+    GlomerulusAction,
+    GlomerulusCorrection,
+    GlomerulusFinding,
+    Slide,
+    SlideResult,
+    Specimen,
+    User,
+)
 from renalcore.errors import InputError, NotFound
 from renalcore.histology.measure import Limits
 
@@ -35,6 +44,7 @@ MOST_POINTS = 10_000
 """Points that a drawn outline may have: one drawn with a steady hand round the largest glomerulus has a tenth."""
 
 _LEAST_SHARE = 0.9  # of a drawn outline that crosses itself, what its largest part must hold to be what was meant
+_FAR = 10  # slides away
 _FEW_KEYS = 500  # more are read together with all others
 
 
@@ -99,6 +109,42 @@ def standing(session: Session, analysis_id: int, slide_id: int | None = None) ->
     return _standing(session, analysis_id, slide_id=slide_id)
 
 
+def counts(session: Session, analysis_ids: Collection[int]) -> dict[int, int]:
+    """How many glomeruli count on each slide that was searched in these analyses, without reading an outline."""
+    of = {analysis_id: limits_of(analyses.get(session, analysis_id)) for analysis_id in analysis_ids}
+    scales = dict(
+        session.execute(
+            select(SlideResult.slide_id, Slide.um_per_px)
+            .join(Slide, Slide.id == SlideResult.slide_id)
+            .where(SlideResult.analysis_id.in_(of))
+        ).all()
+    )
+    counted = Counter(dict.fromkeys(scales, 0))
+    said: dict[str, list[GlomerulusCorrection]] = by_key(
+        session.scalars(
+            select(GlomerulusCorrection)
+            .where(GlomerulusCorrection.analysis_id.in_(of))
+            .options(defer(GlomerulusCorrection.outline))
+            .order_by(GlomerulusCorrection.id)
+        )
+    )
+    stand = {key: still_standing(history) for key, history in said.items()}
+    for key, history in said.items():
+        last = stand[key][-1:]
+        counted[history[0].slide_id] += sum(row.action != "remove" for row in last)
+    untouched = session.execute(
+        select(*(column for column in _FINDING_COLUMNS if column is not GlomerulusFinding.outline))
+        .add_columns(GlomerulusFinding.analysis_id)
+        .where(GlomerulusFinding.analysis_id.in_(of))
+    )
+    for finding_id, slide_id, area_px, score, touches_edge, analysis_id in untouched:
+        if stand.get(f"f{finding_id}"):
+            continue
+        item = ReviewedGlomerulus("", slide_id, 0, (), area_px, score, touches_edge, False, "model")
+        counted[slide_id] += item.counts(of[analysis_id], scales[slide_id])
+    return dict(counted)
+
+
 def version(session: Session, analysis_id: int, slide: Slide) -> str:
     """What is another one whenever a glomerulus of a slide, what is said of it, the limits or the scale change."""
     last = session.scalar(
@@ -140,8 +186,8 @@ def checked_outline(outline: ArrayLike, *, width_px: int, height_px: int) -> lis
         height_px: Its height.
 
     Raises:
-        InputError: They are no points, crosses itself so that nobody can tell what is meant, or nothing of it lies on
-            the slide.
+        InputError: They are no points, the outline crosses itself so that nobody can tell what is meant, or nothing of
+            it lies on the slide.
     """
     try:
         points = np.asarray(outline, np.float64).reshape(-1, 2)
@@ -149,11 +195,13 @@ def checked_outline(outline: ArrayLike, *, width_px: int, height_px: int) -> lis
         raise InputError("An outline is a row of points x, y. Draw it again.") from None
     if not 3 <= len(points) <= MOST_POINTS or not np.isfinite(points).all():
         raise InputError(f"An outline has 3 to {MOST_POINTS:,} points, this one has {len(points)}. Draw it again.")
+    if np.abs(points).max() > _FAR * max(width_px, height_px):
+        raise InputError("The outline reaches far beyond the slide. Draw it again.")
     drawn = shapely.make_valid(shapely.Polygon(points), method="structure")
     whole = _largest(drawn)
     if whole.area < _LEAST_SHARE * drawn.area:
         raise InputError("The outline crosses itself. Draw it again, once around the glomerulus.")
-    cut = _largest(shapely.box(0, 0, width_px, height_px).intersection(whole))
+    cut = _largest(shapely.set_precision(shapely.box(0, 0, width_px, height_px).intersection(whole), 0.01))
     if cut.area < 1:
         raise InputError(f"The outline encloses nothing on the slide of {width_px} x {height_px} px. Draw it again.")
     return [float(value) for value in np.asarray(cut.exterior.coords)[:-1].round(2).ravel()]

@@ -8,6 +8,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sqlalchemy import select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
@@ -162,6 +165,19 @@ def test_a_hand_that_crosses_its_own_line_leaves_the_outline_without_the_loop() 
     assert area == pytest.approx(math.pi * 50 * 40, rel=0.03)
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.floats(-500, 2500) | st.floats(), st.floats(-500, 1500)), min_size=1, max_size=9))
+def test_a_drawn_outline_ends_up_simple_and_on_its_slide_or_is_refused(points: list[tuple[float, float]]) -> None:
+    try:
+        flat = checked_outline(points, width_px=2000, height_px=1000)
+    except InputError:
+        return
+    drawn = shapely.Polygon(np.array(flat).reshape(-1, 2))
+    assert drawn.is_valid
+    assert drawn.area > 0.9
+    assert shapely.box(0, 0, 2000, 1000).covers(drawn)
+
+
 @pytest.mark.parametrize(
     ("outline", "why"),
     [
@@ -253,3 +269,23 @@ def test_every_change_of_a_slide_gives_it_another_version(
     a1.um_per_px = 0.3
     seen.append(glomeruli.version(session, run.id, a1))
     assert len(set(seen)) == len(seen)
+
+
+def test_glomeruli_are_counted_slide_by_slide_as_they_stand_without_their_outlines(
+    session: Session, run: Analysis, a1: Slide, technologist: User
+) -> None:
+    of = {"session": session, "analysis_id": run.id, "by": technologist}
+    a2 = run.specimen.slides[1]
+    assert glomeruli.counts(session, [run.id]) == {a1.id: 3, a2.id: 1}
+    glomeruli.set_limits(**of, limits=Limits(min_score=0.5, edge="leave_out"))
+    glomeruli.confirm(**of, keys=["f3"])
+    glomeruli.remove(**of, keys=["f1", "f4"])
+    glomeruli.restore(**of, keys=["f4"])
+    added = glomeruli.add(**of, slide_id=a1.id, outline=square(700, 700, 80))
+    glomeruli.add(**of, slide_id=a1.id, outline=square(500, 700, 80))
+    assert glomeruli.undo_last(session, run.id, technologist) == 1
+    assert added in said(session, run)
+    assert glomeruli.counts(session, [run.id]) == {a1.id: 3, a2.id: 1}  # 2 by its score, 3 by a word, and the added
+    glomeruli.set_limits(**of, limits=Limits(min_score=0.8))
+    assert glomeruli.counts(session, [run.id]) == {a1.id: 2, a2.id: 1}
+    assert glomeruli.counts(session, []) == {}
