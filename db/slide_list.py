@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import Session
 
-from db import analyses
+from db import analyses, glomeruli
 from db.models import SPECIMEN_STATES, Analysis, Patient, Slide, Specimen, SpecimenState, StoredFile
 from db.worklist import newest_analyses
 from renalcore.errors import UnknownName
@@ -38,6 +38,7 @@ class SlideRow:
         analysis_id: The analysis that counts; None where there is none.
         done: Tiles of a running analysis, over all slides of the specimen, that were searched.
         total: All its tiles; 0 while it does not run or they are not known yet.
+        glomeruli: How many count on it; None where it has no result.
     """
 
     slide: Slide
@@ -53,6 +54,7 @@ class SlideRow:
     analysis_id: int | None
     done: int
     total: int
+    glomeruli: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,7 @@ def page(
     newest = newest_analyses(session, list({specimen.id for _, specimen, _, _ in found}))
     # Few run at a time, so their tiles are counted one by one.
     progress = {one.id: analyses.progress(session, one.id) for one in newest.values() if one.state == "running"}
+    counted = glomeruli.counts(session, [one.id for one in newest.values() if one.state == "done"])
     lines = []
     for slide, specimen, patient, size_bytes in found:
         analysis = newest.get(specimen.id)
@@ -154,6 +157,7 @@ def page(
                 analysis_id=analysis.id if analysis else None,
                 done=done,
                 total=tiles,
+                glomeruli=counted.get(slide.id) if slide.withdrawn_at is None else None,
             )
         )
     return Page(tuple(lines), total)

@@ -12,6 +12,7 @@ from pages.components.rows import Cell, Row, actions_cell, rows, state_cell
 from renalcore.errors import RenalError
 
 PAGE_ROWS = 100
+HEAD = ("Slide", "Patient", "Name", "State", "Glomeruli", "Stain", "Species", "µm/px", "Size", "Registered", "")
 AT_WORK = ("waiting", "running")
 ONLY_WHERE_SOME = ("not_analysed", "cancelled")
 REFRESH_BUSY_S = 3.0
@@ -58,6 +59,7 @@ def _cells(row: SlideRow, *, loading: bool) -> Row:
             state_cell(row.state, done=row.done, total=row.total, message=row.message, loading=loading)
             if slide.withdrawn_at is None
             else withdrawn,
+            style.number(row.glomeruli, 0),
             slide.stain,
             slide.species,
             scales.number(slide),
@@ -103,11 +105,23 @@ def _list() -> None:
         return
     answer = rows(
         "slides-rows",
-        head=("Slide", "Patient", "Name", "State", "Stain", "Species", "µm/px", "File size", "Registered", ""),
+        head=(
+            "Slide",
+            "Patient",
+            "Name",
+            "State",
+            "Glomeruli",
+            "Stain",
+            "Species",
+            "µm/px",
+            "File size",
+            "Registered",
+            "",
+        ),
         rows=[_cells(row, loading=loading) for row in page.rows],
-        numeric=(6, 7),
-        minor=(5, 7),
-        least=(2, 6, 8),
+        numeric=(4, 7, 8),
+        minor=(6, 8),
+        least=(2, 7, 9),
         wide=3,
     )
     _pager(number, page.total, len(page.rows))

@@ -9,7 +9,7 @@ from db import analyses, slide_list
 from db.models import SlideBlock, User
 from db.slide_list import SLIDE_STATES, SlideState
 from renalcore.errors import UnknownName
-from tests.db.records import MODEL, a_specimen_of_slides, searched
+from tests.db.records import MODEL, Found, a_specimen_of_slides, searched
 
 
 def test_slides_are_listed_by_the_state_of_their_specimen(session: Session, technologist: User) -> None:
@@ -31,7 +31,7 @@ def test_slides_are_listed_by_the_state_of_their_specimen(session: Session, tech
     session.add(SlideBlock(**same, position=0, tiles=12, finished_at=slide.specimen.created_at))
     session.add(SlideBlock(**same, position=1, tiles=8))
     analyses.fail(session, asked["K-4"].id, "The slide cannot be read.")
-    searched(session, technologist, {"K-5 A1": []}, accession="K-5")
+    searched(session, technologist, {"K-5 A1": [Found(100, 100), Found(300, 100)]}, accession="K-5")
 
     def listed(state: SlideState) -> list[str]:
         page = slide_list.page(session, state=state)
@@ -46,6 +46,7 @@ def test_slides_are_listed_by_the_state_of_their_specimen(session: Session, tech
         "needs_review": ["K-5 needs_review 0/0"],
     }
     assert [row.accession for row in slide_list.page(session).rows] == ["K-5", "K-4", "K-3", "K-2", "K-1", "K-1"]
+    assert [row.glomeruli for row in slide_list.page(session).rows] == [2, None, None, None, None, None]
     assert [row.slide.name for row in slide_list.page(session, limit=2, offset=4).rows] == ["A1", "A2"]
     with pytest.raises(UnknownName, match="expected one of not_analysed, waiting"):
         slide_list.page(session, state="lost")
