@@ -51,9 +51,9 @@ MIDDLE_MM: Final = 15.0
 LOW_MM: Final = 100.0
 """Height by which a kidney in the pelvis lies below the highest one, centre to centre; the usual is 10 to 20 mm."""
 
-FRONT_MM: Final = 10.0
-"""Distance by which a kidney's centre lies before that of the body where it is no kidney in its usual place: those lie
-beside the spine, a transplant in the hollow of the hip lies in front."""
+FRONT_MM: Final = 40.0
+"""Distance by which a kidney's centre lies before that of the body where it is in no usual place. Kidneys beside the
+spine lie 20 mm behind it, one that a mass pushes forward 10 mm before it; a transplant lies under the front wall."""
 
 NEAR_MM: Final = 15.0
 """A small piece this near to a kidney belongs to it."""

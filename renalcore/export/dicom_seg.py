@@ -30,7 +30,7 @@ SIDES: Final = {1: "right", 2: "left", 0: ""}
 COLOURS: Final = {KIDNEY: (86, 180, 233), TUMOUR: (213, 94, 0), CYST: (240, 228, 66)}
 """RGB that viewers are advised to use, of the Okabe-Ito palette."""
 
-REFERRED_TO: Final = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "FrameOfReferenceUID")
+REFERRED_TO: Final = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 MAY_BE_EMPTY: Final = (
     "PatientID", "PatientBirthDate", "AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName",
 )  # fmt: skip
@@ -74,6 +74,7 @@ def dicom_seg(
     if not labels.any():
         raise InputError("Nothing is labelled, so there is nothing to write as DICOM SEG.")
     _check_place(labels.shape, affine, source)
+    complete = _complete(source)
     numbers = np.zeros((len(SIDES), len(LABELS) + 1), np.uint8)
     held = np.bincount((sides * np.uint8(4) + labels).ravel(), minlength=4 * len(SIDES)).reshape(len(SIDES), 4)
     segments: list[SegmentDescription] = []
@@ -86,10 +87,10 @@ def dicom_seg(
         numbers[sides, labels],
         np.asarray(affine, np.float64)[:, [2, 1, 0, 3]],  # highdicom's affine takes an index as it stands
         "PATIENT",
-        frame_of_reference_uid=source[0].FrameOfReferenceUID,
+        frame_of_reference_uid=complete[0].FrameOfReferenceUID,
     )
     written = highdicom.seg.Segmentation(
-        source_images=[_complete(source[0]), *source[1:]],
+        source_images=complete,
         pixel_array=voxels,
         segmentation_type="BINARY",
         segment_descriptions=segments,
@@ -116,6 +117,8 @@ def _check_place(shape: tuple[int, ...], affine: NDArray[np.floating[Any]], sour
     lacking = [word for word in REFERRED_TO if not source or any(not header.get(word) for header in source)]
     if lacking:
         raise InputError(f"The original series has no {lacking[0]} to refer to; export NIfTI instead.")
+    if len({header.get("FrameOfReferenceUID") for header in source}) > 1:
+        raise InputError("The slices of the original series lie in several frames of reference; export NIfTI instead.")
     if len(source) == 1 and "NumberOfFrames" in source[0]:  # enhanced: highdicom finds its frames by their place
         if int(source[0].NumberOfFrames) != shape[0]:
             raise InputError(f"{shape[0]} slices are labelled, the series has {source[0].NumberOfFrames}.")
@@ -132,16 +135,26 @@ def _check_place(shape: tuple[int, ...], affine: NDArray[np.floating[Any]], sour
             raise InputError(f"Slice {index + 1} of the series does not lie where the labels lie.")
 
 
-def _complete(header: Dataset) -> Dataset:
-    """A copy of a header that highdicom takes: nothing left out, and no name, which a warning of its would tell."""
-    whole = copy.deepcopy(header)
-    whole.PatientName = ""
+def _complete(source: Sequence[Dataset]) -> list[Dataset]:
+    """Headers that highdicom takes: nothing is left out, and there is no name, which a warning of its would tell.
+
+    A series without a frame of reference gets one of its own, the same each time.
+    """
+    import pydicom
+
+    first = copy.deepcopy(source[0])
+    first.PatientName = ""
     for word in MAY_BE_EMPTY:
-        if word not in whole:
-            setattr(whole, word, None)
-    if whole.get("PatientSex") not in ("M", "F", "O"):
-        whole.PatientSex = None
-    return whole
+        if word not in first:
+            setattr(first, word, None)
+    if first.get("PatientSex") not in ("M", "F", "O"):
+        first.PatientSex = None
+    if first.get("FrameOfReferenceUID"):
+        return [first, *source[1:]]
+    headers = [first, *(copy.deepcopy(header) for header in source[1:])]
+    for header in headers:
+        header.FrameOfReferenceUID = pydicom.uid.generate_uid(entropy_srcs=[str(first.SeriesInstanceUID)])
+    return headers
 
 
 def _segment(number: int, label: int, side: int, algorithm: str, version: str, reviewed: bool) -> SegmentDescription:

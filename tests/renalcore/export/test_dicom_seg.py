@@ -108,10 +108,24 @@ def test_a_series_that_lies_elsewhere_is_refused(slab: tuple) -> None:
         dicom_seg(labels, told, volume.affine, headers[::-1], reviewed=False, **MODEL)
     with pytest.raises(InputError, match="11 slices are labelled, the series has 10"):
         dicom_seg(labels, told, volume.affine, headers[1:], reviewed=False, **MODEL)
-    nameless = copy.deepcopy(headers)
-    del nameless[3].FrameOfReferenceUID
-    with pytest.raises(InputError, match="has no FrameOfReferenceUID to refer to"):
-        dicom_seg(labels, told, volume.affine, nameless, reviewed=False, **MODEL)
+    strange = copy.deepcopy(headers)
+    strange[3].FrameOfReferenceUID = "1.2.3"
+    with pytest.raises(InputError, match="several frames of reference"):
+        dicom_seg(labels, told, volume.affine, strange, reviewed=False, **MODEL)
+    del strange[3].SOPInstanceUID
+    with pytest.raises(InputError, match="has no SOPInstanceUID to refer to"):
+        dicom_seg(labels, told, volume.affine, strange, reviewed=False, **MODEL)
+
+
+@pytest.mark.shared_data
+def test_a_series_without_a_frame_of_reference_gets_one_that_stays(slab: tuple) -> None:
+    volume, headers, labels = slab
+    without = copy.deepcopy(headers)
+    for header in without:
+        del header.FrameOfReferenceUID
+    first, second = (pydicom.dcmread(io.BytesIO(written((volume, without, labels)))) for _ in range(2))
+    assert first.FrameOfReferenceUID == second.FrameOfReferenceUID != headers[0].FrameOfReferenceUID
+    assert first.SOPInstanceUID != second.SOPInstanceUID
 
 
 def test_nothing_labelled_is_nothing_to_write() -> None:
