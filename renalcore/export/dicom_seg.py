@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from renalcore.ct.steps import CYST, KIDNEY, LABELS, TUMOUR
 from renalcore.errors import InputError
@@ -75,16 +76,20 @@ def dicom_seg(
         raise InputError("Nothing is labelled, so there is nothing to write as DICOM SEG.")
     _check_place(labels.shape, affine, source)
     complete = _complete(source)
-    numbers = np.zeros((len(SIDES), len(LABELS) + 1), np.uint8)
-    held = np.bincount((sides * np.uint8(4) + labels).ravel(), minlength=4 * len(SIDES)).reshape(len(SIDES), 4)
+    (box,) = ndimage.find_objects((labels > 0).view(np.uint8))
+    kinds = sides[box] * np.uint8(4) + labels[box]
+    held = np.bincount(kinds.ravel(), minlength=4 * len(SIDES))
+    numbers = np.zeros(4 * len(SIDES), np.uint8)
     segments: list[SegmentDescription] = []
     for side in SIDES:
         for label in LABELS:
-            if held[side, label]:
-                numbers[side, label] = len(segments) + 1
+            if held[4 * side + label]:
+                numbers[4 * side + label] = len(segments) + 1
                 segments.append(_segment(len(segments) + 1, label, side, algorithm, version, reviewed))
+    segmented = np.zeros(labels.shape, np.uint8)
+    segmented[box] = numbers[kinds]
     voxels = highdicom.Volume(
-        numbers[sides, labels],
+        segmented,
         np.asarray(affine, np.float64)[:, [2, 1, 0, 3]],  # highdicom's affine takes an index as it stands
         "PATIENT",
         frame_of_reference_uid=complete[0].FrameOfReferenceUID,
