@@ -286,9 +286,7 @@ def drop_small(labels: Labels, affine: NDArray[np.floating[Any]], *, least: Leas
         for number in np.flatnonzero(volumes < least_ml).tolist():
             around = tuple(slice(max(each.start - 1, 0), each.stop + 1) for each in boxes[number])
             mine = pieces[around] == number + 1
-            ring = ndimage.binary_dilation(mine, TOUCHING) & ~mine
-            touched = np.bincount(within[around][ring], minlength=4)[1:]
-            within[around][mine] = touched.argmax() + 1 if touched.any() else 0
+            within[around][mine] = _surrounding(within[around], mine)
     pieces, boxes, volumes = _pieces(within > 0, grid)
     own = _own(within, pieces, volumes, grid, least)
     for number, volume in enumerate(volumes):
@@ -298,6 +296,33 @@ def drop_small(labels: Labels, affine: NDArray[np.floating[Any]], *, least: Leas
         if not (volume >= least.kidney_ml or near):
             within[boxes[number]][pieces[boxes[number]] == number + 1] = 0
     return kept
+
+
+def relabel(labels: Labels, voxel: tuple[int, int, int], label: int | None) -> Labels:
+    """The labels with one connected piece of one label changed: a lesion that a person corrects.
+
+    Args:
+        labels: `(D, H, W)`: 0 background, 1 kidney, 2 tumour, 3 cyst.
+        voxel: Any voxel of the piece, for instance a `Lesion.voxel`.
+        label: What the piece is: 0 to 3; None deletes it, and it takes the label that surrounds it most.
+
+    Returns:
+        A new array.
+
+    Raises:
+        ValueError: The voxel lies outside or holds no label, or the new label is none.
+    """
+    if not all(0 <= index < length for index, length in zip(voxel, labels.shape, strict=True)) or not labels[voxel]:
+        raise ValueError(f"the voxel {voxel} holds no label")
+    if label is not None and not 0 <= label <= CYST:
+        raise ValueError(f"a label lies in 0..{CYST}, got {label}")
+    box = _box(labels)
+    changed = labels.copy()
+    within = changed[box]  # a view
+    pieces, _ = ndimage.label(within == labels[voxel], TOUCHING)
+    mine = pieces == pieces[tuple(index - each.start for index, each in zip(voxel, box, strict=True))]
+    within[mine] = _surrounding(within, mine) if label is None else label
+    return changed
 
 
 def sides(
@@ -507,6 +532,13 @@ def _pieces(mask: Mask, grid: Grid) -> tuple[NDArray[np.int32], list[Box], Float
     pieces, count = ndimage.label(mask, TOUCHING)
     volumes = np.bincount(pieces.ravel(), minlength=count + 1)[1:].astype(np.float64) * _voxel_ml(grid)
     return pieces, ndimage.find_objects(pieces), volumes
+
+
+def _surrounding(within: Labels, mine: Mask) -> int:
+    """The label that touches a piece most; background where none does."""
+    ring = ndimage.binary_dilation(mine, TOUCHING) & ~mine
+    touched = np.bincount(within[ring], minlength=CYST + 1)[1:]
+    return int(touched.argmax()) + 1 if touched.any() else 0
 
 
 def _gap_mm(first: Box, second: Box, grid: Grid) -> float:

@@ -17,6 +17,7 @@ from renalcore.ct.measure import (
     Measures,
     drop_small,
     measure,
+    relabel,
     renal_e,
     renal_r,
     sides,
@@ -170,6 +171,22 @@ def test_specks_take_what_surrounds_them_and_lonely_ones_go() -> None:
     assert kept[piece].all()
     assert np.count_nonzero(kept == 2) == np.count_nonzero(labels == 2)
     assert len(measure(kept, AFFINE, least=LeastVolumes(kidney_ml=20.0)).kidneys) == 2  # the piece is the right one's
+
+
+def test_a_lesion_is_relabelled_or_deleted_alone_by_any_of_its_voxels() -> None:
+    labels = two_kidneys()
+    labels[6, 40, 20] = 2  # another one
+    (large, small) = measure(labels, AFFINE).lesions
+    cyst = relabel(labels, large.voxel, 3)
+    assert [(lesion.label, lesion.volume_ml) for lesion in measure(cyst, AFFINE).lesions] == [
+        ("tumour", small.volume_ml), ("cyst", large.volume_ml),
+    ]  # fmt: skip
+    gone = relabel(labels, small.voxel, None)
+    assert gone[6, 40, 20] == 1  # the kidney closes round it
+    assert np.count_nonzero(gone != labels) == 1
+    assert not relabel(labelled(((slice(1, 2),) * 3, 2)), (1, 1, 1), None).any()
+    with pytest.raises(ValueError, match="holds no label"):
+        relabel(labels, (0, 0, 0), 1)
 
 
 def test_labels_that_cannot_be_measured_are_refused() -> None:
