@@ -4,7 +4,8 @@
 # make check   style, types and the rules about who imports whom
 #
 # VENV=DIR keeps the virtual environment elsewhere, PYTHON=python3.12 chooses the interpreter, ADDRESS=0.0.0.0 lets
-# other machines reach the app, TESTS="tests/db -k audit" runs some tests only.
+# other machines reach the app, TESTS="tests/db -k audit" runs some tests only, PROCESSES=8 on more cores (0: in one
+# process, for a debugger).
 
 # The first of these that starts (pyenv leaves names behind that do not) and is new enough.
 PYTHON  ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
@@ -13,6 +14,7 @@ VENV    ?= .venv
 ADDRESS ?= localhost
 PORT    ?= 8501
 TESTS   ?= tests
+PROCESSES ?= 2
 
 BIN := $(VENV)/bin
 SOURCES := requirements.txt pyproject.toml
@@ -36,7 +38,7 @@ serve:
 
 test: $(VENV)/.for-dev
 	@$(MAKE) --no-print-directory viewer
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest -n $(PROCESSES) $(TESTS)
 
 viewer: $(VIEWER)/node_modules/.package-lock.json
 

@@ -4,6 +4,9 @@ Markers `browser`, `postgres` and `shared_data` name a need. Where it is absent 
 where the environment variable RENAL_REQUIRE lists the marker (`RENAL_REQUIRE=browser,postgres,shared_data`, as CI
 does) the test fails instead, so that a missing package can never turn a build green. A test that asks for the fixture
 of a need carries its marker by itself. Tests marked `long` run only when asked for by name: `-m long`.
+
+With `-n 2`, as `make test` does, two processes share the files of tests: all of a file run in one process, in order.
+Each process has servers, databases and a browser of its own, and its parts of a fixture that is for the whole run.
 """
 
 from __future__ import annotations
@@ -34,6 +37,11 @@ NEEDS_OF_FIXTURES = {
     "postgres_url": "postgres",
     "shared_data": "shared_data",
 }
+
+# Pictures here are small, and several processes share the cores: threads would mostly wait for each other. Programs that
+# a test starts inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RENAL_THREADS", "1")
 
 # A failing property fails on every run and every machine, however slow, and leaves no files in the tree.
 hypothesis.settings.register_profile("renalcore", deadline=None, derandomize=True, database=None)
@@ -73,6 +81,7 @@ def absent(need: str) -> str | None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by -m, so that markers added here count
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name != "test_worker.py")  # begun last, it would outlast all others
     long_asked_for = re.search(r"\blong\b", config.getoption("markexpr")) is not None
     for item in items:
         for fixture in getattr(item, "fixturenames", ()):

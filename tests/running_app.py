@@ -138,7 +138,7 @@ def make_app(folder: Path, **settings: str) -> RunningApp:
         "RENAL_DATA": str(folder),
         "DATABASE_URL": f"sqlite:///{folder / 'renalcore.db'}",
         "RENAL_PUBLIC_URL": url,
-        "OMP_NUM_THREADS": "1",
+        "RENAL_THREADS": "1",
         **settings,
     }
     folder.mkdir(parents=True, exist_ok=True)

@@ -38,11 +38,10 @@ def test_a_need_that_is_absent_skips_the_test_and_says_why(outcome_of) -> None:
     assert "the real pictures are not on this machine" in output
 
 
-def test_a_required_need_that_is_absent_fails_the_test(outcome_of) -> None:
-    output = outcome_of(
-        "@pytest.mark.browser\ndef test_page(): ...\ndef test_pictures(shared_data): ...\n",
-        require="browser, shared_data",
-    )
+@pytest.mark.parametrize("processes", ["0", "2"])
+def test_a_required_need_that_is_absent_fails_the_test_however_many_processes_run(outcome_of, processes: str) -> None:
+    source = "@pytest.mark.browser\ndef test_page(): ...\ndef test_pictures(shared_data): ...\n"
+    output = outcome_of(source, "-n", processes, require="browser, shared_data")
     assert "2 errors" in output
     assert "RENAL_REQUIRE asks for browser, but no Chromium found" in output
 

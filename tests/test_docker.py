@@ -176,7 +176,6 @@ def test_the_files_of_the_image_are_enough_to_set_up_serve_and_pass_the_health_c
         "RENAL_DATA": str(tmp_path / "data"),
         "DATABASE_URL": f"sqlite:///{tmp_path / 'data' / 'renalcore.db'}",
         "RENAL_WORKER": "external",
-        "OMP_NUM_THREADS": "1",
     }
     (tmp_path / "data").mkdir()
 

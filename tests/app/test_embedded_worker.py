@@ -103,8 +103,7 @@ def test_a_killed_web_server_leaves_no_second_worker_when_it_comes_back(app: Run
 
 @pytest.mark.skipif(card_of(MODEL) is None, reason=f"the weights of {MODEL} are not in renalcore/weights")
 def test_a_web_server_killed_while_its_worker_searches_loses_nothing(tmp_path: Path) -> None:
-    # Torch is ready sooner than OpenVINO, which compiles first; threads of one core do not wait for each other.
-    app = make_app(tmp_path / "data", RENAL_DEVICE="cpu", RENAL_THREADS="1")
+    app = make_app(tmp_path / "data", RENAL_DEVICE="cpu")  # torch is ready sooner than OpenVINO, which compiles first
     try:
         app.start()
         analysis_id = _asked_for(app, fields=FIELDS)
