@@ -38,8 +38,8 @@ NEEDS_OF_FIXTURES = {
     "shared_data": "shared_data",
 }
 
-# Pictures here are small, and several processes share the cores: threads would mostly wait for each other. Programs that
-# a test starts inherit it.
+# Pictures here are small, and several processes share the cores: threads would mostly wait for each other. Programs
+# that a test starts inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RENAL_THREADS", "1")
 
