@@ -21,6 +21,7 @@ import io
 import math
 import secrets
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -30,14 +31,12 @@ from typing import Any, BinaryIO, Final
 import pydicom
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.errors import InvalidDicomError
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import UID
 
 from renalcore.errors import UnreadableFile
-from renalcore.io.image import DECODER_ERRORS
 from renalcore.io.volume.entries import Entry, damaged
-from renalcore.io.volume.headers import CT_IMAGE, ENHANCED_CT, is_dicom, read, sop_class
+from renalcore.io.volume.headers import CT_IMAGE, DICOM_ERRORS, ENHANCED_CT, is_dicom, read, sop_class
 from renalcore.io.volume.nifti import header, is_nifti
 from renalcore.io.volume.opening import entries_of
 from renalcore.io.volume.phases import phase
@@ -212,7 +211,10 @@ def _one(entry: Entry, number: int, *, key: bytes, pseudonym: str) -> tuple[str,
     """A file without the patient: its new name, its content, and whether writing is burnt in; None for no CT image."""
     head = entry.head()
     if is_nifti(head):
-        return f"volume-{number:06d}.nii.gz", _nifti_without_texts(entry), False
+        try:
+            return f"volume-{number:06d}.nii.gz", _nifti_without_texts(entry), False
+        except (OSError, EOFError, zlib.error):
+            raise damaged(entry.name) from None
     if not is_dicom(head):
         return None
     try:
@@ -224,7 +226,7 @@ def _one(entry: Entry, number: int, *, key: bytes, pseudonym: str) -> tuple[str,
         clean = without_patient(dataset, key=key, pseudonym=pseudonym)
         written = io.BytesIO()
         pydicom.dcmwrite(written, clean, enforce_file_format=True)
-    except (*DECODER_ERRORS, InvalidDicomError):
+    except DICOM_ERRORS:
         raise damaged(entry.name) from None  # the cause may hold a value: a patient's name
     return f"image-{number:06d}.dcm", written.getbuffer(), clean.get("BurnedInAnnotation") == "YES"
 
@@ -274,7 +276,7 @@ def _cleaned(dataset: Dataset, *, key: bytes, enhanced: bool) -> Dataset:
     for tag in dataset.keys():  # noqa: SIM118  (iterating a data set converts its values; one may be broken)
         try:
             element = dataset[tag]
-        except DECODER_ERRORS:
+        except DICOM_ERRORS:
             continue  # a value that cannot be told is not kept
         kept = _kept(element, key=key, enhanced=enhanced)
         if kept is not None:

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from pydicom.pixels.utils import iter_pixels, pixel_array
 
 from renalcore.errors import UnreadableFile
-from renalcore.io.image import DECODER_ERRORS
-from renalcore.io.volume.headers import Plane, read
+from renalcore.io.volume.headers import DICOM_ERRORS, Plane, read
 
 Progress = Callable[[int, int], None]
 
@@ -87,7 +86,7 @@ def _fill(hu: NDArray[np.int16], planes: Sequence[Plane], indices: list[int]) ->
             hu[index] = hounsfield(stored, plane.slope, plane.intercept)
     except UnreadableFile:
         raise
-    except DECODER_ERRORS:
+    except DICOM_ERRORS:
         raise UnreadableFile(
             f"{picture.entry.name}: its pixels are cut off or damaged. Copy or export the series again."
         ) from None  # the cause may hold a value: a patient's name

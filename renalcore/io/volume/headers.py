@@ -13,7 +13,7 @@ from typing import BinaryIO, Final
 import pydicom
 import pydicom.config
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from renalcore.io.image import DECODER_ERRORS
@@ -25,6 +25,8 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 warnings.filterwarnings("ignore", category=Warning, module=r"pydicom\.")
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 
+DICOM_ERRORS: Final = (*DECODER_ERRORS, BytesLengthException, InvalidDicomError)
+"""What pydicom raises at broken files."""
 CT_IMAGE: Final = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT: Final = frozenset({"1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"})
 """Enhanced CT and what older single slices were converted to: all slices in one file."""
@@ -119,7 +121,7 @@ def read(file: BinaryIO, *, header_only: bool) -> Dataset:
     """A data set with a transfer syntax, also where the file states none.
 
     Raises:
-        Exception: Almost any of `renalcore.io.image.DECODER_ERRORS`.
+        Exception: Any of `DICOM_ERRORS`.
     """
     tags = list(_KEYWORDS) if header_only else None
     dataset = pydicom.dcmread(file, force=True, stop_before_pixels=header_only, specific_tags=tags)
@@ -148,7 +150,7 @@ def planes(entry: Entry) -> list[Plane]:
             with entry.open() as file:
                 return _planes(entry, read(file, header_only=True))
         return _planes(entry, read(io.BytesIO(entry.head(_HEADER_BYTES)), header_only=True))
-    except (*DECODER_ERRORS, InvalidDicomError):
+    except DICOM_ERRORS:
         raise damaged(entry.name) from None  # the cause may hold a value: a patient's name
 
 
@@ -165,7 +167,7 @@ def referenced(entry: Entry) -> list[str] | None:
             return None
         names = (record.get("ReferencedFileID") for record in dataset.DirectoryRecordSequence)
         return ["/".join([name] if isinstance(name, str) else map(str, name)) for name in names if name]
-    except (*DECODER_ERRORS, InvalidDicomError):
+    except DICOM_ERRORS:
         raise damaged(entry.name) from None  # the cause may hold a value: a patient's name
 
 

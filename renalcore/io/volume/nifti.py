@@ -7,6 +7,7 @@ whole as floats, as nibabel's arrays are.
 from __future__ import annotations
 
 import gzip
+import logging
 import os
 import secrets
 import struct
@@ -25,6 +26,9 @@ from renalcore.types import QualityFlag
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+# Its remarks on odd headers go to stderr, where nobody can act on them; what matters in them is an error of ours.
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
 
 _MM_OF_UNIT: Final = {"m": 1000.0, "meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 _TWO_PLACES = QualityFlag(

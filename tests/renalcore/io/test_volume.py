@@ -1,5 +1,6 @@
 """CT series drawn here in each form that archives give them, and the real ones beside the project."""
 
+import contextlib
 import gzip
 import random
 import shutil
@@ -28,6 +29,8 @@ from renalcore.errors import InputError, TooLarge, UnknownName, UnreadableFile
 from renalcore.io.volume import SeriesFound, Volume, find_series, read_volume, slice_headers, write_labels
 from renalcore.io.volume.phases import phase
 from tests.ct_files import body, ct_series, ct_slice, enhanced, saved
+
+pytestmark = pytest.mark.filterwarnings("ignore:::pydicom")  # remarks on files that are broken on purpose
 
 READER_TESTS = "ct/reader_tests"
 HU = body()
@@ -316,6 +319,20 @@ def test_headers_of_the_slices_come_in_the_order_of_the_volume(tmp_path: Path) -
 )
 def test_the_phase_is_told_in_words_of_a_list(description: str, agent: str, told: str) -> None:
     assert phase([description], [agent]) == told
+
+
+@pytest.mark.parametrize("form", ["implicit", "run lengths", "JPEG-LS", "JPEG 2000", "enhanced"])
+def test_whatever_is_broken_in_a_file_only_an_error_with_a_message_comes_of_it(form: str, tmp_path: Path) -> None:
+    folder = FORMS[form](tmp_path / "whole")
+    victim = sorted(folder.iterdir())[0]
+    whole, chance = victim.read_bytes(), random.Random(form)
+    for _ in range(15):
+        broken = bytearray(whole[: len(whole) - chance.choice([0, 0, 0, 900])])
+        for _ in range(chance.choice([1, 5, 20])):
+            broken[chance.randrange(min(chance.choice([1600, len(broken)]), len(broken)))] = chance.choice([0, 65, 255])
+        victim.write_bytes(broken)
+        with contextlib.suppress(InputError):
+            read_volume(folder)
 
 
 # NIfTI
