@@ -85,30 +85,36 @@ class _Found:
     content: Stack | NiftiHeader | None
 
 
-def find_series(path: Path | Sequence[Path]) -> list[SeriesFound]:
+def find_series(path: Path | Sequence[Path], *, name: str | None = None) -> list[SeriesFound]:
     """The series in a folder, a zip archive, a DICOMDIR, or loose files; those that can be read come first.
 
     Only headers are read.
 
     Args:
         path: One path, or all the files that were chosen together.
+        name: What the user calls it, where the path does not say.
 
     Raises:
         UnreadableFile: Nothing in it is DICOM or NIfTI, or an archive is damaged or locked.
         TooLarge: An archive or the number of files exceeds the limits.
     """
-    with _found(path) as (found, _):
+    with _found(path, name) as (found, _):
         return [one.series for one in found]
 
 
 def read_volume(
-    path: Path | Sequence[Path], *, series: str | None = None, progress: Callable[[int, int], None] | None = None
+    path: Path | Sequence[Path],
+    *,
+    series: str | None = None,
+    name: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Volume:
     """The CT volume in a folder, a zip archive, a DICOMDIR, a NIfTI file, or loose files.
 
     Args:
         path: One path, or all the files that were chosen together.
         series: `SeriesFound.key` of the one to read, where there are several.
+        name: What the user calls it, where the path does not say.
         progress: Called with the number of slices read and that of all, from the calling thread.
 
     Raises:
@@ -117,8 +123,8 @@ def read_volume(
         UnknownName: There is no such series.
         InputError: There are several series and none is chosen.
     """
-    with _found(path) as (found, name):
-        chosen = _chosen(found, series, name)
+    with _found(path, name) as (found, called):
+        chosen = _chosen(found, series, called)
         seen = chosen.series
         if isinstance(chosen.content, NiftiHeader):
             hu, affine = voxels(chosen.entry, chosen.content, progress), chosen.content.affine
@@ -128,7 +134,7 @@ def read_volume(
             hu, affine = decoded(chosen.content.planes, progress), chosen.content.affine
         else:
             raise UnreadableFile(seen.refused)
-    _check_scale(hu, name)
+    _check_scale(hu, called)
     return Volume(
         hu=hu,
         affine=affine,
@@ -182,14 +188,13 @@ def entries_of(path: Path | Sequence[Path], *, series: str | None) -> Iterator[l
 
 
 @contextmanager
-def _found(path: Path | Sequence[Path]) -> Iterator[tuple[list[_Found], str]]:
+def _found(path: Path | Sequence[Path], name: str | None = None) -> Iterator[tuple[list[_Found], str]]:
     """The series of an upload, readable until the end of the block, and what the upload is called."""
     paths = [path] if isinstance(path, Path) else list(path)
     if not paths:
         raise InputError("No file was chosen.")
-    name = safe_name(paths[0].resolve().name)
-    if len(paths) > 1:
-        name = f"{name} and {len(paths) - 1} more"
+    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    name = safe_name(paths[0].resolve().name if name is None else name) + ("" if name else more)
     paths, missing = _with_referenced(paths)
     with opened(paths) as entries:
         found = _sorted_out(entries, name)

@@ -299,6 +299,15 @@ def test_a_message_tells_nothing_of_the_patient(tmp_path: Path) -> None:
     assert "Doe" not in repr(read_volume(saved(tmp_path, ct_series(HU, **named))))
 
 
+def test_a_message_calls_an_upload_by_the_name_that_the_user_gave_it(tmp_path: Path) -> None:
+    stored = saved(tmp_path / "0f3a", ct_series(HU[:3]))
+    with pytest.raises(UnreadableFile, match=r"^study\.zip: only 3 slices"):
+        read_volume(stored, name="C:\\scans\\study.zip")
+    assert find_series(stored, name="study.zip")[0].refused.startswith("study.zip: only 3 slices")
+    with pytest.raises(UnreadableFile, match=r"^IM0000 and 2 more: only 3 slices"):
+        read_volume(sorted(stored.iterdir()))
+
+
 def test_headers_of_the_slices_come_in_the_order_of_the_volume(tmp_path: Path) -> None:
     headers = slice_headers(saved(tmp_path / "a", ct_series(HU)))
     assert [float(one.ImagePositionPatient[2]) for one in headers] == [30 + 2.5 * index for index in range(12)]
