@@ -92,7 +92,7 @@ def _of_slide(slide: ReportedSlide) -> str:
     lines = [
         ("count", "Glomeruli", f"<strong>{style.number(told.count, 0)}</strong>"),
         ("cut", "cut by the slide's edge", style.number(told.cut, 0)),
-        ("unreviewed", "not touched by a person", style.number(slide.unreviewed, 0)),
+        ("unreviewed", "unreviewed", style.number(slide.unreviewed, 0)),
         ("density", "Per mm² of tissue", density_in_words(slide)),
         ("tissue", "Tissue", tissue),
         ("sclerosed", "Globally sclerosed", share_in_words(slide.sclerosed) + (f"<br>{few}" if few else "")),
@@ -143,7 +143,9 @@ def signed_words(report: SlideReport) -> Iterator[str]:
         f"{style.plain(share_in_words(slide.sclerosed))}. {style.plain(slide.sclerosed.note)}"
         for slide in report.slides
     )
-    if report.unreviewed:
+    if report.unreviewed == 1:
+        yield "1 glomerulus stands as the model outlined it; signing accepts it."
+    elif report.unreviewed:
         yield f"{report.unreviewed} glomeruli stand as the model outlined them; signing accepts them."
 
 
@@ -180,6 +182,10 @@ def change_in_words(event: AuditEvent, numbers: Mapping[str, int]) -> str | None
             return "Scale taken back" if scale is None else f"Scale set to {scale:g} µm/px"
         case "specimen.reassign":
             return f"Moved from patient {event.old['patient']} to {new['patient']}: {event.reason}"
+        case "specimen.withdraw_slide":
+            return f"{new['name']} withdrawn: {event.reason}"
+        case "specimen.bring_back_slide":
+            return f"{new['name']} brought back"
         case "specimen.add_slides":
             return f"{len(new['added'])} slides added"
     return None
@@ -209,18 +215,17 @@ def limits_form(current: Analysis, unit: str) -> None:
         complain(current.id, lambda session: _set_limits(session, current.id, chosen, by=user))
 
     st.slider("Least score", 0.0, 1.0, step=0.01, format="%.2f", key=keys["score"], on_change=change)
-    with st.container(horizontal=True):
-        for name, label in (("least", "Least diameter"), ("greatest", "Greatest diameter")):
-            st.number_input(
-                f"{label} in {UNITS[unit]}",
-                min_value=0.0,
-                step=10.0,
-                format="%g",
-                key=keys[name],
-                placeholder="no limit",
-                on_change=change,
-                width=150,
-            )
+    for column, name, label in zip(st.columns(2), ("least", "greatest"), ("Least", "Greatest"), strict=True):
+        column.number_input(
+            f"{label} {UNITS[unit]} across",
+            min_value=0.0,
+            step=10.0,
+            format="%g",
+            key=keys[name],
+            placeholder="no limit",
+            on_change=change,
+            help="Diameter of the circle of the same area",
+        )
     st.checkbox("Leave out those cut by the slide's edge", key=keys["edge"], on_change=change)
 
 

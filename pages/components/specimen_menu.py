@@ -10,12 +10,13 @@ from sqlalchemy.orm import Session
 
 from db import analyses, audit, patients, slides, specimens
 from db.engine import session_scope
-from db.models import Specimen, SpecimenField, User
+from db.models import Slide, Specimen, SpecimenField, User
 from pages.components import analysis, auth, findings, style
 from renalcore.errors import RenalError
 
 WITHDRAW = "Withdraw a field..."
 WITHDRAW_SLIDE = "Withdraw a slide..."
+ANALYSE_AGAIN = "Analyse again..."
 CHANGE_PATIENT = "Change patient..."
 
 
@@ -30,6 +31,8 @@ def menu(specimen: Specimen, shown_id: int | None, user: auth.CurrentUser) -> No
     if specimen.state == "signed":
         return
     offered = [WITHDRAW if specimen.modality == "sediment" else WITHDRAW_SLIDE]
+    if specimen.modality == "histology" and specimen.state == "needs_review" and analysis.is_installed("histology"):
+        offered.append(ANALYSE_AGAIN)
     if user.role in specimens.MAY_REASSIGN:
         offered.append(CHANGE_PATIENT)
     chosen = st.menu_button("Actions", offered, key=f"actions-{specimen.id}")
@@ -37,6 +40,8 @@ def menu(specimen: Specimen, shown_id: int | None, user: auth.CurrentUser) -> No
         withdraw(specimen.id, shown_id)
     if chosen == WITHDRAW_SLIDE:
         withdraw_slide(specimen.id, shown_id)
+    if chosen == ANALYSE_AGAIN:
+        _analyse_again(specimen.id)
     if chosen == CHANGE_PATIENT:
         _change_patient(specimen)
 
@@ -101,12 +106,7 @@ def withdraw_slide(specimen_id: int, shown_slide_id: int | None) -> None:
     with session_scope(read_only=True) as session:
         counted = {slide.id: slide for slide in slides.of_specimen(session, specimen_id)}
         withdrawn = slides.withdrawn(session, specimen_id)
-        reasons = {
-            event.new["slide_id"]: event.reason
-            for event in reversed(
-                audit.events(session, action="specimen.withdraw_slide", entity="specimen", entity_id=specimen_id)
-            )
-        }
+        reasons = _why_withdrawn(session, specimen_id)
     st.markdown(
         "What was found on it counts no longer. Nothing is deleted: until the report is signed, the slide can be "
         "brought back here."
@@ -140,6 +140,19 @@ def withdraw_slide(specimen_id: int, shown_slide_id: int | None) -> None:
                 _change_slides(specimen_id, lambda session, by, of=slide.id: slides.bring_back(session, of, by=by))
 
 
+@st.dialog("Analyse again")
+def _analyse_again(specimen_id: int) -> None:
+    st.markdown(
+        "All slides of the specimen are searched anew, at the scale that they have now. What was corrected stays with "
+        "the result it was said about, and counts no longer; cancelling brings that result back."
+    )
+    if st.button("Analyse again", type="primary", key=f"again-now-{specimen_id}"):
+        _change_slides(
+            specimen_id,
+            lambda session, by: analysis.request(session, specimens.get(session, specimen_id), by=by),
+        )
+
+
 @st.dialog("Change the patient")
 def _change_patient(specimen: Specimen) -> None:
     with session_scope(read_only=True) as session:
@@ -169,6 +182,25 @@ def _change_patient(specimen: Specimen) -> None:
             st.error(style.plain(str(error)))
             return
         st.rerun()
+
+
+def withdrawn_slide(slide: Slide) -> None:
+    """Says of a slide that was withdrawn when and why, and brings it back until the report is signed."""
+    with session_scope(read_only=True) as session:
+        state = specimens.get(session, slide.specimen_id).state
+        why = _why_withdrawn(session, slide.specimen_id).get(slide.id)
+    st.html(
+        f'<div class="rc-banner" role="status">Withdrawn {style.when(slide.withdrawn_at)}: {escape(why or "")}<br>'
+        "Nothing on it counts.</div>"
+    )
+    if state != "signed" and st.button("Bring back", key=f"bring-back-shown-{slide.id}"):
+        _change_slides(slide.specimen_id, lambda session, by: slides.bring_back(session, slide.id, by=by))
+
+
+def _why_withdrawn(session: Session, specimen_id: int) -> dict[int, str | None]:
+    """Why each slide of a specimen was withdrawn last, by its id."""
+    told = audit.events(session, action="specimen.withdraw_slide", entity="specimen", entity_id=specimen_id)
+    return {event.new["slide_id"]: event.reason for event in reversed(told)}
 
 
 def _change_slides(specimen_id: int, change: Callable[[Session, User], object]) -> None:

@@ -229,6 +229,8 @@ def _body(slide_id: int) -> None:
                 on_event=act,
             )
         with right, st.container(key="slide-side"):
+            if slide.withdrawn_at is not None:
+                specimen_menu.withdrawn_slide(slide)
             if current is None:
                 _not_analysed(specimen)
             elif current.state in ("queued", "running"):

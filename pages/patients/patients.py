@@ -12,6 +12,7 @@ import streamlit as st
 
 from db import patients, slide_list, slide_reports, worklist
 from db.engine import session_scope
+from db.models import Patient
 from db.reports import SpecimenReport, patient_history
 from db.slide_list import SlideRow
 from db.slide_reports import SlideReport
@@ -61,20 +62,23 @@ def _patient(patient_id: int) -> None:
         scanned = slide_list.page(session, patient_id=patient_id, limit=500).rows
         reported = slide_reports.patient_history(session, patient_id) if scanned else []
     with style.page_header(patient.identifier, patient.name):
-        download.csv_button(
-            "CSV",
-            key=f"csv-patient-{patient_id}",
-            file_name=f"patient-{patient.identifier}.csv",
-            entity="patient",
-            entity_id=patient_id,
-            disabled=not history,
-            patient_id=patient_id,
-        )
+        if mine or not scanned:
+            download.csv_button(
+                "CSV of sediment" if scanned else "CSV",
+                key=f"csv-patient-{patient_id}",
+                file_name=f"patient-{patient.identifier}.csv",
+                entity="patient",
+                entity_id=patient_id,
+                disabled=not history,
+                patient_id=patient_id,
+            )
         if st.button("All patients", key="patients-all"):
             links.open_page("patient")
     if scanned:
         st.header("Kidney slides", anchor=False)
         _slides(scanned, reported)
+        if reported:
+            _slide_exports(patient)
     if scanned and not mine:
         return
     if scanned:
@@ -151,6 +155,20 @@ def _slides(scanned: Sequence[SlideRow], reported: Sequence[SlideReport]) -> Non
         '<th class="rc-num">Mean diameter</th><th>Taken</th></tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table>"
     )
+
+
+def _slide_exports(patient: Patient) -> None:
+    with st.container(horizontal=True):
+        for table, words in (("slides", "CSV, a row a slide"), ("glomeruli", "CSV, a row a glomerulus")):
+            download.glomeruli_button(
+                words,
+                table,
+                key=f"{table}-patient-{patient.id}",
+                file_name=f"patient-{patient.identifier}-{table}.csv",
+                entity="patient",
+                entity_id=patient.id,
+                patient_id=patient.id,
+            )
 
 
 def _class_order() -> list[str]:
