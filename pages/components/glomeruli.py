@@ -116,18 +116,18 @@ def _of_specimen(report: SlideReport, slide_id: int) -> str:
         name = escape(slide.name)
         if slide.slide_id != slide_id:
             name = f'<a href="{links.address("slide", slide=slide.slide_id)}" target="_self">{name}</a>'
+        density = "unknown" if slide.um_per_px is None else density_in_words(slide)
         lines.append(
-            f'<tr><td>{name}<br><span class="rc-quiet-text">{escape(slide.stain)}</span></td>'
-            f'<td class="rc-num">{style.number(slide.summary.count, 0)}</td>'
-            f'<td class="rc-num">{density_in_words(slide)}</td>'
+            f'<tr><td>{name} <span class="rc-quiet-text">{escape(slide.stain)}</span></td>'
+            f'<td class="rc-num">{style.number(slide.summary.count, 0)}</td><td class="rc-num">{density}</td>'
             f'<td class="rc-num">{share_in_words(slide.sclerosed)}</td></tr>'
         )
     missing = report.slides_total - len(report.slides)
     left_out = f" {missing} without a result." if missing else ""
     return (
-        f'<table class="rc-table"><thead><tr><th>Slide of {escape(report.accession)}</th>'
-        '<th class="rc-num">Glomeruli</th><th class="rc-num">Per mm²</th><th class="rc-num">Sclerosed</th></tr>'
-        f'</thead><tbody>{"".join(lines)}</tbody></table><p class="rc-quiet-text">Slides are not added up: sections of '
+        '<table class="rc-table"><thead><tr><th>Slide</th><th class="rc-num">Glomeruli</th>'
+        '<th class="rc-num">Per mm²</th><th class="rc-num">Sclerosed</th></tr></thead>'
+        f'<tbody>{"".join(lines)}</tbody></table><p class="rc-quiet-text">Slides are not added up: sections of '
         f"one block show the same glomeruli again.{left_out}</p>"
     )
 

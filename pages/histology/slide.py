@@ -141,7 +141,8 @@ def _other_slides(slide: Slide, siblings: list[Slide]) -> None:
         list(names),
         index=list(names).index(slide.id) if slide.id in names else None,
         format_func=names.__getitem__,
-        key=f"beside-{slide.id}",
+        key=f"beside-{slide.id}-{slide.id in names}",
+        placeholder="Other slides",
         label_visibility="collapsed",
         width=190,
     )
@@ -247,8 +248,10 @@ def _body(slide_id: int) -> None:
                     selected=st.query_params.get("glomerulus"),
                     on_event=act,
                 )
-            with st.expander("History", key=f"history-{slide.id}"):
-                _history(specimen, slide, current)
+            history = st.expander("History", key=f"history-{slide.id}", on_change="rerun")
+            if history.open:  # it reads all that was ever said, so nobody waits for it before asking
+                with history:
+                    _history(specimen, slide, current)
 
 
 def _act_on(event: Event, analysis_id: int, slide_id: int, user: auth.CurrentUser) -> None:
