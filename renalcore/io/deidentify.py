@@ -1,10 +1,10 @@
 """CT files without the patient: DICOM's Basic Application Level Confidentiality Profile, applied before storage.
 
 Which attribute is removed, emptied or replaced says Table E.1-1 of DICOM PS3.15, edition 2026c, as dicom-anonymizer
-generates it from the standard. Only its table is used: its own walk leaves sequences that stay unread and keeps one map
-of identifiers for all patients. Beyond the table everything is refused that is not known to be harmless: private
-attributes, texts, persons' names, dates and raw bytes stay only where `_KEPT_TEXTS` names them or where they are the
-pixels, and of the groups on patients, visits, orders and results nothing stays.
+generates it from the standard. Only its table is used: its own walk leaves out the sequences that stay, and it keeps
+one map of identifiers for all patients. Beyond the table everything goes that is not known to be harmless: private
+attributes, overlays, texts, persons' names, dates, raw bytes and words that are no code, unless `_KEPT_TEXTS` names
+them or they are the pixels; and of the groups on patients, visits, orders and results nothing stays.
 
 Kept by the option "Clean Descriptors": which contrast phase it is, in words of a fixed list, as series description.
 Not done, so the codes of those options are not set: pixels are not searched for burnt-in writing (what a file states
@@ -19,6 +19,7 @@ import hashlib
 import hmac
 import io
 import math
+import re
 import secrets
 import zipfile
 import zlib
@@ -307,6 +308,8 @@ def _kept(element: DataElement, *, key: bytes, enhanced: bool) -> DataElement | 
         return element if element.keyword in _KEPT_TEXTS else None
     if vr in _NUMBER_VRS and not _is_number(element.value):
         return None
+    if vr == "CS" and not _is_code(element.value):
+        return None
     return element
 
 
@@ -327,6 +330,12 @@ def _replaced(element: DataElement, action: str, *, enhanced: bool) -> DataEleme
 def _uid(old: str, key: bytes) -> str:
     """The standard's own identifiers stay, all others are replaced, whatever the table says."""
     return old if not old or old.startswith("1.2.840.10008.") else new_uid(old, key)
+
+
+def _is_code(value: Any) -> bool:
+    """Whether it is one of the standard's capital words, and no text that somebody put in their place."""
+    words = [value] if isinstance(value, str) else value or []
+    return all(re.fullmatch(r"[A-Z0-9_ ]{0,16}", str(word)) for word in words)
 
 
 def _is_number(value: Any) -> bool:

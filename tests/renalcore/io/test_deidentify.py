@@ -25,13 +25,14 @@ VALUES = {
     "PN": f"{SECRET}^Jane", "AE": SECRET, "LO": SECRET, "LT": SECRET, "SH": SECRET, "ST": SECRET, "UC": SECRET,
     "UT": SECRET, "UR": f"https://{SECRET}.example", "UN": SECRET.encode(), "OB": SECRET.encode(),
     "OW": SECRET.encode(), "DA": "20200229", "DT": "20200229101112", "TM": "101112", "AS": "077Y",
-    "UI": "1.2.999.4711",
+    "UI": "1.2.999.4711", "CS": "Jane Doe",
 }  # fmt: skip
 # Names of kernels, makers and codes stay, and what makes the picture one.
 NOT_PLANTED = {
     "Manufacturer", "ManufacturerModelName", "ConvolutionKernel", "FilterType", "RescaleType", "StackID", "CodeValue",
     "CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning", "SOPClassUID", "PixelData",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SpecificCharacterSet", "Modality",
+    "ImageType", "PhotometricInterpretation",
 }  # fmt: skip
 
 
@@ -82,7 +83,7 @@ def test_nothing_of_the_patient_survives_in_any_attribute_at_any_depth(form: str
     with zipfile.ZipFile(tmp_path / "study.zip") as archive:
         written = b"".join(archive.read(name) for name in archive.namelist())
     before = b"".join(path.read_bytes() for path in (tmp_path / "study").iterdir())
-    for trace in (SECRET.encode(), b"20200229", b"101112", b"077Y", b"1.2.999.4711"):
+    for trace in (SECRET.encode(), b"20200229", b"101112", b"077Y", b"1.2.999.4711", b"Jane Doe"):
         assert trace in before
         assert trace not in written
     assert np.array_equal(read_volume(tmp_path / "study.zip").hu, HU[:6])
