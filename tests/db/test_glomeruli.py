@@ -245,8 +245,18 @@ def test_findings_and_corrections_cannot_be_changed_even_by_sql(
             session.execute(update(table).values(outline=[0, 0, 9, 0, 9, 9]))
 
 
+class Disc(Found):
+    """A glomerulus with as many points as the outlines of the model have."""
+
+    @property
+    def outline(self) -> list[float]:
+        turns = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+        points = np.stack((self.x + 10 * np.cos(turns), self.y + 10 * np.sin(turns)), 1)
+        return [float(value) for value in points.round(2).ravel()]
+
+
 def test_five_thousand_glomeruli_stand_in_under_half_a_second(session: Session, technologist: User) -> None:
-    many = [Found(20 * (number % 100), 20 * (number // 100), 15) for number in range(5000)]
+    many = [Disc(20 * (number % 100), 20 * (number // 100), 15) for number in range(5000)]
     _, analysis, _ = searched(session, technologist, {"A1": many})
     glomeruli.confirm(session, analysis.id, [f"f{number}" for number in range(1, 1001)], by=technologist)
     session.expire_all()
