@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import Session
 
 from db import analyses, glomeruli
-from db.models import SPECIMEN_STATES, Analysis, Patient, Slide, Specimen, SpecimenState, StoredFile
+from db.models import SPECIMEN_STATES, Analysis, Patient, Slide, Specimen, SpecimenState
 from db.worklist import newest_analyses
 from renalcore.errors import UnknownName
 
@@ -32,7 +32,6 @@ class SlideRow:
         patient_name: The patient's name, None where it was not given.
         created_at: When its specimen was registered.
         collected_at: When the tissue was taken, None where unknown.
-        size_bytes: Size of its file.
         state: That of its specimen.
         message: Why the analysis failed or who cancelled it, else empty.
         analysis_id: The analysis that counts; None where there is none.
@@ -48,7 +47,6 @@ class SlideRow:
     patient_name: str | None
     created_at: datetime
     collected_at: datetime | None
-    size_bytes: int
     state: SlideState
     message: str
     analysis_id: int | None
@@ -125,21 +123,20 @@ def page(
             )
         )
     joined = (
-        select(Slide, Specimen, Patient, StoredFile.size_bytes)
+        select(Slide, Specimen, Patient)
         .join(Specimen, Specimen.id == Slide.specimen_id)
         .join(Patient, Patient.id == Specimen.patient_id)
-        .join(StoredFile, StoredFile.id == Slide.file_id)
         .where(*conditions)
     )
     total = session.scalar(select(func.count()).select_from(joined.subquery())) or 0
     newest_first = joined.order_by(Specimen.created_at.desc(), Specimen.id.desc(), Slide.position)
     found = session.execute(newest_first.limit(limit).offset(offset)).all()
-    newest = newest_analyses(session, list({specimen.id for _, specimen, _, _ in found}))
+    newest = newest_analyses(session, list({specimen.id for _, specimen, _ in found}))
     # Few run at a time, so their tiles are counted one by one.
     progress = {one.id: analyses.progress(session, one.id) for one in newest.values() if one.state == "running"}
     counted = glomeruli.counts(session, [one.id for one in newest.values() if one.state == "done"])
     lines = []
-    for slide, specimen, patient, size_bytes in found:
+    for slide, specimen, patient in found:
         analysis = newest.get(specimen.id)
         done, tiles = progress.get(analysis.id, (0, 0)) if analysis else (0, 0)
         lines.append(
@@ -151,7 +148,6 @@ def page(
                 patient_name=patient.name,
                 created_at=specimen.created_at,
                 collected_at=specimen.collected_at,
-                size_bytes=size_bytes,
                 state=state_of(specimen, analysis),
                 message=(analysis.message or "") if analysis else "",
                 analysis_id=analysis.id if analysis else None,

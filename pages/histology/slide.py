@@ -295,10 +295,11 @@ def _failed(current: Analysis, user: auth.CurrentUser) -> None:
     st.error(f"The analysis {style.plain(status.state_words('failed', message=current.message))}")
     with session_scope(read_only=True) as session:
         lacking = slide_searches.pending_slides(session, current.id)
-    if lacking and st.button(specimen_menu.WITHDRAW_SLIDE, key=f"withdraw-{current.id}"):
-        specimen_menu.withdraw_slide(current.specimen_id, lacking[0].id)
-    if st.button("Dismiss", key=f"dismiss-{current.id}", help="Leave it; an earlier analysis counts again"):
-        _act(lambda: asking.cancel(current.id, by=user))
+    with st.container(horizontal=True):
+        if lacking and st.button(specimen_menu.WITHDRAW_SLIDE, key=f"withdraw-{current.id}"):
+            specimen_menu.withdraw_slide(current.specimen_id, lacking[0].id)
+        if st.button("Dismiss", key=f"dismiss-{current.id}", help="Leave it; an earlier analysis counts again"):
+            _act(lambda: asking.cancel(current.id, by=user))
 
 
 def _result(slide: Slide, specimen: Specimen, current: Analysis, user: auth.CurrentUser) -> None:

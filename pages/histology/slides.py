@@ -12,7 +12,7 @@ from pages.components.rows import Cell, Row, actions_cell, rows, state_cell
 from renalcore.errors import RenalError
 
 PAGE_ROWS = 100
-HEAD = ("Slide", "Patient", "Name", "State", "Glomeruli", "Stain", "Species", "µm/px", "Size", "Registered", "")
+HEAD = ("Slide", "Patient", "Name", "State", "Glomeruli", "Stain", "µm/px", "Registered", "")
 AT_WORK = ("waiting", "running")
 ONLY_WHERE_SOME = ("not_analysed", "cancelled")
 REFRESH_BUSY_S = 3.0
@@ -60,10 +60,8 @@ def _cells(row: SlideRow, *, loading: bool) -> Row:
             if slide.withdrawn_at is None
             else withdrawn,
             style.number(row.glomeruli, 0),
-            slide.stain,
-            slide.species,
+            f"{slide.stain}, {slide.species}",
             scales.number(slide),
-            style.size(row.size_bytes),
             style.when(row.created_at),
             actions_cell(*actions),
         ),
@@ -119,9 +117,9 @@ def _list() -> None:
             "",
         ),
         rows=[_cells(row, loading=loading) for row in page.rows],
-        numeric=(4, 7, 8),
-        minor=(6, 8),
-        least=(2, 7, 9),
+        numeric=(4, 6),
+        minor=(6,),
+        least=(2, 5, 7),
         wide=3,
     )
     _pager(number, page.total, len(page.rows))
