@@ -195,6 +195,8 @@ if existing is not None:
             st.markdown("It is a urine sediment. Check the accession number.")
         elif existing.state == "signed":
             st.markdown("It is signed: a reviewer must reopen it before slides can be added.")
+        elif existing.state == "running":
+            st.markdown("It is being analysed: wait for it, or cancel that, before slides are added.")
         elif identifier.strip() and identifier.strip() != holder:
             st.markdown("It belongs to another patient than the number you entered. Check both numbers.")
         else:

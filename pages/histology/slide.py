@@ -235,7 +235,7 @@ def _body(slide_id: int) -> None:
             if current is None:
                 _not_analysed(specimen)
             elif current.state in ("queued", "running"):
-                st.fragment(_progress, run_every=REFRESH_S)(current.id)
+                st.fragment(_progress, run_every=REFRESH_S)(current.id, current.state)
             elif current.state == "failed":
                 _failed(current, user)
             else:
@@ -273,13 +273,13 @@ def _not_analysed(specimen: Specimen) -> None:
         style.empty_state("Not analysed yet.", "Press **Analyse** to have the glomeruli looked for.")
 
 
-def _progress(analysis_id: int) -> None:
-    """How far the search of the specimen is; runs by itself until it ends."""
+def _progress(analysis_id: int, shown_state: str) -> None:
+    """How far the search of the specimen is; runs by itself until it begins or ends, which the whole page shows."""
     user = auth.require(keep_alive=False)
     with session_scope(read_only=True) as session:
         current = analyses.get(session, analysis_id)
         done, total = analyses.progress(session, analysis_id)
-    if current.state not in ("queued", "running"):
+    if current.state != shown_state:
         st.rerun()
     status.progress(done, total, started=current.state == "running", unit="tiles")
     st.html(
