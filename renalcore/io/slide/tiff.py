@@ -280,11 +280,13 @@ class _Stored:
             raise UnreadableFile(f"{name}: the file ends too early; it was cut off while it was copied. Copy it again.")
         tables, header = page.jpegtables, key.jpegheader
         inner = 1 if separate else key.samplesperpixel
+        # Made now: tifffile reads tags for it, which would move the file under another thread's read of a piece.
+        decode_piece = key.decode
         row_bytes = piece_width * inner * key.dtype.itemsize
 
         def decode(content: bytes, number: int) -> NDArray[Any]:
             _refuse_bomb(content, int(key.compression), piece_width, piece_height)
-            decoded = key.decode(content, number, jpegtables=tables, jpegheader=header)[0]
+            decoded = decode_piece(content, number, jpegtables=tables, jpegheader=header)[0]
             if decoded is None:
                 raise ValueError("a piece of the picture holds nothing")
             return np.asarray(decoded[0])
