@@ -142,7 +142,9 @@ class PostgresServer:
         name = f"test_{secrets.token_hex(6)}"
         administration = self.url("postgres").replace("+psycopg", "")
         with psycopg.connect(administration, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+            # Up to PostgreSQL 14 the only way; the newer one takes three times as long for a database as small as ours.
+            strategy = "STRATEGY file_copy" if connection.info.server_version >= 150000 else ""
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} {strategy}")
         yield self.url(name)
         with psycopg.connect(administration, autocommit=True) as connection:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
