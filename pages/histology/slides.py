@@ -12,7 +12,6 @@ from pages.components.rows import Cell, Row, actions_cell, rows, state_cell
 from renalcore.errors import RenalError
 
 PAGE_ROWS = 100
-HEAD = ("Slide", "Patient", "Name", "State", "Glomeruli", "Stain", "µm/px", "Registered", "")
 AT_WORK = ("waiting", "running")
 ONLY_WHERE_SOME = ("not_analysed", "cancelled")
 REFRESH_BUSY_S = 3.0
@@ -103,19 +102,7 @@ def _list() -> None:
         return
     answer = rows(
         "slides-rows",
-        head=(
-            "Slide",
-            "Patient",
-            "Name",
-            "State",
-            "Glomeruli",
-            "Stain",
-            "Species",
-            "µm/px",
-            "File size",
-            "Registered",
-            "",
-        ),
+        head=("Slide", "Patient", "Name", "State", "Glomeruli", "Stain", "µm/px", "Registered", ""),
         rows=[_cells(row, loading=loading) for row in page.rows],
         numeric=(4, 6),
         minor=(6,),

@@ -145,14 +145,15 @@ def _slides(scanned: Sequence[SlideRow], reported: Sequence[SlideReport]) -> Non
         lines.append(
             f'<tr><td><a href="{links.address("slide", slide=slide.id)}" target="_self">'
             f"{escape(row.accession)} · {escape(slide.name)}</a><br>"
-            f'<span class="rc-quiet-text">{escape(slide.stain)}, {escape(slide.species)}</span></td><td>{state}</td>'
+            f'<span class="rc-quiet-text">{escape(slide.stain)}, {escape(slide.species)}<br>'
+            f"{style.when(row.collected_at or row.created_at)[:11]}</span></td><td>{state}</td>"
             + "".join(f'<td class="rc-num">{cell}</td>' for cell in cells)
-            + f"<td>{style.when(row.collected_at or row.created_at)}</td></tr>"
+            + "</tr>"
         )
     st.html(
         '<div style="overflow-x:auto"><table class="rc-table"><thead><tr><th>Slide</th><th>State</th>'
         '<th class="rc-num">Glomeruli</th><th class="rc-num">Per mm²<br>of tissue</th>'
-        '<th class="rc-num">Globally sclerosed</th><th class="rc-num">Mean<br>diameter</th><th>Taken</th></tr></thead>'
+        '<th class="rc-num">Globally sclerosed</th><th class="rc-num">Mean<br>diameter</th></tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
 
