@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import time
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -65,6 +66,11 @@ IDENTITY_COOKIE = "_streamlit_user"
 
 _PAGE = re.compile(r"^/[a-z-]*/?$")
 
+_TILE = re.compile(r"^/slides/\d+/tile/")
+_TILES_GO_ON_S = 1.0
+"""A slide in motion asks for fifty tiles at once. Whoever was signed in so long ago gets them without the database
+being asked for each; whoever signed out sees no more than what was on its way."""
+
 
 def local_target(wanted: str | None) -> str:
     """`wanted` if it is an address within this app, else the first page; nobody is sent elsewhere after signing in."""
@@ -103,6 +109,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._seen: dict[str, float] = {}  # when the tiles of a session were allowed, by its token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -128,10 +135,19 @@ class Guard:
             await RedirectResponse(f"/{HOME}", 307)(scope, receive, send_with_headers)
             return
         request = Request(scope)
-        if not _OPEN.match(path) and not await to_thread.run_sync(is_signed_in, request.cookies.get(COOKIE)):
+        if not _OPEN.match(path) and not await self._knows(request.cookies.get(COOKIE), tile=bool(_TILE.match(path))):
             await _refusal(request)(scope, receive, send_with_headers)
             return
         await self._app(scope, receive, send_with_headers)
+
+    async def _knows(self, token: str | None, *, tile: bool) -> bool:
+        if tile and token and time.monotonic() - self._seen.get(token, -_TILES_GO_ON_S) < _TILES_GO_ON_S:
+            return True
+        known = await to_thread.run_sync(is_signed_in, token)
+        if tile and token and known:
+            now = time.monotonic()
+            self._seen = {one: at for one, at in self._seen.items() if now - at < _TILES_GO_ON_S} | {token: now}
+        return known
 
 
 def _refusal(request: Request) -> ASGIApp:

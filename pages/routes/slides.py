@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from anyio import to_thread
 from PIL import Image
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
@@ -105,29 +106,17 @@ def descriptor(request: Request) -> Response:
     )
 
 
-def tile(request: Request) -> Response:
-    """`/slides/{id}/tile/{level}/{x}/{y}.jpg`: one tile. The guard before all addresses has asked who looks."""
+async def tile(request: Request) -> Response:
+    """`/slides/{id}/tile/{level}/{x}/{y}.jpg`: one tile."""
     asked = request.path_params
-    try:
-        pyramid = _pyramid(asked["slide_id"])
-        place = (asked["level"], asked["x"], asked["y"])
-        window = pyramid.window(*place)
-        if window is None:
-            raise NotFound("The slide has no such tile.")
-        headers = {"etag": f'"{pyramid.sha256[:32]}-{"-".join(map(str, place))}"', "cache-control": CACHE}
-        if headers["etag"] in request.headers.get("if-none-match", ""):
-            return Response(status_code=304, headers=headers)
-        key = (pyramid.sha256, *place)
-        body = _tiles.get(key)
-        if body is None:
-            left, top, width, height, shrinks = window
-            with _open.lease(pyramid.sha256) as slide:
-                pixels = slide.read(left, top, width, height, downsample=shrinks)
-            body = _jpeg(pixels)
-            _tiles.put(key, body)
-    except RenalError as error:
-        return PlainTextResponse(str(error), 404)
-    return Response(body, media_type="image/jpeg", headers=headers)
+    place = (asked["slide_id"], asked["level"], asked["x"], asked["y"])
+    kept = _tiles.get(place)
+    if kept is None:  # else it is answered without a thread
+        try:
+            kept = await to_thread.run_sync(_tile, *place)
+        except RenalError as error:
+            return PlainTextResponse(str(error), 404)
+    return _picture(request, kept)
 
 
 def crop(request: Request) -> Response:
@@ -148,21 +137,17 @@ def crop(request: Request) -> Response:
         if min(width_px, height_px) < 1 or longest_px > 2 * max(pyramid.width_px, pyramid.height_px) or not inside:
             raise NotFound("The slide has no such window.")
         size_px = min(longest_px, next((one for one in CROP_SIZES_PX if one >= wanted), CROP_SIZES_PX[-1]))
-        place = (x_px, y_px, width_px, height_px, size_px)
-        headers = {"etag": f'"{pyramid.sha256[:32]}-{"-".join(map(str, place))}"', "cache-control": CACHE}
-        if headers["etag"] in request.headers.get("if-none-match", ""):
-            return Response(status_code=304, headers=headers)
-        key = (pyramid.sha256, *place)
-        body = _tiles.get(key)
-        if body is None:
+        place = (request.path_params["slide_id"], x_px, y_px, width_px, height_px, size_px)
+        kept = _tiles.get(place)
+        if kept is None:
             shrinks = longest_px / size_px
             with _open.lease(pyramid.sha256) as slide:
                 wide, high = (max(1, round(side / shrinks)) for side in (width_px, height_px))
-                body = _jpeg(slide.read(x_px, y_px, wide, high, downsample=shrinks))
-            _tiles.put(key, body)
+                pixels = slide.read(x_px, y_px, wide, high, downsample=shrinks)
+            kept = _tiles.put(place, pyramid, _jpeg(pixels))
     except RenalError as error:
         return PlainTextResponse(str(error), 404)
-    return Response(body, media_type="image/jpeg", headers=headers)
+    return _picture(request, kept)
 
 
 def outlines(request: Request) -> Response:
@@ -223,6 +208,25 @@ def library(_: Request) -> Response:
     return FileResponse(LIBRARY, media_type="text/javascript", headers={"cache-control": "private, max-age=86400"})
 
 
+def _tile(slide_id: int, level: int, column: int, row: int) -> tuple[str, bytes]:
+    pyramid = _pyramid(slide_id)
+    window = pyramid.window(level, column, row)
+    if window is None:
+        raise NotFound("The slide has no such tile.")
+    left, top, width, height, shrinks = window
+    with _open.lease(pyramid.sha256) as slide:
+        pixels = slide.read(left, top, width, height, downsample=shrinks)
+    return _tiles.put((slide_id, level, column, row), pyramid, _jpeg(pixels))
+
+
+def _picture(request: Request, kept: tuple[str, bytes]) -> Response:
+    etag, body = kept
+    headers = {"etag": etag, "cache-control": CACHE}
+    if etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    return Response(body, media_type="image/jpeg", headers=headers)
+
+
 @lru_cache(maxsize=1024)
 def _pyramid(slide_id: int) -> Pyramid:
     """A slide's file never changes, so the database is asked once."""
@@ -238,26 +242,28 @@ def _jpeg(pixels: object) -> bytes:
 
 
 class _Tiles:
-    """The tiles and crops asked for last, as far as they fit."""
+    """The tiles and crops asked for last with their tags, as far as they fit, by slide and place."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
         self._held = 0
-        self._bodies: OrderedDict[tuple[str | int, ...], bytes] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, ...], tuple[str, bytes]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: tuple[str | int, ...]) -> bytes | None:
+    def get(self, place: tuple[int, ...]) -> tuple[str, bytes] | None:
         with self._lock:
-            if key in self._bodies:
-                self._bodies.move_to_end(key)
-            return self._bodies.get(key)
+            if place in self._kept:
+                self._kept.move_to_end(place)
+            return self._kept.get(place)
 
-    def put(self, key: tuple[str | int, ...], body: bytes) -> None:
+    def put(self, place: tuple[int, ...], pyramid: Pyramid, body: bytes) -> tuple[str, bytes]:
+        kept = f'"{pyramid.sha256[:32]}-{"-".join(map(str, place[1:]))}"', body
         with self._lock:
-            self._held += len(body) - len(self._bodies.pop(key, b""))
-            self._bodies[key] = body
+            self._held += len(body) - len(self._kept.pop(place, ("", b""))[1])
+            self._kept[place] = kept
             while self._held > self._most_bytes:
-                self._held -= len(self._bodies.popitem(last=False)[1])
+                self._held -= len(self._kept.popitem(last=False)[1][1])
+        return kept
 
 
 @dataclass(slots=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import io
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from PIL import Image
 from db import glomeruli
 from pages.routes.fields import CACHE
 from pages.routes.slides import LIBRARY, Pyramid
+from renalcore.histology.pyramid import write_pyramid
 from tests.browser.records import user_of
 from tests.running_app import RunningApp
 from tests.slide_files import HEIGHT_PX, SQUARE_PX, WIDTH_PX, a_pyramid, registered, squares
@@ -152,3 +156,60 @@ def test_glomeruli_of_another_specimen_are_not_told(web_app: RunningApp, slide: 
     stranger = web_app.client()
     for address in (f"/slides/{other}/glomeruli.json?analysis={analysis_id}", f"{slide}/crop?x=0&y=0&w=9&h=9&size=64"):
         assert stranger.get(address).status_code == 403
+
+
+def test_whoever_signs_out_gets_no_more_than_the_tiles_on_their_way(web_app: RunningApp, slide: str) -> None:
+    person = web_app.person()
+    client = web_app.client(person)
+    address = f"{slide}/tile/10/0/0.jpg"
+    assert client.get(address).status_code == 200
+    cookie = {"cookie": "; ".join(f"{name}={value}" for name, value in client.cookies.items())}
+    assert client.post("/logout").status_code == 303
+    stranger = web_app.client()
+    assert stranger.get(f"{slide}/descriptor.json", headers=cookie).status_code == 403
+    time.sleep(1.1)
+    assert stranger.get(address, headers=cookie).status_code == 403
+
+
+@pytest.mark.long
+def test_a_slide_is_there_within_a_second_and_fifty_tiles_at_once_are_quick(
+    web_app: RunningApp, tmp_path: Path
+) -> None:
+    """Prints what it measured (`-s`); the limits hold on a machine that does nothing else."""
+    person = web_app.person()
+    side = 10_000
+
+    def noise(x_px: int, y_px: int, width_px: int, height_px: int) -> np.ndarray:
+        return np.random.default_rng(x_px + side * y_px).integers(90, 250, (height_px, width_px, 3), np.uint8)
+
+    path = tmp_path / "noise.tif"
+    write_pyramid(path, width_px=side, height_px=side, block=noise, um_per_px=0.5)
+    slide_id, _ = registered(web_app, person, path)
+    client = web_app.client(person)
+    cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
+    host = web_app.url.removeprefix("http://")
+
+    def asked(place: tuple[int, int, int]) -> float:
+        began = time.perf_counter()
+        connection = http.client.HTTPConnection(host, timeout=60)
+        connection.request(
+            "GET", f"/slides/{slide_id}/tile/{place[0]}/{place[1]}/{place[2]}.jpg", headers={"Cookie": cookie}
+        )
+        body = connection.getresponse().read()
+        assert body[:2] == b"\xff\xd8", body[:200]
+        connection.close()
+        return time.perf_counter() - began
+
+    with ThreadPoolExecutor(50) as pool:
+        began = time.perf_counter()
+        known = client.get(f"/slides/{slide_id}/descriptor.json").json()
+        list(pool.map(asked, [(known["min_level"] + 1, column, row) for column in range(2) for row in range(2)]))
+        opened_s = time.perf_counter() - began
+        places = [(known["max_level"], column, row) for column in range(10) for row in range(5)]
+        list(pool.map(asked, places))
+        warm = sorted(took for _ in range(3) for took in pool.map(asked, places))
+    p95_s = warm[int(0.95 * len(warm))]
+    fifty = f"fifty at once: median {1e3 * warm[75]:.0f} ms, p95 {1e3 * p95_s:.0f} ms"
+    sys.stdout.write(f"\nfirst tiles after {1e3 * opened_s:.0f} ms; {fifty}\n")
+    assert opened_s < 1
+    assert p95_s < 0.15
