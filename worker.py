@@ -28,7 +28,7 @@ import traceback
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 from dbos import DBOS, DBOSConfig
@@ -162,6 +162,15 @@ _Outcome = tuple[str, str]
 _Model = TypeVar("_Model", Detector, Searcher)
 
 
+class _Loaded(Generic[_Model]):
+    """The models of one kind that a worker holds. While one is loaded, those of other kinds go on."""
+
+    def __init__(self, load: Callable[[str], _Model]) -> None:
+        self.load: Callable[[str], _Model] = load
+        self.models: dict[str, _Model] = {}
+        self.lock = threading.Lock()
+
+
 @dataclass(slots=True)
 class _Picture:
     """What a step is about.
@@ -253,11 +262,8 @@ class Worker:
         self.pace = pace
         self.stopping = threading.Event()
         self.device: str | None = None
-        self._detector_for = detector_for
-        self._detectors: dict[str, Detector] = {}
-        self._searcher_for = searcher_for
-        self._searchers: dict[str, Searcher] = {}
-        self._loading = threading.Lock()
+        self._detectors = _Loaded(detector_for)
+        self._searchers = _Loaded(searcher_for)
         self._explainer_for = explainer_for
         self._explainers: dict[str, Explainer] = {}
         self._loading_explainer = threading.Lock()  # of its own: torch takes seconds, and fields go on meanwhile
@@ -617,7 +623,7 @@ class Worker:
         return explainer
 
     def _detector(self, asked: _Asked) -> Detector:
-        detector = self._loaded(self._detectors, self._detector_for, asked)
+        detector = self._model(self._detectors, asked)
         if detector.calibration_sha256 != asked.calibration_sha256:
             raise ModelError(
                 f"The scores of {asked.model_key} have been calibrated anew since the analysis was asked for, so they "
@@ -626,22 +632,22 @@ class Worker:
         return detector
 
     def _searcher(self, asked: _Asked) -> Searcher:
-        return self._loaded(self._searchers, self._searcher_for, asked)
+        return self._model(self._searchers, asked)
 
-    def _loaded(self, held: dict[str, _Model], load: Callable[[str], _Model], asked: _Asked) -> _Model:
+    def _model(self, loaded: _Loaded[_Model], asked: _Asked) -> _Model:
         model_key = asked.model_key
-        with self._loading:
-            if model_key not in held:
+        with loaded.lock:
+            if model_key not in loaded.models:
                 started = time.monotonic()
                 try:
-                    model = held[model_key] = load(model_key)
+                    model = loaded.models[model_key] = loaded.load(model_key)
                 except UnknownName as error:  # no fault of the picture at hand
                     raise ModelError(str(error)) from error
                 self.device = model.device
                 _event(
                     "model loaded", model=model_key, device=self.device, seconds=round(time.monotonic() - started, 1)
                 )
-            model = held[model_key]
+            model = loaded.models[model_key]
         if model.weights_sha256 != asked.weights_sha256:
             raise ModelError(
                 f"The analysis was asked for with other weights of {model_key} ({asked.weights_sha256[:12]}) than this "
