@@ -172,8 +172,8 @@ def change_in_words(event: AuditEvent, numbers: Mapping[str, int]) -> str | None
     if event.action.startswith("glomerulus.") and kind in _DONE:
         keys = list(new["glomeruli"])
         called = ", ".join(str(number) for number in sorted(numbers[key] for key in keys if key in numbers))
-        what = f"{len(keys)} glomeruli" if len(keys) > 1 else "Glomerulus"
-        return f"{what} {called} {_DONE[kind]}".replace("  ", " ")
+        what = "Glomeruli" if len(keys) > 1 else "Glomerulus"
+        return f"{what}{' ' * bool(called)}{called} {_DONE[kind]}"
     match event.action:
         case "analysis.set_limits":
             return f"Counted of the model: {limits_in_words(glomeruli.limits_from_json(new['limits']), 'um')}"

@@ -1,0 +1,45 @@
+"""What is said beside a slide: limits, shares and corrections in words."""
+
+from __future__ import annotations
+
+import pytest
+
+from db.models import AuditEvent
+from pages.components.glomeruli import change_in_words, few_html, limits_in_words, share_in_words
+from renalcore.histology.measure import Limits, sclerosed_share
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        (Limits(), "all that the model outlined"),
+        (Limits(min_diameter=60), "at least 60 µm across"),
+        (Limits(max_diameter=300), "at most 300 µm across"),
+        (
+            Limits(edge="leave_out", min_score=0.3, min_diameter=60, max_diameter=300),
+            "score at least 0.30, 60 to 300 µm across, none cut by the slide's edge",
+        ),
+    ],
+)
+def test_limits_are_told_in_words(limits: Limits, words: str) -> None:
+    assert limits_in_words(limits, "um") == words
+
+
+def test_a_share_of_few_glomeruli_says_so_beside_its_percentage() -> None:
+    few, enough, none = sclerosed_share(3, 24), sclerosed_share(3, 25), sclerosed_share(0, 0)
+    assert [share_in_words(share) for share in (few, enough, none)] == [
+        "3 of 24 = 12.5 %", "3 of 25 = 12.0 %", "none found",
+    ]  # fmt: skip
+    assert "Fewer than 25 glomeruli" in few_html(few)
+    assert [few_html(share) for share in (enough, none)] == ["", ""]
+
+
+def test_corrections_are_told_by_the_numbers_of_the_glomeruli() -> None:
+    def told(action: str, *keys: str) -> str | None:
+        event = AuditEvent(action=action, new={"glomeruli": dict.fromkeys(keys)}, reason="of another patient")
+        return change_in_words(event, {"f7": 1, "f9": 2, "c3": 3})
+
+    assert told("glomerulus.remove", "f7") == "Glomerulus 1 removed"
+    assert told("glomerulus.mark_sclerosed", "f9", "f7") == "Glomeruli 1, 2 marked as globally sclerosed"
+    assert told("glomerulus.undo", "c8") == "Glomerulus undone", "its drawing was taken back: it has no number"
+    assert told("analysis.running") is None
