@@ -46,8 +46,10 @@ HEAVY = {
     "fast_simplification", "highdicom",
 }  # fmt: skip
 AT_THE_TOP: dict[str, set[str]] = {
+    "renalcore/ct/data.py": {"torch"},
     "renalcore/ct/losses.py": {"torch", "monai"},
     "renalcore/ct/networks.py": {"torch", "monai"},
+    "renalcore/ct/train.py": {"torch"},
     "renalcore/histology/decoding.py": {"torch"},
     "renalcore/histology/deeplab.py": {"torch", "segmentation_models_pytorch"},
     "renalcore/histology/double_unet.py": {"torch", "segmentation_models_pytorch"},

@@ -335,6 +335,79 @@ def _pretrain_encoder(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _ct_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run(parser, "folder of case_xxxxx/imaging.nii.gz with segmentation.nii.gz, of label maps, or of both")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of each step")
+    parser.add_argument(
+        "--step", choices=("rough", "kidney", "lesion", "all"), default="all",
+        help="which of the three networks; --hours is the time of each (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--network", default="unet3d", metavar="NAME",
+        help="unet3d, the paper's, or segresnet, a stronger one (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--width", type=count, default=None, metavar="N",
+        help="channels of the finest level: 8 for a CPU, 32 is full; by default the recipe's",
+    )  # fmt: skip
+    parser.add_argument(
+        "--recipe", choices=("cpu", "paper"), default="cpu",
+        help="ours, on patches; or the paper's: whole grids, four a step, 50 epochs, full width (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--synthetic", type=count, default=None, metavar="N",
+        help="scans to draw around the label maps, all of them together (300)",
+    )  # fmt: skip
+    parser.add_argument("--items", type=count, default=None, metavar="N", help="samples an epoch; by default each scan")
+    parser.add_argument("--batch", type=count, default=None, metavar="N", help="samples a step")
+    parser.add_argument(
+        "--hold-out", action="append", default=[], metavar="CASE",
+        help="validate on this patient instead of a share chosen by name; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--folds", type=count, nargs="?", const=5, default=None, metavar="N",
+        help="cross-validate: N trainings (5), each holding other patients out; figures in folds.csv",
+    )  # fmt: skip
+    parser.add_argument("--fold", type=count, default=None, metavar="K", help="with --folds: train the K-th alone")
+    add_repetition(parser, validate_every=5)
+
+
+def _ct(arguments: argparse.Namespace) -> int:
+    """Train the networks of the three steps for kidneys, tumours and cysts."""
+    if not arguments.data.is_dir():
+        raise InputError(f"{arguments.data} is not a folder; --data names a folder of scans or label maps")
+    if arguments.fold is not None and arguments.folds is None:
+        raise InputError("--fold names one of --folds; give both")
+    if arguments.folds is not None and arguments.hold_out:
+        raise InputError("--folds chooses what to hold out; leave --hold-out away")
+
+    from renalcore.ct.steps import STEPS
+    from renalcore.ct.train import TrainConfig, cross_validate, train, train_all, with_recipe
+
+    config = TrainConfig(
+        data=arguments.data,
+        output=arguments.output,
+        network=arguments.network,
+        hours=arguments.hours,
+        licence=arguments.licence,
+        held_out=tuple(arguments.hold_out),
+        resume=arguments.resume,
+        validate_every=arguments.validate_every,
+        seed=arguments.seed,
+    )
+    given = ("width", "synthetic", "items", "batch", "epochs", "lr0")
+    asked = {name: getattr(arguments, name) for name in given if getattr(arguments, name) is not None}
+    config = replace(with_recipe(config, arguments.recipe), **asked)
+    if arguments.folds is not None:
+        steps = tuple(STEPS) if arguments.step == "all" else (arguments.step,)
+        say(f"folds: {cross_validate(config, arguments.folds, steps=steps, only=arguments.fold)}")
+    elif arguments.step == "all":
+        say(f"weights: {train_all(config)}")
+    else:
+        say(f"weights: {train(replace(config, step=arguments.step))}")
+    return 0
+
+
 FAMILY = Family(
     "train",
     "train a model",
@@ -359,6 +432,13 @@ FAMILY = Family(
             "renalcore train histology --data slides/ --network linknet-efficientnet-b0 --hours 3 --output runs/kidney",
             _histology_arguments,
             _histology,
+        ),
+        Command(
+            "ct",
+            "train the three steps that find kidneys, tumours and cysts",
+            "renalcore train ct --data kits23_shapes/ --synthetic 300 --hours 1 --output runs/ct",
+            _ct_arguments,
+            _ct,
         ),
     ),
 )

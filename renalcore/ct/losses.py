@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -50,4 +49,4 @@ class Loss:
         if self.cross_entropy:
             weights = torch.tensor(self.weights, dtype=torch.float32, device=found.device)
             terms.append(self.cross_entropy * F.cross_entropy(found, wanted, weights))
-        return cast(Tensor, torch.stack(terms).sum())
+        return torch.stack(terms).sum()

@@ -22,11 +22,12 @@ def read_nifti(path: Path) -> tuple[NDArray[Any], Grid]:
         UnreadableFile: It is no NIfTI file of three dimensions, or is cut off.
     """
     import nibabel
+    from nibabel.filebasedimages import ImageFileError
 
     try:
         image: Any = nibabel.as_closest_canonical(nibabel.load(path))
         values = np.asanyarray(image.dataobj)
-    except (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, ImageFileError) as error:
         raise UnreadableFile(f"{path.name} is not a whole NIfTI file ({error}); copy it again") from None
     if values.ndim != 3:
         raise UnreadableFile(f"{path.name} has {values.ndim} dimensions; a scan and its labels have 3")

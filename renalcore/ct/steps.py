@@ -14,7 +14,7 @@ label at a time, never the scores of all classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal
@@ -36,6 +36,7 @@ StepName = Literal["rough", "kidney", "lesion"]
 Shape = tuple[int, int, int]
 Floats = NDArray[np.float32]
 Affine = NDArray[np.float64]
+Floats64 = Sequence[float] | NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,8 @@ class Step:
 
     def targets(self, labels: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
         """Labels of KiTS as classes of this step, of the same shape."""
-        return np.array(self.from_labels, np.uint8)[labels]
+        classes: NDArray[np.uint8] = np.array(self.from_labels, np.uint8)[labels]
+        return classes
 
 
 _READ_MM: Final = (3.41, 1.71, 1.71)
@@ -72,7 +74,7 @@ _CUT: Final = (128, 248, 248)
 _ROUGH: Final = (96, 128, 128)
 _ROUGH_MM: Final = tuple(mm * cut / kept for mm, cut, kept in zip(_READ_MM, _CUT, _ROUGH, strict=True))
 
-STEPS: Final = MappingProxyType(
+STEPS: Final[Mapping[StepName, Step]] = MappingProxyType(
     {
         "rough": Step("rough", _ROUGH, (_ROUGH_MM[0], _ROUGH_MM[1], _ROUGH_MM[2]), ("other", "kidney"), (0, 1, 1, 1)),
         "kidney": Step("kidney", (80, 128, 128), (2.0, 1.0, 1.0), ("other", "kidney"), (0, 1, 1, 1)),
@@ -115,7 +117,7 @@ class Grid:
     @property
     def spacing_mm(self) -> NDArray[np.float64]:
         """Distance of neighbouring voxels along D, H and W."""
-        return np.linalg.norm(self.affine[:3, 2::-1], axis=0)
+        return np.asarray(np.linalg.norm(self.affine[:3, 2::-1], axis=0), np.float64)
 
     @property
     def directions(self) -> NDArray[np.float64]:
@@ -135,7 +137,8 @@ class Grid:
     def to_mm(self, index: Any) -> NDArray[np.float64]:
         """Indices `(..., 3)`, in the order of the array's axes, to LPS mm."""
         there: NDArray[np.float64] = np.asarray(index, np.float64)[..., ::-1] @ self.affine[:3, :3].T
-        return there + self.affine[:3, 3]
+        there += self.affine[:3, 3]
+        return there
 
     def to_index(self, point_mm: Any) -> NDArray[np.float64]:
         """LPS mm `(..., 3)` to indices, which are no whole numbers."""
@@ -186,7 +189,7 @@ def rough_grids(scan: Grid, *, overlap_mm: float = 150.0) -> list[Grid]:
     return [rough_grid(scan, centre_mm=scan.centre_mm + scan.directions[:, 0] * shift) for shift in shifts_mm]
 
 
-def kidney_grid(scan: Grid, low_mm: Sequence[float], high_mm: Sequence[float]) -> Grid:
+def kidney_grid(scan: Grid, low_mm: Floats64, high_mm: Floats64) -> Grid:
     """The grid of steps 2 and 3 around one kidney.
 
     Args:
@@ -199,7 +202,7 @@ def kidney_grid(scan: Grid, low_mm: Sequence[float], high_mm: Sequence[float]) -
         `MARGIN_MM` around it needs it.
     """
     step = STEPS["kidney"]
-    low, high = np.asarray(low_mm, np.float64), np.asarray(high_mm, np.float64)
+    low, high = np.asarray(low_mm), np.asarray(high_mm)
     grown = max(1.0, float(((high - low + 2 * MARGIN_MM) / step.extent_mm).max()))
     centre = scan.to_mm((low + high) / 2 / scan.spacing_mm)
     return scan.around(centre, step.shape, [grown * mm for mm in step.spacing_mm])
@@ -233,7 +236,7 @@ def kidney_grids(scan: Grid, found: NDArray[np.bool_], of: Grid, *, least_ml: fl
             boxes[near[0]] = (np.minimum(first, low), np.maximum(last, high))
         elif volume >= least_ml:
             boxes.append((low, high))
-    return [kidney_grid(scan, low, high) for low, high in sorted(boxes, key=lambda box: float(box[0][2]))]
+    return [kidney_grid(scan, *box) for box in sorted(boxes, key=lambda box: float(box[0][2]))]
 
 
 def resample(array: NDArray[Any], of: Grid, to: Grid, *, outside: float = AIR_HU) -> Floats:
@@ -341,11 +344,11 @@ def _matrix(count: int, start: float, step: float, wanted: int) -> Floats:
         over = centres[:, 0] - (count - 1)
         weights[:, -1] += np.where((over > 0) & (over <= 0.5), over, 0)
         weights[(centres[:, 0] < -0.5) | (over > 0.5)] = 0
-        return weights.astype(np.float32)
+        return np.asarray(weights, np.float32)
     edges = np.arange(count + 1) - 0.5
     covered = np.clip(edges, centres - step / 2, centres + step / 2)
     shares: NDArray[np.float64] = np.diff(covered, axis=1) / step
-    return shares.astype(np.float32)
+    return np.asarray(shares, np.float32)
 
 
 def _span(weights: Floats) -> slice:

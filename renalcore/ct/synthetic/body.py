@@ -131,6 +131,10 @@ def _wall(canvas: Canvas, body: Body, rng: np.random.Generator) -> NDArray[np.fl
 def _back_muscles(canvas: Canvas, body: Body, rng: np.random.Generator) -> None:
     sizes = rng.uniform(0.85, 1.2, 3)
     heights = np.linspace(-260, 260, 14)
+    reach = np.abs(canvas.x)
+    behind = (canvas.y > 20 + 0.12 * reach) & (reach < 52 + 14 * sizes[0])
+    canvas.paint(behind, Tissue.MUSCLE, over=(Tissue.FAT,))  # however deep the cavity, the back is muscle
+    canvas.paint(behind & (reach < 1.5), Tissue.FAT, over=(Tissue.MUSCLE,))
     for side in (-1, 1):
         line = np.stack([heights, np.full(14, 50.0), np.full(14, side * 33.0)], axis=1)
         canvas.tube(line, 24 * sizes[0], Tissue.MUSCLE)
@@ -297,8 +301,8 @@ def _bowel(canvas: Canvas, body: Body, rng: np.random.Generator) -> None:
     canvas.tube(stomach, radii - rng.uniform(3, 6), content, over=(Tissue.WALL,), gas=float(rng.uniform(-0.4, 0.9)))
     duodenum = np.array([[20, y0 - 20, -28], [5, -45, -38], [-25, -38, -38], [-35, -36, -10], [-28, -40, 22]], float)
     loops = [(duodenum + rng.normal(0, 4, duodenum.shape), 11.0)]
-    fill = rng.uniform(0.5, 1.0)
-    loops += [(line, float(rng.uniform(8, 15))) for line in _small_bowel(body, rng, count=round(6 + 12 * fill))]
+    fill = rng.uniform(0.3, 1.0)
+    loops += [(line, float(rng.uniform(8, 15))) for line in _small_bowel(body, rng, count=round(30 * fill))]
     for line, radius in loops:
         canvas.tube(line, radius, Tissue.WALL, over=_FAT)
     for line, radius in loops:
@@ -423,7 +427,9 @@ def _vessels(canvas: Canvas, body: Body, rng: np.random.Generator) -> None:
                 np.interp(z, aorta[::-1, 0], aorta[::-1, 1]) + 9 * np.sin(angle),
                 np.interp(z, aorta[::-1, 0], aorta[::-1, 2]) + 9 * np.cos(angle),
             )
-            canvas.ellipsoid(centre, rng.uniform(1.2, 3.5, 3), Tissue.CORTICAL_BONE, over=(Tissue.ARTERY, Tissue.FAT))
+            canvas.ellipsoid(
+                centre, rng.uniform(1.2, 3.5, 3).tolist(), Tissue.CORTICAL_BONE, over=(Tissue.ARTERY, Tissue.FAT)
+            )
     for _ in range(12):  # in the liver
         start = np.array([80.0, -52, -45]) + rng.normal(0, 12, 3)
         end = start + rng.normal(0, 1, 3) * [35, 35, 45]

@@ -38,7 +38,7 @@ class SmoothField:
     """A random field over the whole patient, the same wherever and however finely it is looked at.
 
     Attributes:
-        values: `(N, N, N)` float32 of deviation about 1.
+        values: `(D, H, W)` float32 of deviation 1.
         grid: Where they lie.
     """
 
@@ -46,12 +46,25 @@ class SmoothField:
     grid: Grid
 
     @classmethod
-    def drawn(cls, rng: np.random.Generator, scale_mm: float) -> SmoothField:
-        """A field whose hills are about `scale_mm` wide."""
-        spacing_mm = scale_mm / 2
-        count = round(2 * _REACH_MM / spacing_mm) + 1
-        values = ndimage.gaussian_filter(rng.standard_normal((count,) * 3, np.float32), 1.0, mode="wrap", truncate=3)
-        return cls(values / values.std(), body_grid((count,) * 3, (spacing_mm,) * 3, (0, 0, 0)))
+    def drawn(cls, rng: np.random.Generator, scale_mm: float, *, over: Grid | None = None) -> SmoothField:
+        """A field whose hills are about `scale_mm` wide.
+
+        Args:
+            rng: What it is drawn from.
+            scale_mm: Size of its hills.
+            over: Cover this grid alone, no finer than its voxels: a texture that is looked at nowhere else.
+        """
+        spacing_mm, sides_mm, centre = scale_mm / 2, np.full(3, 2 * _REACH_MM), (0.0, 0.0, 0.0)
+        if over is not None:
+            spacing_mm = max(spacing_mm, float(over.spacing_mm.min()))
+            sides_mm = over.spacing_mm * over.shape
+            x, y, z = over.centre_mm.tolist()
+            centre = (z, y, x)
+        d, h, w = (np.ceil(sides_mm / spacing_mm).astype(int) + 2).tolist()
+        values = ndimage.gaussian_filter(
+            rng.standard_normal((d, h, w), np.float32), scale_mm / 2 / spacing_mm, mode="wrap", truncate=3
+        )
+        return cls(values / values.std(), body_grid((d, h, w), (spacing_mm,) * 3, centre))
 
     def on(self, grid: Grid) -> Floats:
         """Its values on a grid."""
@@ -74,25 +87,26 @@ class Canvas:
     def __init__(self, grid: Grid, bend: Sequence[SmoothField], bend_mm: float) -> None:
         self.grid = grid
         self.tissues = np.zeros(grid.shape, np.uint8)
-        origin = grid.affine[:3, 3][::-1]
-        self._axes = [
+        self._first, self._step = grid.affine[:3, 3][::-1], grid.spacing_mm
+        axes = [
             (start + step * np.arange(count)).astype(np.float32)
-            for start, step, count in zip(origin, grid.spacing_mm, grid.shape, strict=True)
+            for start, step, count in zip(self._first, self._step, grid.shape, strict=True)
         ]
-        coordinates = np.meshgrid(*self._axes, indexing="ij")
+        coordinates = np.meshgrid(*axes, indexing="ij")
         for axis, field in zip(coordinates, bend, strict=True):
             axis += np.clip(bend_mm * field.on(grid), -_BENT_MM, _BENT_MM)
         self.z, self.y, self.x = coordinates
 
-    def window(self, low: Sequence[float], high: Sequence[float]) -> Window | None:
-        """The voxels between two points, with room for the bending; None where the grid has none."""
-        slices = []
-        for axis, first, last in zip(self._axes, low, high, strict=True):
-            begin, end = np.searchsorted(axis, (first - _BENT_MM, last + _BENT_MM))
-            if begin == end:
-                return None
-            slices.append(slice(int(begin), int(end)))
-        return slices[0], slices[1], slices[2]
+    def windows(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> list[Window | None]:
+        """The voxels between pairs of points `(N, 3)`, with room for the bending; None where the grid has none."""
+        begin = np.ceil((low - _BENT_MM - self._first) / self._step).astype(int)
+        end = np.floor((high + _BENT_MM - self._first) / self._step).astype(int) + 1
+        begin, end = np.maximum(begin, 0), np.minimum(end, self.grid.shape)
+        seen = (begin < end).all(1).tolist()
+        return [
+            (slice(b[0], e[0]), slice(b[1], e[1]), slice(b[2], e[2])) if there else None
+            for b, e, there in zip(begin.tolist(), end.tolist(), seen, strict=True)
+        ]
 
     def paint(self, mask: NDArray[np.bool_], tissue: Tissue, *, over: Collection[Tissue] | None = None) -> None:
         """Paint where a mask of the whole grid is true, over some tissues only or over all."""
@@ -107,7 +121,7 @@ class Canvas:
         over: Collection[Tissue] | None = None,
     ) -> None:
         """Paint an ellipsoid along the axes, bent as everything is."""
-        window = self.window(np.subtract(centre, radii).tolist(), np.add(centre, radii).tolist())
+        (window,) = self.windows(np.subtract([centre], [radii]), np.add([centre], [radii]))
         if window is None:
             return
         away = sum(
@@ -135,8 +149,8 @@ class Canvas:
             gas: In units of the radius: what lies further to the front than this (a patient lies on the back) is gas.
         """
         line, widths = smooth_line(points, np.broadcast_to(np.asarray(radii, np.float64), (len(points),)))
-        for centre, radius in zip(line, widths, strict=True):
-            window = self.window((centre - radius).tolist(), (centre + radius).tolist())
+        windows = self.windows(line - widths[:, None], line + widths[:, None])
+        for centre, radius, window in zip(line.tolist(), widths.tolist(), windows, strict=True):
             if window is None:
                 continue
             front = self.y[window] - np.float32(centre[1])

@@ -18,8 +18,8 @@ _BEND_SCALE_MM = 70.0
 _UNEVEN_MM = 13.0
 
 _GIVES_WAY = np.zeros(256, np.bool_)
-"""What the fat around the kidneys covers: organs and bowel, not bone and muscle."""
-_GIVES_WAY[[Tissue.LIVER, Tissue.SPLEEN, Tissue.PANCREAS, Tissue.BILE, Tissue.PORTAL_VEIN]] = True
+"""What the fat around the kidneys covers: organs, bowel and muscle, neither bone nor large vessels."""
+_GIVES_WAY[[Tissue.LIVER, Tissue.SPLEEN, Tissue.PANCREAS, Tissue.BILE, Tissue.MUSCLE, Tissue.PORTAL_VEIN]] = True
 _GIVES_WAY[[Tissue.WALL, Tissue.FLUID, Tissue.GAS, Tissue.FAECES, Tissue.ORAL_CONTRAST, Tissue.AIR]] = True
 
 
@@ -91,7 +91,7 @@ class Scene:
         palette, scanner = self.palette, self.scanner
         hu = palette.mean[tissues]
         for table, scale_mm in ((palette.coarse, 22.0), (palette.fine, 5.5)):
-            hu += table[tissues] * SmoothField.drawn(rng, scale_mm).on(grid)
+            hu += table[tissues] * SmoothField.drawn(rng, scale_mm, over=grid).on(grid)
         sigmas = [scanner.slice_mm / 2.7, scanner.blur_mm, scanner.blur_mm]
         voxel = np.maximum(np.hypot(sigmas, 0.45 * spacing), 0.0) / spacing  # a voxel is the mean of what it covers
         hu = ndimage.gaussian_filter(hu, voxel, truncate=2.5)
@@ -99,7 +99,7 @@ class Scene:
         noise = ndimage.gaussian_filter(noise, np.array([scanner.slice_mm / 2.7, 0.7, 0.7]) / spacing, truncate=2.5)
         fewer = np.sqrt(np.prod(np.minimum(1 / spacing, 1.0)))  # a coarse voxel is the mean of many
         hu += noise * np.float32(scanner.noise_hu * max(fewer, 0.25) / max(float(noise.std()), 1e-6))
-        return np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
+        return np.asarray(np.clip(np.rint(hu), -1024, 3071), np.int16)
 
     def _unscanned(self, grid: Grid) -> NDArray[np.bool_]:
         x, y, z = (

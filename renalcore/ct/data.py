@@ -1,0 +1,427 @@
+"""What the three steps are trained on: KiTS folders of real scans, and scans drawn around the kidneys of label maps.
+
+A **case** is a patient: `case_00042/imaging.nii.gz` with `case_00042/segmentation.nii.gz` (1 kidney, 2 tumour, 3 cyst),
+or `case_00042.nii.gz`, a label map without a scan, around which as many scans are drawn as asked for. Either becomes a
+file of samples, made once: the whole scan on the grid of step 1, and a crop around each kidney on that of steps 2 and
+3, all in HU with their labels. Training changes them anew each time it looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from renalcore.ct.networks import WINDOW_HU
+from renalcore.ct.nifti import read_nifti
+from renalcore.ct.steps import (
+    AIR_HU,
+    CYST,
+    TUMOUR,
+    Grid,
+    Shape,
+    Step,
+    StepName,
+    kidney_grids,
+    resample,
+    resample_labels,
+    rough_grids,
+)
+from renalcore.ct.synthetic import draw_scene, read_shape
+from renalcore.datasets.findings import Findings
+from renalcore.datasets.groups import divide, sides, train_and_val
+from renalcore.errors import InputError
+
+_SEED_OF_VALIDATION: Final = 900_000
+"""Scans that validate are drawn from other seeds than those that train."""
+VAL_SHARE: Final = 0.15
+"""Share of the patients that validate where no fold is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One patient.
+
+    Attributes:
+        group: Its name, by which folds are divided.
+        labels: The label map.
+        image: The scan that belongs to it, or None where scans are drawn.
+    """
+
+    group: str
+    labels: Path
+    image: Path | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """A scan or a crop on the grid of a step.
+
+    Attributes:
+        hu: `(D, H, W)` int16.
+        labels: `(D, H, W)` uint8, labels of KiTS.
+        spacing_mm: Of its voxels along D, H and W.
+    """
+
+    hu: NDArray[np.int16]
+    labels: NDArray[np.uint8]
+    spacing_mm: tuple[float, float, float]
+
+
+def read_cases(folder: Path) -> list[Case]:
+    """The patients of a folder, by name.
+
+    Raises:
+        InputError: The folder holds neither cases of KiTS nor label maps, or a case lacks one of its two files.
+    """
+    cases = []
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            parts = [_nifti(path / name) for name in ("imaging", "segmentation")]
+            if all(part is None for part in parts):
+                continue
+            image, labels = parts
+            if image is None or labels is None:
+                missing = "imaging" if image is None else "segmentation"
+                raise InputError(f"{path} has no {missing}.nii.gz; copy it there, or take the folder away")
+            cases.append(Case(path.name, labels, image))
+        elif path.name.endswith((".nii", ".nii.gz")):
+            cases.append(Case(_named(path), path, None))
+    if not cases:
+        raise InputError(
+            f"{folder} holds no case_xxxxx/imaging.nii.gz with segmentation.nii.gz, as KiTS has them, and no label "
+            "maps case_xxxxx.nii.gz; give such a folder"
+        )
+    if doubled := {case.group for case in cases if sum(other.group == case.group for other in cases) > 1}:
+        raise InputError(f"{folder} holds {', '.join(sorted(doubled))} as a scan and as a label map; keep one of them")
+    return cases
+
+
+def _nifti(stem: Path) -> Path | None:
+    found = (stem.with_name(stem.name + suffix) for suffix in (".nii.gz", ".nii"))
+    return next((path for path in found if path.is_file()), None)
+
+
+def _named(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def train_and_validation(
+    cases: Sequence[Case], held_out: Sequence[str], *, folder: Path
+) -> tuple[list[Case], list[Case]]:
+    """Patients to train on and patients to validate with: those held out, or a share chosen by their names.
+
+    Raises:
+        InputError: There is no such patient, or none is left to train on.
+    """
+    groups = [case.group for case in cases]
+    splits, _ = sides([None] * len(cases), [case.labels for case in cases], groups, VAL_SHARE, Findings(folder))
+    training, validation = train_and_val(cases, splits, held_out, folder=folder, grouped_by="the names of the cases")
+    if not training:
+        raise InputError(f"{folder} leaves no case to train on; hold out fewer")
+    return training, validation
+
+
+def folds_of(cases: Sequence[Case], folds: int) -> list[tuple[str, ...]]:
+    """The patients that each fold holds out: about as many scans and as many drawn ones in each.
+
+    Raises:
+        InputError: There are fewer patients than folds, or fewer than two folds.
+    """
+    ordered = sorted(cases, key=lambda case: case.group)
+    counts = np.array([[case.image is not None, case.image is None] for case in ordered], np.float64)
+    return divide([case.group for case in ordered], counts, folds)
+
+
+def prepare(cases: Sequence[Case], folder: Path, *, drawn: int, validation: bool = False) -> list[Path]:
+    """Files of samples of some patients, made where they are not there yet.
+
+    Args:
+        cases: The patients.
+        folder: Where the files go; runs that share it share them.
+        drawn: Scans to draw around label maps, all of them together; patients take turns.
+        validation: Draw others than for training.
+
+    Returns:
+        A file for each real and each drawn scan.
+
+    Raises:
+        InputError: A file cannot be read, or a scan does not lie on the grid of its labels.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    shapes = [case for case in cases if case.image is None]
+    first = _SEED_OF_VALIDATION if validation else 0
+    wanted: dict[str, Callable[[], tuple[list[Sample], list[Sample]]]] = {
+        case.group: partial(_real, case.group, case.image, case.labels) for case in cases if case.image is not None
+    }
+    for number in range(drawn if shapes else 0):
+        case, seed = shapes[number % len(shapes)], first + number
+        wanted[f"{case.group}-{seed}"] = partial(_drawn, case.labels, seed)
+    paths = []
+    for name, make in wanted.items():
+        path = folder / f"{name}.npz"
+        if not path.is_file():
+            unfinished = folder / f".{name}.partial.npz"
+            np.savez_compressed(unfinished, **_columns(make()))
+            unfinished.replace(path)
+        paths.append(path)
+    return paths
+
+
+def _columns(scan: tuple[list[Sample], list[Sample]]) -> dict[str, Any]:
+    return {
+        f"{step}_{name}": np.stack([getattr(sample, name) for sample in samples])
+        for step, samples in zip(("rough", "kidney"), scan, strict=True)
+        for name in ("hu", "labels", "spacing_mm")
+        if samples
+    }
+
+
+def read_samples(path: Path, step: StepName) -> list[Sample]:
+    """The samples of one step from a file of `prepare`; step 3 sees the crops of step 2."""
+    kind = "rough" if step == "rough" else "kidney"
+    with np.load(path) as stored:
+        if f"{kind}_hu" not in stored:
+            return []
+        columns = [stored[f"{kind}_{name}"] for name in ("hu", "labels", "spacing_mm")]
+    return [
+        Sample(hu, labels, (float(spacing[0]), float(spacing[1]), float(spacing[2])))
+        for hu, labels, spacing in zip(*columns, strict=True)
+    ]
+
+
+def _real(name: str, image: Path, segmentation: Path) -> tuple[list[Sample], list[Sample]]:
+    hu, grid = read_nifti(image)
+    labels, of_labels = read_nifti(segmentation)
+    if grid.shape != of_labels.shape or not np.allclose(grid.affine, of_labels.affine, atol=0.05):
+        raise InputError(f"{name}: the scan and its labels lie on different grids; take both from one release")
+    if labels.min(initial=0) < 0 or labels.max(initial=0) > CYST:
+        raise InputError(f"{name}: labels are 1 kidney, 2 tumour and 3 cyst; others stand there")
+    labels = labels.astype(np.uint8)
+
+    def on(to: Grid) -> Sample:
+        shown = np.clip(np.rint(resample(hu, grid, to)), -1024, 3071).astype(np.int16)
+        return _sample(shown, resample_labels(labels, grid, to), to)
+
+    crops = kidney_grids(grid, labels > 0, grid)
+    return [on(each) for each in rough_grids(grid)], [on(each) for each in crops]
+
+
+def _drawn(shape_map: Path, seed: int) -> tuple[list[Sample], list[Sample]]:
+    scene = draw_scene(read_shape(shape_map), seed)
+    scan = scene.scan()
+    rough = [_sample(*scene.render(grid), grid) for grid in rough_grids(scan)]
+    shape = scene.body.shape
+    crops = kidney_grids(scan, shape.labels > 0, shape.grid)
+    return rough, [_sample(*scene.render(grid), grid) for grid in crops]
+
+
+def _sample(hu: NDArray[np.int16], labels: NDArray[np.uint8], grid: Grid) -> Sample:
+    d, h, w = grid.spacing_mm.tolist()
+    return Sample(hu, labels, (d, h, w))
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """How hard a sample is changed: the paper's scaling, rotations, brightness, contrast and gamma, and translation.
+
+    The paper tells no ranges; these are usual ones. Blur and noise come on top.
+
+    Attributes:
+        scale: Largest change of size; 0.15 is 15 % up or down.
+        rotate_degrees: Largest turn about each axis.
+        shift: Largest shift, as a share of the grid.
+        mirror: Probability that right and left are exchanged; not in step 1, which should know the liver's side.
+        brightness_hu: Largest change of all HU.
+        contrast: Largest relative change of the differences to 50 HU.
+        gamma: Largest exponent of the window, or one over it.
+        noise_hu: Largest deviation of noise, with half of the samples.
+        blur: Largest sigma in voxels, with a third of the samples.
+        region_mm: In step 3, by how far the border of the kidney that step 2 found may be wrong.
+    """
+
+    scale: float = 0.15
+    rotate_degrees: float = 12.0
+    shift: float = 0.08
+    mirror: float = 0.5
+    brightness_hu: float = 15.0
+    contrast: float = 0.15
+    gamma: float = 1.25
+    noise_hu: float = 15.0
+    blur: float = 0.7
+    region_mm: float = 3.0
+
+
+class StepDataset(Dataset[dict[str, Tensor]]):
+    """Changed samples of one step.
+
+    An item holds `image` `(1, D, H, W)` float32 HU and `target` `(D, H, W)` int64, classes of the step. Items differ
+    from epoch to epoch and are the same in every run with the same seed.
+
+    Args:
+        paths: Files of `prepare`.
+        step: The step.
+        augmentation: How samples are changed.
+        patch: Voxels of an item; None for the whole grid of the step. Smaller ones are laid around the kidneys mostly,
+            and about lesions in step 3.
+        items: Items an epoch; None gives each file once.
+        seed: Makes the items of a run repeatable.
+
+    Raises:
+        InputError: There are no files, or a side of the patch is no multiple of 8 or larger than the grid.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        step: Step,
+        *,
+        augmentation: Augmentation = Augmentation(),
+        patch: Shape | None = None,
+        items: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if not paths:
+            raise InputError("there is nothing to train on; give scans, or label maps and --synthetic")
+        patch = patch or step.shape
+        if any(side % 8 or not 0 < side <= whole for side, whole in zip(patch, step.shape, strict=True)):
+            raise InputError(f"sides of a patch are multiples of 8 within {step.shape}, got {patch}")
+        self.paths = tuple(paths)
+        self.step = step
+        self.augmentation = augmentation
+        self.patch = patch
+        self.items = items or len(self.paths)
+        self.seed = seed
+        self.epoch = 0
+
+    def start_epoch(self, epoch: int) -> None:
+        """Draw other items than in the epochs before; call it before the loader starts, which copies the data set."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.items
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        if not 0 <= index < self.items:
+            raise IndexError(index)
+        # Every file comes once before one comes twice, in another order each time.
+        turn, place = divmod(self.epoch * self.items + index, len(self.paths))
+        order = np.random.default_rng((self.seed, turn)).permutation(len(self.paths))
+        rng = np.random.default_rng((self.seed, self.epoch, index))
+        samples = read_samples(self.paths[order[place]], self.step.name)
+        if not samples:  # a scan without a kidney has no crop
+            samples = [self._nothing()]
+        sample = samples[int(rng.integers(len(samples)))]
+        hu, labels = self._placed(sample, rng)
+        hu = _recoloured(hu, self.augmentation, rng)
+        if self.step.name == "lesion":
+            hu = within(hu, _region(labels, self.step, self.augmentation.region_mm, rng))
+        target = self.step.targets(labels)
+        return {"image": torch.from_numpy(hu)[None], "target": torch.from_numpy(target).long()}
+
+    def _nothing(self) -> Sample:
+        shape, spacing = self.step.shape, self.step.spacing_mm
+        return Sample(np.full(shape, AIR_HU, np.int16), np.zeros(shape, np.uint8), spacing)
+
+    def _placed(self, sample: Sample, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """A turned, scaled and shifted patch of a sample: HU and labels."""
+        options, whole = self.augmentation, np.array(sample.hu.shape)
+        spacing = np.array(sample.spacing_mm)
+        turn = _rotation(np.deg2rad(rng.uniform(-1, 1, 3) * options.rotate_degrees))
+        size = np.exp(rng.uniform(-1, 1) * np.log1p(options.scale))
+        middle = (whole - 1) / 2 + rng.uniform(-1, 1, 3) * options.shift * whole
+        if (np.array(self.patch) < whole).any():
+            middle = self._about(sample, rng)
+        step_mm = turn @ np.diag(spacing) * size
+        if self.step.name != "rough" and rng.random() < options.mirror:
+            step_mm[:, 2] *= -1
+        to_voxel = np.diag(1 / spacing) @ step_mm
+        # torch counts x, y, z in units of half a side.
+        half = (whole - 1) / 2
+        matrix = np.diag(1 / half) @ to_voxel @ np.diag((np.array(self.patch) - 1) / 2)
+        theta = np.concatenate([matrix[::-1, ::-1], ((middle - half) / half)[::-1, None]], axis=1)
+        grid = F.affine_grid(torch.from_numpy(theta[None]).float(), [1, 1, *self.patch], align_corners=True)
+        hu = torch.from_numpy(sample.hu.astype(np.float32) - AIR_HU)[None, None]
+        shown = F.grid_sample(hu, grid, mode="bilinear", padding_mode="zeros", align_corners=True)[0, 0] + AIR_HU
+        labels = torch.from_numpy(sample.labels.astype(np.float32))[None, None]
+        named = F.grid_sample(labels, grid, mode="nearest", padding_mode="zeros", align_corners=True)[0, 0]
+        return shown.numpy(), named.numpy().astype(np.uint8)
+
+    def _about(self, sample: Sample, rng: np.random.Generator) -> NDArray[np.float64]:
+        """The middle of a patch: about a kidney or a lesion in three of four, anywhere in the others."""
+        patch, whole = np.array(self.patch), np.array(sample.hu.shape)
+        lowest, highest = (patch - 1) / 2, whole - (patch + 1) / 2
+        wanted = sample.labels > 0
+        if self.step.name == "lesion" and rng.random() < 0.7:
+            rare = sample.labels == (CYST if rng.random() < 0.5 else TUMOUR)
+            wanted = rare if rare.any() else wanted
+        if rng.random() < 0.75 and wanted.any():
+            flat = np.flatnonzero(wanted)
+            centre = np.array(np.unravel_index(flat[rng.integers(len(flat))], sample.labels.shape))
+            middle: NDArray[np.float64] = np.clip(centre + rng.uniform(-0.3, 0.3, 3) * patch, lowest, highest)
+            return middle
+        return rng.uniform(lowest, highest)
+
+
+def within(hu: NDArray[np.float32], region: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """What step 3 is shown: the kidney, and air around it."""
+    return np.where(region, hu, np.float32(AIR_HU))
+
+
+def _region(labels: NDArray[np.uint8], step: Step, wrong_mm: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """The kidney as step 2 might find it: a little too large or too small, and unevenly so."""
+    kidney = labels > 0
+    if not wrong_mm or not kidney.any():
+        return kidney
+    uneven = ndimage.gaussian_filter(rng.standard_normal(labels.shape, np.float32), 4)
+    uneven *= rng.uniform(0, 0.35) / max(float(uneven.std()), 1e-6)
+    sigma = wrong_mm / np.array(step.spacing_mm) / 1.5
+    soft = ndimage.gaussian_filter(kidney.astype(np.float32), sigma, truncate=2)
+    found: NDArray[np.bool_] = soft > np.clip(0.4 + rng.uniform(-0.25, 0.2) + uneven, 0.05, 0.95)
+    return found
+
+
+def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
+    turn = np.eye(3)
+    for axis, angle in enumerate(angles):
+        about = np.eye(3)
+        first, second = (other for other in range(3) if other != axis)
+        about[[first, second], [first, second]] = np.cos(angle)
+        about[first, second], about[second, first] = -np.sin(angle), np.sin(angle)
+        turn = turn @ about
+    return turn
+
+
+def _recoloured(hu: NDArray[np.float32], options: Augmentation, rng: np.random.Generator) -> NDArray[np.float32]:
+    low, high = WINDOW_HU
+    if options.blur and rng.random() < 1 / 3:
+        hu = ndimage.gaussian_filter(hu, rng.uniform(0, options.blur), truncate=2.5)
+    hu = np.clip(hu, low - 50, high + 50)
+    hu = (hu - 50) * np.float32(np.exp(rng.uniform(-1, 1) * np.log1p(options.contrast)))
+    hu += np.float32(50 + rng.uniform(-1, 1) * options.brightness_hu)
+    exponent = np.exp(rng.uniform(-1, 1) * np.log(options.gamma))
+    share = np.clip((hu - low) / (high - low), 0, 1) ** np.float32(exponent)
+    hu = low + (high - low) * share
+    if options.noise_hu and rng.random() < 0.5:
+        hu += rng.standard_normal(hu.shape, np.float32) * np.float32(rng.uniform(0, options.noise_hu))
+    return hu.astype(np.float32)
+
+
+def whole_samples(paths: Sequence[Path], step: Step) -> Iterator[tuple[Tensor, Tensor]]:
+    """Unchanged samples for validation: HU `(1, 1, D, H, W)` and classes `(D, H, W)`; step 3 is told the kidney."""
+    for path in paths:
+        for sample in read_samples(path, step.name):
+            hu = sample.hu.astype(np.float32)
+            if step.name == "lesion":
+                hu = within(hu, sample.labels > 0)
+            yield torch.from_numpy(hu)[None, None], torch.from_numpy(step.targets(sample.labels)).long()

@@ -1,0 +1,497 @@
+"""Training of the three networks of Lv and Wang (2021), from scratch, in plain torch.
+
+`TrainConfig` as it stands is ours, for a CPU: the small width, patches, AdamW under one cosine, the mean of the weights
+over the last steps. `paper` is theirs as far as it is told: whole grids, four a step, 50 epochs, Kaiming, Dice +
+weighted cross-entropy, Adam; the full width.
+
+Scans that are drawn and crops that are cut are made once and kept in `output/samples`. A run that is killed goes on
+from the end of its last epoch, and ends with the weights that it would have had. Once all three steps are there, they
+become one model with its card.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader
+
+from renalcore.ct.data import (
+    Augmentation,
+    Case,
+    StepDataset,
+    folds_of,
+    prepare,
+    read_cases,
+    train_and_validation,
+    whole_samples,
+)
+from renalcore.ct.losses import Loss
+from renalcore.ct.networks import (
+    FULL_WIDTH,
+    NETWORKS,
+    SMALL_WIDTH,
+    StepNetwork,
+    build_network,
+    load_networks,
+    save_networks,
+)
+from renalcore.ct.steps import LABELS, STEPS, Shape, Step, StepName
+from renalcore.engine.devices import usable_threads
+from renalcore.errors import InputError, ModelError
+from renalcore.models import InputScale, ModelCard, TrainingData, file_entries, write_card
+from renalcore.runs import metrics_table
+from renalcore.runs.plots import draw_curves
+from renalcore.runs.training import Progress, autocast, averaging, pace, write_checkpoint
+
+FINISHED: Final = "figures.json"
+"""What a step writes last; a step whose folder holds it is finished."""
+HELD_OUT: Final = "held_out.json"
+"""The patients that a fold holds out."""
+FOLDS: Final = 5
+
+INTENDED_USE: Final = (
+    "Research on abdominal CT: proposing outlines of kidneys, their tumours and cysts to a person who reviews them. "
+    "Not for use in diagnostic procedures."
+)
+
+CLASS_WEIGHTS: Final = MappingProxyType({"rough": (1.0, 4.0), "kidney": (1.0, 2.0), "lesion": (1.0, 4.0, 8.0)})
+"""Of the cross-entropy, by step: the rarer a class, the more its voxels count. The paper names no numbers."""
+
+PATCHES: Final = MappingProxyType({"rough": (64, 96, 112), "kidney": (64, 80, 80), "lesion": (64, 80, 80)})
+"""Voxels of a training patch on a CPU: half to a third of the grid, so that an hour holds more steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """A training of one step; the defaults are our own recipe for a CPU.
+
+    Attributes:
+        data: Folder of KiTS cases, of label maps, or of both; see `renalcore.ct.data`.
+        output: Folder of the run, which the three steps share.
+        step: Which of them.
+        network: One of `renalcore.ct.networks.NETWORKS`.
+        width: Channels of its finest level.
+        synthetic: Scans to draw around label maps.
+        whole: Train on whole grids instead of on patches.
+        patch: Voxels of a patch; None for that of `PATCHES`.
+        batch: Samples a step.
+        augmentation: How samples are changed.
+        epochs: Length of the run, unless `hours` is given.
+        hours: End after this time of training, all parts of the run together.
+        items: Samples an epoch; None gives each scan once.
+        dice, cross_entropy: Weights of the two parts of the loss.
+        optimizer: AdamW, or Adam whose weight decay is a term of the loss.
+        lr0: Highest learning rate.
+        warmup: Share of the run in which it rises.
+        annealed: Let it fall along half a cosine to a hundredth; otherwise it stays.
+        weight_decay: Pull of the weights towards zero.
+        average: Steps over which the weights are averaged; 1 keeps the last ones.
+        licence: Licence words of the data, for the model's card.
+        held_out: Patients to validate on, instead of a share chosen by their names.
+        resume: Go on from the checkpoint.
+        validate_every: Measure after every so many epochs, and at the end; 0 at the end only.
+        bf16: Compute in bfloat16, on the CPU too; losses stay in float32.
+        workers: Processes that prepare samples beside a GPU.
+        seed: Of samples and weights.
+    """
+
+    data: Path
+    output: Path
+    step: StepName = "rough"
+    network: str = "unet3d"
+    width: int = SMALL_WIDTH
+    synthetic: int = 300
+    whole: bool = False
+    patch: Shape | None = None
+    batch: int = 2
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    epochs: int = 50
+    hours: float | None = None
+    items: int | None = None
+    dice: float = 1.0
+    cross_entropy: float = 1.0
+    optimizer: Literal["AdamW", "Adam"] = "AdamW"
+    lr0: float = 2e-3
+    warmup: float = 0.03
+    annealed: bool = True
+    weight_decay: float = 0.01
+    average: int = 300
+    licence: str = "not stated"
+    held_out: tuple[str, ...] = ()
+    resume: bool = False
+    validate_every: int = 5
+    bf16: bool = True
+    workers: int = 8
+    seed: int = 0
+
+    @property
+    def folder(self) -> Path:
+        """Where this step's checkpoint, table, curves and weights lie."""
+        return self.output / self.step
+
+    @property
+    def checkpoint(self) -> Path:
+        """What a resumed run goes on from."""
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def weights(self) -> Path:
+        """The result of this step."""
+        return self.folder / "weights.safetensors"
+
+    @property
+    def shown(self) -> Shape:
+        """Voxels of a training sample."""
+        return STEPS[self.step].shape if self.whole else self.patch or PATCHES[self.step]
+
+    @property
+    def validation_scans(self) -> int:
+        """Scans to draw around label maps that are held out."""
+        return max(1, self.synthetic // 15)
+
+    @property
+    def loss(self) -> Loss:
+        """What is minimised."""
+        return Loss(CLASS_WEIGHTS[self.step], dice=self.dice, cross_entropy=self.cross_entropy)
+
+    @property
+    def key(self) -> str:
+        """The name of the model that the three steps become."""
+        return f"ct-{self.network}"
+
+
+def with_recipe(config: TrainConfig, recipe: Literal["cpu", "paper"]) -> TrainConfig:
+    """The same run as the paper has it; it names neither optimiser nor rate, and Adam at 1e-3 is usual."""
+    if recipe == "cpu":
+        return config
+    plain = Augmentation(mirror=0.0, noise_hu=0.0, blur=0.0, region_mm=0.0)
+    return replace(
+        config, width=FULL_WIDTH, whole=True, batch=4, augmentation=plain, epochs=50, optimizer="Adam", lr0=1e-3,
+        warmup=0.0, annealed=False, weight_decay=0.0, average=1,
+    )  # fmt: skip
+
+
+def train_all(config: TrainConfig) -> Path:
+    """Train the three steps one after the other; `hours` is the time of each.
+
+    With `config.resume` finished steps are left as they are, and one that never began begins.
+
+    Returns:
+        The safetensors file of the model.
+    """
+    made = config.weights
+    for step in STEPS:
+        each = replace(config, step=step)
+        if not (config.resume and (each.folder / FINISHED).is_file()):
+            made = train(replace(each, resume=config.resume and each.checkpoint.is_file()))
+    return model_of(config) or made
+
+
+def cross_validate(config: TrainConfig, folds: int, *, steps: Sequence[StepName], only: int | None = None) -> Path:
+    """Train some steps once for each fold, each time validating on the patients of that fold.
+
+    Fold K has its own run in `output/fold-K`; with `config.resume` what is finished stays, and the rest goes on.
+
+    Args:
+        config: The run of one fold; its `held_out` and its `step` are chosen here.
+        folds: How many folds.
+        steps: Which steps.
+        only: Train this fold alone, counted from 1.
+
+    Returns:
+        `output/folds.csv`: a row for each finished step of each fold.
+
+    Raises:
+        InputError: There is no such fold, or the patients cannot be divided.
+    """
+    if only is not None and not 1 <= only <= folds:
+        raise InputError(f"there is no fold {only}; folds are counted from 1 to {folds}")
+    held_out = folds_of(read_cases(config.data), folds)
+    for number, groups in enumerate(held_out, start=1):
+        output = config.output / f"fold-{number}"
+        told = output / HELD_OUT
+        if told.is_file() and json.loads(told.read_text(encoding="utf-8")) != list(groups):
+            raise InputError(f"{output} held out other patients; give another --output")
+        if only not in (None, number):
+            continue
+        output.mkdir(parents=True, exist_ok=True)
+        told.write_text(json.dumps(groups) + "\n", encoding="utf-8")
+        for step in steps:
+            each = replace(config, output=output, held_out=groups, step=step)
+            if not (config.resume and (each.folder / FINISHED).is_file()):
+                train(replace(each, resume=config.resume and each.checkpoint.is_file()))
+    return _write_folds(config.output, folds)
+
+
+def _write_folds(output: Path, folds: int) -> Path:
+    rows = [
+        {"fold": number, "step": step, **json.loads(told.read_text(encoding="utf-8"))}
+        for number in range(1, folds + 1)
+        for step in STEPS
+        if (told := output / f"fold-{number}" / step / FINISHED).is_file()
+    ]
+    names = ["fold", "step", *dict.fromkeys(name for row in rows for name in row if name not in ("fold", "step"))]
+    path = output / "folds.csv"
+    with path.open("w", newline="", encoding="utf-8") as lines:
+        writer = csv.DictWriter(lines, names, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def train(config: TrainConfig) -> Path:
+    """Train one step, and write its weights as fp16 safetensors.
+
+    Its folder also holds `metrics.csv` (epoch by epoch, `nan` where nothing was measured), `curves.png` and
+    `figures.json`. When the other steps are there too, `output/KEY` becomes the model with its card.
+
+    Returns:
+        The safetensors file of this step.
+
+    Raises:
+        InputError: The data cannot be read, or there is nothing to resume.
+        ModelError: There is no such network, or the loss became infinite.
+    """
+    if config.resume and not config.checkpoint.is_file():
+        raise InputError(f"{config.folder} holds no checkpoint to resume from; start without --resume")
+    network = _begun(config)
+    cases = read_cases(config.data)
+    training, validation = train_and_validation(cases, config.held_out, folder=config.data)
+    samples = config.output / "samples"
+    shown = prepare(training, samples, drawn=config.synthetic)
+    checked = prepare(validation, samples, drawn=config.validation_scans, validation=True)
+    step = STEPS[config.step]
+    items = StepDataset(
+        shown, step, augmentation=config.augmentation, patch=config.shown, items=config.items, seed=config.seed
+    )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(usable_threads())
+    loader: DataLoader[Any] = DataLoader(
+        items,  # random already
+        batch_size=config.batch,
+        drop_last=len(items) > config.batch,
+        num_workers=config.workers if device.type == "cuda" else 0,
+        pin_memory=device.type == "cuda",
+    )
+    network = network.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    averaged: Any = AveragedModel(network, multi_avg_fn=averaging(config.average), use_buffers=True)
+    made = torch.optim.AdamW if config.optimizer == "AdamW" else torch.optim.Adam
+    optimizer = made(network.parameters(), lr=config.lr0, weight_decay=config.weight_decay)
+    run = Progress(steps_an_epoch=len(loader), epochs=config.epochs, hours=config.hours)
+    if config.resume:
+        _restore(config, run, network, averaged, optimizer, device)
+    config.folder.mkdir(parents=True, exist_ok=True)
+    finished, table = config.folder / FINISHED, config.folder / "metrics.csv"
+    if run.share >= 1 and finished.is_file():
+        raise InputError(f"{config.folder} is finished after {run.epoch} epochs; give more --epochs or --hours")
+    finished.unlink(missing_ok=True)
+    rows: list[dict[str, Any]] = [*metrics_table.keep(table, run.epoch)]
+
+    figures: dict[str, float] = {}
+    if run.share >= 1 and checked:  # killed after its last epoch
+        figures = measure(averaged.module, checked, step, config.loss, device)
+    run.begin()
+    while run.share < 1:
+        torch.manual_seed(config.seed + run.epoch)
+        items.start_epoch(run.epoch)
+        network.train()
+        losses = []
+        for batch in loader:
+            rate = pace(run.share, warmup=config.warmup, annealed=config.annealed)
+            optimizer.param_groups[0]["lr"] = config.lr0 * rate
+            losses.append(_step(config, network, optimizer, batch, device))
+            averaged.update_parameters(network)
+            run.step()
+            if run.share >= 1:
+                break
+        run.epoch += 1
+        due = run.share >= 1 or (config.validate_every and run.epoch % config.validate_every == 0)
+        figures = measure(averaged.module, checked, step, config.loss, device) if due and checked else {}
+        values = {"train/loss": sum(losses) / len(losses)}
+        values |= {f"val/{name}": figures.get(name, math.nan) for name in _measured(step)}
+        values |= {"lr/lr": config.lr0 * rate}
+        formatted = {name: f"{value:.5g}" for name, value in values.items()}
+        rows.append({"epoch": run.epoch, "time": round(run.seconds, 1), **formatted})
+        metrics_table.write(table, rows)
+        kept = {"network": network, "averaged": averaged, "optimizer": optimizer}
+        write_checkpoint(
+            config.checkpoint,
+            {
+                "kind": [config.network, config.step, config.width],
+                **{name: part.state_dict() for name, part in kept.items()},
+                "progress": run.told(),
+            },
+        )
+
+    save_networks({config.step: averaged.module}, config.weights)
+    draw_curves(table, config.folder / "curves.png")
+    told = {"epoch": run.epoch, "scans": len(checked), **{name: round(value, 5) for name, value in figures.items()}}
+    finished.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    _describe(config, training, shown)
+    model_of(config)
+    return config.weights
+
+
+def _begun(config: TrainConfig) -> StepNetwork:
+    torch.manual_seed(config.seed)
+    return build_network(config.network, config.step, width=config.width)
+
+
+def _step(
+    config: TrainConfig,
+    network: StepNetwork,
+    optimizer: torch.optim.Optimizer,
+    batch: dict[str, Tensor],
+    device: torch.device,
+) -> float:
+    """One step of the optimiser; returns the loss before it."""
+    volumes = batch["image"].to(device, non_blocking=True).contiguous(memory_format=torch.channels_last_3d)
+    targets = batch["target"].to(device, non_blocking=True)
+    with autocast(device, enabled=config.bf16):
+        logits = network(volumes)
+    loss = config.loss(logits, targets)
+    if not torch.isfinite(loss):
+        raise ModelError(f"the loss became {loss.item()}; go on from the last checkpoint with a lower --lr0")
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)
+    optimizer.step()
+    return loss.item()
+
+
+def _measured(step: Step) -> tuple[str, ...]:
+    return ("loss", *(f"dice_{name}" for name in step.classes[1:]))
+
+
+@torch.no_grad()
+def measure(
+    network: StepNetwork, paths: Sequence[Path], step: Step, loss: Loss, device: torch.device
+) -> dict[str, float]:
+    """What a network of one step reaches on whole samples that it was not trained on.
+
+    Returns:
+        `loss`, the mean over the samples, and `dice_CLASS` for each class: the mean over the samples that hold it.
+    """
+    network.eval()
+    losses = []
+    dices: dict[str, list[float]] = {name: [] for name in step.classes[1:]}
+    for volume, targets in whole_samples(paths, step):
+        with autocast(device, enabled=True):
+            logits = network(volume.to(device).contiguous(memory_format=torch.channels_last_3d))
+        wanted = targets.to(device)
+        losses.append(loss(logits, wanted[None]).item())
+        found = logits[0].argmax(0)
+        for label, name in enumerate(step.classes[1:], start=1):
+            there, said = wanted == label, found == label
+            if there.any():
+                dices[name].append(2 * int((there & said).sum()) / int(there.sum() + said.sum()))
+    figures = {"loss": float(np.mean(losses))}
+    return figures | {f"dice_{name}": float(np.mean(values)) for name, values in dices.items() if values}
+
+
+def _restore(
+    config: TrainConfig,
+    run: Progress,
+    network: StepNetwork,
+    averaged: Any,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+) -> None:
+    """Go on where the checkpoint stands."""
+    kept = torch.load(config.checkpoint, map_location=device, weights_only=True)
+    if kept["kind"] != [config.network, config.step, config.width]:
+        name, step, width = kept["kind"]
+        raise InputError(f"{config.folder} trains {name} of width {width} for step {step}; resume it with those")
+    network.load_state_dict(kept["network"])
+    averaged.load_state_dict(kept["averaged"])
+    optimizer.load_state_dict(kept["optimizer"])
+    run.epoch, run.steps, run.seconds = kept["progress"]
+
+
+def _describe(config: TrainConfig, training: Sequence[Case], shown: Sequence[Path]) -> None:
+    """Write down what this step was trained on, for the card of the model."""
+    real = sum(case.image is not None for case in training)
+    content = {
+        "data": config.data.resolve().name,
+        "licence": config.licence,
+        "real_scans": real,
+        "drawn_scans": len(shown) - real,
+        "real_shapes": min(len(training) - real, len(shown) - real),
+    }
+    (config.folder / "trained_on.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def model_of(config: TrainConfig) -> Path | None:
+    """Join the networks of the three steps into one model with its card, `output/KEY/KEY.safetensors`.
+
+    Returns:
+        The file, or None where a step is not finished or is of another network or width.
+    """
+    steps = {step: replace(config, step=step) for step in STEPS}
+    if not all((each.folder / FINISHED).is_file() for each in steps.values()):
+        return None
+    networks = {step: load_networks(each.weights)[step] for step, each in steps.items()}
+    if {(network.name, network.width) for network in networks.values()} != {(config.network, config.width)}:
+        return None
+    folder = config.output / config.key
+    folder.mkdir(exist_ok=True)
+    weights = folder / f"{config.key}.safetensors"
+    save_networks(networks, weights)
+    told = [json.loads((each.folder / "trained_on.json").read_text(encoding="utf-8")) for each in steps.values()]
+    write_card(_card(config, weights, told), folder)
+    return weights
+
+
+def _card(config: TrainConfig, weights: Path, told: Sequence[dict[str, Any]]) -> ModelCard:
+    """A card for newly trained networks: what they were shown, and no figure."""
+    data: dict[str, TrainingData] = {}
+    for each in told:
+        real, drawn, shapes = each["real_scans"], each["drawn_scans"], each["real_shapes"]
+        if real:
+            data["real"] = TrainingData(each["data"], each["licence"], real, "real CT scans with real labels")
+        if drawn:
+            note = (
+                f"drawn CT scans: the outlines of kidneys, tumours and cysts are those of {shapes} real patients; "
+                "everything else, and every HU, is drawn from measured statistics; no real voxel of CT"
+            )
+            data["drawn"] = TrainingData(each["data"], each["licence"], drawn, note)
+    limits = ["Never validated on real scans."]
+    if "real" not in data:
+        limits.append("Trained without a single real CT image; expect less on real scans than on drawn ones.")
+    limits += [
+        "Tumours and cysts outside of the kidney that was found are not sought.",
+        "Bosniak classes, stones and the renal pelvis are not told.",
+    ]
+    title = NETWORKS[config.network].title
+    return ModelCard(
+        key=config.key,
+        title=f"{title} in three steps for kidneys, tumours and cysts",
+        modality="ct",
+        task="segmentation",
+        classes=tuple(LABELS.values()),
+        validated_classes=(),
+        input=InputScale(slice_px=STEPS["rough"].shape[1], overlap=0.0),
+        min_score=0.5,
+        **file_entries(weights),
+        architecture=f"{title} of width {config.width}, once for each of three steps (Lv and Wang, 2021), from scratch",
+        scale=str(config.width),
+        training_data=tuple(data.values()),
+        figures=(),
+        intended_use=INTENDED_USE,
+        limits=tuple(limits),
+        date=datetime.now(UTC).date(),
+        network=config.network,
+    )

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from renalcore.ct.steps import CYST, KIDNEY, TUMOUR
+from renalcore.ct.synthetic import draw_scene, read_shape
+from renalcore.ct.synthetic.canvas import body_grid
+from renalcore.ct.synthetic.tissue import BRIGHTNESS, PHASE_SHARES, Tissue, draw_palette
+from renalcore.errors import InputError, UnreadableFile
+from tests.renalcore.ct.kits import labels, write_labels
+
+COARSE = body_grid((24, 48, 56), (10.0, 8.0, 8.0), (0, -45, 0))
+
+
+def test_a_shape_lies_around_the_spine_with_right_and_left_where_they_were(tmp_path: Path) -> None:
+    write_labels(tmp_path / "case_00001.nii.gz")
+    shape = read_shape(tmp_path / "case_00001.nii.gz")
+    assert shape.name == "case_00001"
+    assert sorted(round(x) for _, _, x in shape.sides) == [-65, 64]  # to the left; each lesion sticks out a little
+    tumour = shape.grid.to_mm(np.argwhere(shape.labels == TUMOUR)).mean(0)
+    cyst = shape.grid.to_mm(np.argwhere(shape.labels == CYST)).mean(0)
+    assert tumour[0] == pytest.approx(-76, abs=3)  # in the right kidney, x runs to the left
+    assert cyst[0] == pytest.approx(70, abs=3)
+    assert tumour[2] - cyst[2] == pytest.approx(22 + 16, abs=2)  # the tumour lies higher
+
+
+def test_a_drawn_scan_holds_the_kidneys_as_they_are_in_an_abdomen_with_the_liver_on_the_right(tmp_path: Path) -> None:
+    write_labels(tmp_path / "case_00001.nii.gz")
+    shape = read_shape(tmp_path / "case_00001.nii.gz")
+    scene = draw_scene(shape, 5)
+    hu, found = scene.render(shape.grid)
+    assert set(np.unique(found)) == {0, KIDNEY, TUMOUR, CYST}
+    # Each label as large as in the map, but for the sinus that a kidney is drawn with, and for cut ends of a scan.
+    for label in (KIDNEY, TUMOUR, CYST):
+        assert (found == label).sum() == pytest.approx((shape.labels == label).sum(), rel=0.03)
+    hu, _ = scene.render(COARSE)
+    assert hu.shape == COARSE.shape
+    # Above the kidneys: more soft tissue on the right (low index) than on the left; air around, bone in the middle.
+    window = hu[17:20].astype(int)
+    soft = (window > 0) & (window < 200)
+    assert soft[..., :28].sum() > 1.2 * soft[..., 28:].sum()
+    assert hu[:, 0].max() < -500
+    assert hu[10:14, 20:32, 26:30].max() > 250
+
+
+def test_the_same_seed_draws_the_same_scan_and_another_seed_another(tmp_path: Path) -> None:
+    write_labels(tmp_path / "case_00001.nii.gz")
+    shape = read_shape(tmp_path / "case_00001.nii.gz")
+    grid = body_grid((4, 16, 16), (20.0, 20.0, 20.0), (0, -45, 0))
+    first, again, other = (draw_scene(shape, seed).render(grid)[0] for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_every_tissue_has_its_brightness_and_phases_come_as_often_as_told() -> None:
+    assert set(BRIGHTNESS) == set(Tissue)
+    assert sum(PHASE_SHARES) == pytest.approx(1)
+    drawn = [draw_palette(np.random.default_rng(seed)) for seed in range(400)]
+    plain = [palette for palette in drawn if palette.phase == "plain"]
+    assert len(plain) / 400 == pytest.approx(PHASE_SHARES[0], abs=0.06)
+    portal = np.mean([palette.mean[[Tissue.CORTEX, Tissue.AIR]] for palette in drawn if palette.phase == "portal"], 0)
+    assert portal[0] == pytest.approx(170, abs=15)
+    assert portal[1] == -1000
+
+
+def test_the_kidneys_that_are_drawn_are_as_bright_as_those_of_kits19() -> None:
+    # Measured on KiTS19, which is late arterial: kidney 105 +- 37 HU, tumour 66 +- 30; plain scans are darker.
+    drawn = [draw_palette(np.random.default_rng(seed)) for seed in range(400)]
+    kidneys = np.array([palette.mean[[Tissue.CORTEX, Tissue.MEDULLA]].mean() for palette in drawn])
+    tumours = np.array([palette.mean[Tissue.TUMOUR] for palette in drawn])
+    assert 85 < kidneys.mean() < 140
+    assert 55 < tumours.mean() < 95
+    assert kidneys.std() > 30
+
+
+def test_files_that_are_no_kidneys_are_refused_by_name(tmp_path: Path) -> None:
+    write_labels(tmp_path / "none.nii.gz", np.zeros((20, 20, 20), np.uint8))
+    with pytest.raises(InputError, match=r"none\.nii\.gz is no label map"):
+        read_shape(tmp_path / "none.nii.gz")
+    small = np.zeros((20, 20, 20), np.uint8)
+    small[9:12, 9:12, 9:12] = 1  # 27 voxels of 64 mm3: 1.7 ml
+    write_labels(tmp_path / "small.nii.gz", small)
+    with pytest.raises(InputError, match="no kidney of at least 15 ml"):
+        read_shape(tmp_path / "small.nii.gz")
+    (tmp_path / "broken.nii.gz").write_bytes(b"\x1f\x8b nothing")
+    with pytest.raises(UnreadableFile, match="copy it again"):
+        read_shape(tmp_path / "broken.nii.gz")
+
+
+def test_real_kidneys_keep_their_volumes_and_the_left_one_is_the_higher_one(shared_data: Path) -> None:
+    found = [read_shape(shared_data / f"ct/kits23_shapes/case_{number:05d}.nii.gz") for number in (0, 24, 100)]
+    # index.csv: kidney 361.6 ml in case_00000.
+    kidney_ml = (found[0].labels == KIDNEY).sum() * found[0].grid.voxel_ml
+    assert kidney_ml == pytest.approx(361.6, rel=0.03)  # at 1.5 mm instead of 0.92 x 0.92 x 0.5 mm
+    for shape in found:
+        (low_z, _, right), (high_z, _, left) = sorted(shape.sides)
+        assert (right < 0 < left, low_z < high_z) == (True, True)
+
+
+def test_labels_of_the_small_patient_are_all_there() -> None:
+    assert set(np.unique(labels())) == {0, KIDNEY, TUMOUR, CYST}

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from renalcore import cli, models
+from renalcore.ct.data import (
+    Augmentation,
+    StepDataset,
+    folds_of,
+    prepare,
+    read_cases,
+    read_samples,
+    train_and_validation,
+)
+from renalcore.ct.networks import load_networks
+from renalcore.ct.steps import STEPS
+from renalcore.ct.train import TrainConfig, cross_validate, train, train_all, with_recipe
+from renalcore.errors import InputError
+from tests.renalcore.ct.kits import write_case, write_labels
+
+STILL = Augmentation(
+    scale=0, rotate_degrees=0, shift=0, mirror=0, brightness_hu=0, contrast=0, gamma=1, noise_hu=0, blur=0, region_mm=0
+)
+
+
+@pytest.fixture
+def cases(tmp_path: Path) -> Path:
+    """Two patients with their scans."""
+    for number in range(2):
+        write_case(tmp_path / f"kits/case_{number:05d}", seed=number)
+    return tmp_path / "kits"
+
+
+def run(data: Path, output: Path) -> TrainConfig:
+    """A run of two steps an epoch on one patient, measured on the other."""
+    return TrainConfig(
+        data=data, output=output, width=4, batch=1, items=2, epochs=2, validate_every=0, held_out=("case_00001",),
+        patch=(16, 32, 32),
+        bf16=False, licence="made up",
+    )  # fmt: skip
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def test_a_case_of_kits_gives_the_whole_scan_and_a_crop_around_each_kidney_in_hu(cases: Path, tmp_path: Path) -> None:
+    (path,) = prepare(read_cases(cases)[:1], tmp_path / "samples", drawn=5)
+    (rough,) = read_samples(path, "rough")
+    right, left = read_samples(path, "kidney")
+    assert rough.hu.shape == STEPS["rough"].shape
+    assert right.hu.shape == STEPS["kidney"].shape
+    assert right.spacing_mm == pytest.approx((2, 1, 1))
+    # The tumour is in the right kidney, the cyst in the left one; a ball of 15 mm has 14.1 ml.
+    assert (2 in right.labels, 3 in right.labels, 2 in left.labels, 3 in left.labels) == (True, False, False, True)
+    assert (right.labels == 2).sum() * 2 / 1000 == pytest.approx(14.1, rel=0.1)
+    assert np.median(right.hu[right.labels == 1]) == pytest.approx(130, abs=8)  # borders are mixed with fat
+    assert np.median(left.hu[left.labels == 3]) == pytest.approx(10, abs=15)
+    assert rough.hu[0].max() == -1000  # nothing was scanned there
+
+
+def test_an_unchanged_item_is_the_sample_and_step_3_sees_the_kidney_alone(cases: Path, tmp_path: Path) -> None:
+    paths = prepare(read_cases(cases)[:1], tmp_path / "samples", drawn=0)
+    (rough,) = read_samples(paths[0], "rough")
+    item = StepDataset(paths, STEPS["rough"], augmentation=STILL)[0]
+    assert item["target"].numpy().tolist() == (rough.labels > 0).astype(int).tolist()
+    shown = np.clip(rough.hu, -200, 300)
+    assert np.abs(item["image"][0].numpy() - shown).max() < 1
+    lesion = StepDataset(paths, STEPS["lesion"], augmentation=STILL)[0]
+    kidneys = [sample.labels > 0 for sample in read_samples(paths[0], "lesion")]
+    outside = lesion["image"][0].numpy() == -1000
+    assert any(np.array_equal(outside, ~kidney) for kidney in kidneys)
+
+
+def test_items_differ_by_epoch_and_are_the_same_in_every_run(cases: Path, tmp_path: Path) -> None:
+    paths = prepare(read_cases(cases), tmp_path / "samples", drawn=0)
+    sets = [StepDataset(paths, STEPS["kidney"], patch=(16, 32, 32), seed=3) for _ in range(2)]
+    assert torch.equal(sets[0][1]["image"], sets[1][1]["image"])
+    sets[1].start_epoch(1)
+    assert not torch.equal(sets[0][1]["image"], sets[1][1]["image"])
+
+
+def test_three_steps_learn_and_become_one_model_whose_card_says_what_was_real(cases: Path, tmp_path: Path) -> None:
+    weights = train_all(replace(run(cases, tmp_path / "run"), items=6, augmentation=STILL, lr0=5e-3))
+    assert weights == tmp_path / "run/ct-unet3d/ct-unet3d.safetensors"
+    assert list(load_networks(weights)) == ["rough", "kidney", "lesion"]
+    card = models.card("ct-unet3d", tmp_path / "run")
+    assert models.weights_path(card, tmp_path / "run") == weights
+    assert card.classes == ("kidney", "tumour", "cyst")
+    assert [(each.images, each.licence) for each in card.training_data] == [(1, "made up")]
+    assert card.figures == card.validated_classes == ()
+    told = json.loads((tmp_path / "run/lesion/figures.json").read_text())
+    assert set(told) == {"epoch", "scans", "loss", "dice_tumour", "dice_cyst"}
+    rows = table(tmp_path / "run/rough/metrics.csv")
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert 0 <= float(rows[1]["val/dice_kidney"]) <= 1
+    rows = table(tmp_path / "run/kidney/metrics.csv")
+    assert float(rows[1]["train/loss"]) < 0.9 * float(rows[0]["train/loss"])  # it learns
+    assert (tmp_path / "run/rough/curves.png").is_file()
+
+
+def test_a_run_that_goes_on_ends_with_the_weights_it_would_have_had(cases: Path, tmp_path: Path) -> None:
+    steady = replace(run(cases, tmp_path / "whole"), annealed=False, warmup=0.0)  # no rate knows how long the run is
+    whole = load_file(train(steady))
+    half = replace(steady, output=tmp_path / "half", epochs=1)
+    train(half)
+    (half.folder / "figures.json").unlink()  # as if killed after the first of two epochs
+    resumed = load_file(train(replace(half, epochs=2, resume=True)))
+    assert [row["epoch"] for row in table(half.folder / "metrics.csv")] == ["1", "2"]
+    assert all(torch.equal(value, whole[name]) for name, value in resumed.items())
+
+
+def test_folds_hold_each_patient_out_once(cases: Path, tmp_path: Path) -> None:
+    write_labels(cases / "case_00002.nii.gz")
+    held = folds_of(read_cases(cases), 3)
+    assert sorted(group for fold in held for group in fold) == ["case_00000", "case_00001", "case_00002"]
+    (cases / "case_00002.nii.gz").unlink()
+    config = replace(run(cases, tmp_path / "run"), items=1, epochs=1)
+    path = cross_validate(config, 2, steps=("rough",), only=2)
+    (row,) = table(path)
+    assert (row["fold"], row["step"], row["scans"]) == ("2", "rough", "1")
+    assert json.loads((tmp_path / "run/fold-2/held_out.json").read_text()) == list(folds_of(read_cases(cases), 2)[1])
+
+
+def test_the_papers_recipe_has_its_batch_epochs_and_whole_grids() -> None:
+    config = with_recipe(TrainConfig(data=Path(), output=Path(), step="kidney"), "paper")
+    assert (config.batch, config.epochs, config.width, config.shown) == (4, 50, 32, (80, 128, 128))
+
+
+def test_folders_that_cannot_be_trained_on_are_refused_with_the_reason(cases: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no case_xxxxx"):
+        read_cases(tmp_path / "empty")
+    (cases / "case_00000/segmentation.nii.gz").rename(tmp_path / "away.nii.gz")
+    with pytest.raises(InputError, match=r"case_00000 has no segmentation\.nii\.gz"):
+        read_cases(cases)
+    (tmp_path / "away.nii.gz").rename(cases / "case_00000/segmentation.nii.gz")
+    write_labels(cases / "case_00000.nii.gz")
+    with pytest.raises(InputError, match="case_00000 as a scan and as a label map"):
+        read_cases(cases)
+    (cases / "case_00000.nii.gz").unlink()
+    with pytest.raises(InputError, match="has no group case_00009"):
+        train_and_validation(read_cases(cases), ["case_00009"], folder=cases)
+    with pytest.raises(InputError, match="no checkpoint to resume from"):
+        train(replace(run(cases, tmp_path / "new"), resume=True))
+
+
+def test_the_command_trains_a_step_on_scans_drawn_around_label_maps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shapes = tmp_path / "shapes"
+    shapes.mkdir()
+    for number in range(2):
+        write_labels(shapes / f"case_{number:05d}.nii.gz")
+    words = f"train ct --data {shapes} --output {tmp_path / 'run'} --step rough --synthetic 1 --width 4 --batch 1"
+    assert cli.main([*words.split(), "--epochs", "1", "--validate-every", "0"]) == 0
+    assert capsys.readouterr().err.endswith("rough/weights.safetensors\n")
+    told = json.loads((tmp_path / "run/rough/trained_on.json").read_text())
+    assert (told["real_scans"], told["drawn_scans"], told["real_shapes"]) == (0, 1, 1)
+    assert cli.main([*words.split(), "--fold", "1"]) == 1
+    assert "--fold names one of --folds" in capsys.readouterr().err
