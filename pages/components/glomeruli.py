@@ -20,6 +20,7 @@ from renalcore.errors import RenalError
 from renalcore.histology.measure import FEW, Limits, SclerosedShare
 
 UNITS = {"um": "µm", "px": "px"}
+_INSIDE = ' style="padding-left:0.8rem"'  # of lines that tell a part of the line above
 
 
 def limits_in_words(limits: Limits, unit: str) -> str:
@@ -101,7 +102,8 @@ def _of_slide(slide: ReportedSlide) -> str:
         ("median", f"Median area in {unit}²", style.number(told.median_area, 0)),
     ]
     body = "".join(
-        f'<tr data-value="{name}"><td>{escape(words)}</td><td class="rc-num">{value}</td></tr>'
+        f'<tr data-value="{name}"><td{_INSIDE if name in ("cut", "unreviewed") else ""}>{escape(words)}</td>'
+        f'<td class="rc-num">{value}</td></tr>'
         for name, words, value in lines
     )
     return (

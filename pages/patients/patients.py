@@ -143,7 +143,7 @@ def _slides(scanned: Sequence[SlideRow], reported: Sequence[SlideReport]) -> Non
                 glomeruli.length_in_words(found.summary.mean_diameter, found.summary.unit),
             ]
         lines.append(
-            f'<tr><td><a href="{links.address("slide", slide=slide.id)}" target="_self">'
+            f'<tr><td style="white-space:nowrap"><a href="{links.address("slide", slide=slide.id)}" target="_self">'
             f"{escape(row.accession)} · {escape(slide.name)}</a><br>"
             f'<span class="rc-quiet-text">{escape(slide.stain)}, {escape(slide.species)}<br>'
             f"{style.when(row.collected_at or row.created_at)[:11]}</span></td><td>{state}</td>"

@@ -110,6 +110,7 @@ def test_glomeruli_are_found_corrected_signed_exported_and_amended(page: Any, ap
     with working(app, tmp_path) as worker:
         calls = tmp_path / "calls"
         while not calls.exists() or calls.read_text().count("row") < 3:  # two of the four blocks are stored
+            assert worker.poll() is None, (tmp_path / "worker.log").read_text()
             time.sleep(0.02)
         worker.send_signal(signal.SIGSTOP)
         page.get_by_text("12 of 24 tiles").wait_for()
