@@ -226,7 +226,8 @@ def limits_form(current: Analysis, unit: str) -> None:
             key=keys[name],
             placeholder="no limit",
             on_change=change,
-            help="Diameter of the circle of the same area",
+            help="Diameter of the circle of the same area. Limits hold for all slides of the specimen, in µm where the "
+            "scale is known and in px where it is not.",
         )
     st.checkbox("Leave out those cut by the slide's edge", key=keys["edge"], on_change=change)
 
