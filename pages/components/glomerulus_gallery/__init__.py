@@ -9,7 +9,7 @@ import streamlit as st
 
 from db.models import Slide
 from pages.components import slide_viewer
-from pages.components.slide_viewer.events import Event, inbox_of, receiver
+from pages.components.slide_viewer.events import Event, acknowledged, receiver
 
 _HERE = Path(__file__).parent
 _SHARED = tuple(slide_viewer.HERE / name for name in slide_viewer.SHARED)
@@ -25,9 +25,9 @@ def glomerulus_gallery(
     *,
     analysis_id: int,
     version: str,
-    selected: str | None = None,
-    on_event: Callable[[Event], None] | None = None,
-) -> Event | None:
+    selected: str | None,
+    on_event: Callable[[Event], None],
+) -> None:
     """Show the glomeruli of a slide.
 
     Args:
@@ -35,14 +35,10 @@ def glomerulus_gallery(
         analysis_id: The analysis that found them.
         version: Anything that changes whenever a glomerulus or a limit does: then they are fetched again.
         selected: Key of the glomerulus that is selected in the viewer.
-        on_event: See `slide_viewer`.
-
-    Returns:
-        A `select` with the key that was clicked, as `slide_viewer` hands events over. A viewer of the slide on the same
-        page has gone there already.
+        on_event: Called with a `select` of the key that was clicked, before the page runs. A viewer of the slide on the
+            same page has gone there already.
     """
     key = f"gallery-{slide.id}-{analysis_id}"
-    inbox = inbox_of(key)
     with st.container(key=f"steady-{key}"):
         _component(
             key=key,
@@ -53,8 +49,7 @@ def glomerulus_gallery(
                 "analysis": analysis_id,
                 "version": version,
                 "selected": selected,
-                "acknowledged": inbox.acknowledged,
+                "acknowledged": acknowledged(key),
             },
             on_events_change=receiver(key, on_event),
         )
-    return inbox.next()

@@ -8,7 +8,7 @@ from pathlib import Path
 import streamlit as st
 
 from db.models import Slide
-from pages.components.slide_viewer.events import Event, inbox_of, receiver
+from pages.components.slide_viewer.events import Event, acknowledged, receiver
 from pages.routes.slides import LIBRARY, LIBRARY_ADDRESS
 
 HERE = Path(__file__).parent
@@ -32,12 +32,12 @@ _component = st.components.v2.component(
 def slide_viewer(
     slide: Slide,
     *,
-    analysis_id: int | None = None,
-    version: str = "",
-    editable: bool = False,
-    selected: str | None = None,
-    on_event: Callable[[Event], None] | None = None,
-) -> Event | None:
+    analysis_id: int | None,
+    version: str,
+    editable: bool,
+    selected: str | None,
+    on_event: Callable[[Event], None],
+) -> None:
     """Show a slide; says what is missing where OpenSeadragon was never fetched.
 
     Args:
@@ -46,22 +46,15 @@ def slide_viewer(
         version: Anything that changes whenever a glomerulus or a limit does: then they are fetched again.
         editable: Whether they may be corrected.
         selected: Key of a glomerulus to bring into sight and select, whenever it is another than before.
-        on_event: Called with each thing that a person did, in order, before the page runs; then none is returned. The
-            quicker way: one run of the page shows what became of all of them.
-
-    Returns:
-        What a person did, each thing once, in order, one a run; None where there is nothing new. Act on it before
-        anything else is shown and run the page again, refused or not: until then the viewer shows what it foresaw, and
-        what was done after it waits.
+        on_event: Called with each thing that a person did, once and in order, before the page runs.
     """
     if not LIBRARY.is_file():
         st.error(
             "The slide viewer is not installed on this server. An administrator runs `make viewer` in RenalCore's "
             "folder, which fetches OpenSeadragon from npm, and reloads this page."
         )
-        return None
+        return
     key = f"slide-{slide.id}" if analysis_id is None else f"slide-{slide.id}-{analysis_id}"
-    inbox = inbox_of(key)
     with st.container(key=f"steady-{key}"):
         _component(
             key=key,
@@ -75,8 +68,7 @@ def slide_viewer(
                 "version": version,
                 "editable": editable,
                 "selected": selected,
-                "acknowledged": inbox.acknowledged,
+                "acknowledged": acknowledged(key),
             },
             on_events_change=receiver(key, on_event),
         )
-    return inbox.next()
