@@ -33,20 +33,22 @@ def draw_curves(metrics: Path, picture: Path) -> None:
             panels.setdefault("learning rate" if part == "lr" else figure.removesuffix("(B)"), []).append(name)
     across = min(4, len(panels))
     down = -(-len(panels) // across)
-    page = Figure(figsize=(3.6 * across, 2.7 * down), layout="constrained")
-    for panel, (title, names) in zip(page.subplots(down, across, squeeze=False).flat, panels.items(), strict=False):
+    width, height = 3.6 * across, 2.7 * down  # inches; a layout that measures every label takes as long as drawing them
+    page = Figure(figsize=(width, height))
+    for place, (title, names) in enumerate(panels.items()):
+        left, top = 3.6 * (place % across) + 0.5, 2.7 * (place // across) + 0.3
+        panel = page.add_axes((left / width, 1 - (top + 1.95) / height, 2.95 / width, 1.95 / height))
         for index, name in enumerate(names):
             measured = np.isfinite(columns[name])
-            style = {"color": OKABE_ITO[index % len(OKABE_ITO)], "linestyle": _MARKS[index % len(_MARKS)]}
-            panel.plot(epochs[measured], columns[name][measured], marker=".", label=name.partition("/")[0], **style)
+            colour, line = OKABE_ITO[index % len(OKABE_ITO)], _MARKS[index % len(_MARKS)]
+            (drawn,) = panel.plot(epochs[measured], columns[name][measured], line, color=colour, marker=".")
+            drawn.set_label(name.partition("/")[0])
         panel.set_title(title, fontsize=9)
         panel.set_xlabel("epoch", fontsize=8)
         panel.tick_params(labelsize=7)
         panel.grid(alpha=0.3)
         if len(names) > 1 and title != "learning rate":
             panel.legend(fontsize=7)
-    for panel in page.axes[len(panels) :]:
-        panel.remove()
     page.savefig(picture, dpi=110)
 
 
