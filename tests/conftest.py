@@ -38,6 +38,8 @@ NEEDS_OF_FIXTURES = {
     "shared_data": "shared_data",
 }
 
+LONGEST = ("test_train.py", "test_worker.py")  # begun last, they would outlast all others
+
 # Pictures here are small, and several processes share the cores: threads would mostly wait for each other. Programs
 # that a test starts inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -81,7 +83,7 @@ def absent(need: str) -> str | None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by -m, so that markers added here count
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name != "test_worker.py")  # begun last, it would outlast all others
+    items.sort(key=lambda item: item.path.name not in LONGEST)
     long_asked_for = re.search(r"\blong\b", config.getoption("markexpr")) is not None
     for item in items:
         for fixture in getattr(item, "fixturenames", ()):
