@@ -155,8 +155,10 @@ def _histology_arguments(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
     add_slide_reading(parser)
     parser.add_argument(
-        "--split", choices=("train", "val", "test", "all"), default="val", help="side of the data (%(default)s)"
-    )
+        "--split", type=_split, default="val", metavar="SIDE",
+        help="side of the data: train, val, test or all; or K/N, what `train histology --folds N` held out of its K-th "
+        "fold (%(default)s)",
+    )  # fmt: skip
     parser.add_argument(
         "--hold-out", action="append", default=[], metavar="GROUP",
         help="evaluate on this patient or animal instead of a split; may be repeated",
@@ -176,6 +178,15 @@ def _histology_arguments(parser: argparse.ArgumentParser) -> None:
         help="choose the threshold here and put it and the figures on the model's card; none of the slides may have "
         "been trained on (with --folds: by the network that searched them)",
     )  # fmt: skip
+
+
+def _split(words: str) -> str:
+    """A side of the data as `--split` takes it."""
+    fold, _, folds = words.partition("/")
+    is_fold = fold.isdecimal() and folds.isdecimal() and 1 <= int(fold) <= int(folds)
+    if words not in ("train", "val", "test", "all") and not is_fold:
+        raise argparse.ArgumentTypeError(f"{words!r} is not train, val, test, all or a fold such as 1/5")
+    return words
 
 
 def _histology(arguments: argparse.Namespace) -> int:
@@ -236,13 +247,19 @@ def _histology(arguments: argparse.Namespace) -> int:
 def _side(arguments: argparse.Namespace, data: Slides) -> list[LabelledSlide]:
     if arguments.hold_out:
         return data.sides(arguments.hold_out)[1]
+    fold, _, folds = arguments.split.partition("/")
+    if folds:
+        return data.sides(data.folds(int(folds))[int(fold) - 1])[1]
     return list(data.slides) if arguments.split == "all" else data.split(arguments.split)
 
 
 def _side_in_words(arguments: argparse.Namespace, folds: int) -> str:
     if arguments.folds is not None:
         return f"cross-validation in {folds} folds, each by a network that was not trained on it"
-    return f"groups {', '.join(arguments.hold_out)}" if arguments.hold_out else f"split {arguments.split}"
+    if arguments.hold_out:
+        return f"groups {', '.join(arguments.hold_out)}"
+    fold, _, folds = arguments.split.partition("/")
+    return f"fold {fold} of {folds}" if folds else f"split {arguments.split}"
 
 
 def _check_untouched(arguments: argparse.Namespace, data: str, card: ModelCard) -> None:

@@ -60,6 +60,11 @@ def test_stored_predictions_are_judged_by_slide_tile_stain_and_group(
     assert (made / "table1_tiles.md").read_text().startswith("| Fold | Dice | Jaccard | Mean Delta-glomeruli |")
     assert {"overlap.png", "delta.png", "tables2and3.csv"} <= {path.name for path in made.iterdir()}
 
+    folds = read_slides(three_slides).folds(2)
+    for fold in ("1/2", "2/2"):
+        assert cli.main([*command, "--split", fold, "--output", str(made)]) == 0
+        assert {row["group"] for row in rows_of(made / "slides.csv")} == set(folds[int(fold[0]) - 1])
+
 
 def judged(fold: str, dice_of_ten: int, found: int) -> JudgedSlide:
     """A slide of one tile: 10 px marked and 10 found, of which `dice_of_ten` are both; one glomerulus is marked."""
