@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
+import statistics
 from pathlib import Path
 from typing import Any
 
 from tests.browser.conftest import drawn, expect, shoot, sign_in
 from tests.running_app import RunningApp
-from tests.slide_files import a_pyramid
+from tests.slide_files import HEIGHT_PX, WIDTH_PX, a_pyramid, registered
+from tests.slide_findings import searched
 
 COLOURS = """canvas => {
     const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
@@ -89,3 +92,72 @@ def test_a_slide_is_uploaded_registered_looked_at_and_measured(page: Any, web_ap
     drawn(page)
     shoot(page, "slides")
     assert "Maria" not in web_app.log.read_text()
+
+
+def frame_ms(page: Any) -> float:
+    """The median time between two frames, in ms, while the picture is dragged to and fro with the mouse."""
+    frame = page.locator(".slide .frame").bounding_box()
+    x, y = frame["x"] + frame["width"] / 2, frame["y"] + frame["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.evaluate("""() => {
+        window.frameTimes = [];
+        const next = last => requestAnimationFrame(now => {
+            if (!window.frameTimes) return;
+            window.frameTimes.push(now - last);
+            next(now);
+        });
+        requestAnimationFrame(next);
+    }""")
+    for step in range(41):
+        page.mouse.move(x + 150 * math.sin(step * math.pi / 20), y + 90 * math.sin(step * math.pi / 10))
+    times: list[float] = page.evaluate(
+        "() => { const times = window.frameTimes; window.frameTimes = null; return times; }"
+    )
+    page.mouse.up()
+    return statistics.median(times)
+
+
+def test_five_thousand_outlines_are_panned_listed_and_corrected(page: Any, web_app: RunningApp, tmp_path: Path) -> None:
+    person = web_app.person()
+    slide_id, _ = registered(web_app, person, a_pyramid(tmp_path / "many.tif"), um_per_px=0.5)
+    places = [(x, y) for y in range(25, HEIGHT_PX - 12, 25) for x in range(25, WIDTH_PX - 12, 25)][:5000]
+    discs = [(x, y, 11, 0.5 + (n % 500) / 1000) for n, (x, y) in enumerate(places)]
+    searched(web_app, person, slide_id, [*discs[:-1], (*places[-1], 12, 0.3)], min_score=0.4)
+    sign_in(page, web_app, person, f"/slide?slide={slide_id}")
+    page.locator(".slide[data-shown=yes][data-glomeruli='5000']").wait_for()
+    expect(page.locator(".slide [data-kind=aside]")).to_contain_text("1")
+    shoot(page, "outlines-far")
+    page.locator(".slide").get_by_role("button", name="Zoom in").click()
+    drawn(page)
+    outlines = page.locator("[data-switch=outlines]")
+    with_them = frame_ms(page)
+    outlines.uncheck()
+    without = frame_ms(page)
+    outlines.check()
+    assert with_them < 2 * without + 8, f"a frame took {with_them:.0f} ms with outlines, {without:.0f} ms without"
+
+    tiles = page.locator(".glomeruli .tile")
+    expect(tiles.first).to_contain_text("(5000)")  # the model was least sure of it
+    assert tiles.count() < 60, "only what is in sight is in the page"
+    tiles.first.click()
+    expect(page.locator(".slide .card")).to_contain_text("Glomerulus 5000")
+    page.wait_for_url("**glomerulus=f*")
+    drawn(page)
+    shoot(page, "outlines-near")
+    page.keyboard.press("r")
+    frame = page.locator(".slide .frame").bounding_box()
+    x, y = frame["x"] + frame["width"] / 2, frame["y"] + frame["height"] / 2
+    page.keyboard.down("Shift")  # freehand
+    page.mouse.move(x + 80, y)
+    page.mouse.down()
+    for step in range(1, 26):  # a little more than once around
+        page.mouse.move(x + 80 * math.cos(step * math.pi / 12), y + 80 * math.sin(step * math.pi / 12))
+    page.mouse.up()
+    page.keyboard.up("Shift")
+    expect(page.locator(".slide[data-waiting='0'] .card")).to_contain_text("redrawn by hand")
+    expect(page.locator(".glomeruli .tile[aria-selected=true]")).to_contain_text("5000 ✓")
+    page.keyboard.press("Delete")
+    expect(page.locator(".slide [data-kind=removed]")).to_contain_text("1")
+    page.keyboard.press("Delete")
+    expect(page.locator(".slide[data-waiting='0'] .card")).to_contain_text("redrawn by hand")

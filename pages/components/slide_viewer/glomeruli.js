@@ -2,8 +2,8 @@
 // Colours are Okabe and Ito's; a dash, a shape and a letter go with each, so that colour never stands alone.
 
 const KINDS = {
-  counted: { words: "Counted", colour: "#0072B2", dash: [], title: "Glomeruli that count" },
-  sclerosed: { words: "Sclerosed", colour: "#D55E00", dash: [8, 4], title: "Globally sclerosed glomeruli, which count too: dashed, S" },
+  counted: { words: "Counted", colour: "#0072B2", dash: [], title: "Glomeruli that count, the sclerosed among them" },
+  sclerosed: { words: "Sclerosed", colour: "#D55E00", dash: [8, 4], title: "Globally sclerosed: dashed, S" },
   aside: { words: "Not counted", colour: "#4A525C", dash: [2, 3], title: "Outside the limits: dotted, number in brackets" },
   removed: { words: "Removed", colour: "#A0447C", dash: [2, 3], title: "Removed by hand: crossed out" },
 };

@@ -9,7 +9,7 @@ const KEYS = [
   ["o", "outlines on or off"], ["l", "numbers on or off"], ["m", "measure"], ["+  −", "zoom"], ["0", "the whole slide"],
   ["1", "one pixel of the slide per pixel of the screen"], ["Esc", "drop what is being drawn, then the selection"], ["?", "this list"],
 ];
-const EDITING = "csaruDeleteBackspace"; // keys that do nothing where nothing may be changed
+const EDITING = ["c", "s", "a", "r", "u", "Delete", "Backspace"]; // keys that do nothing where nothing may be changed
 const SAY_SELECTED_MS = 250; // stepping through glomeruli tells the server only where it ends
 
 // Switches outlive a change of tab, not a reload.
@@ -98,7 +98,7 @@ class SlideViewer extends DeepZoom {
     if (this.data !== data) return; // answered meanwhile, and fetched anew
     if (this.queue.idle) this.foreseen.clear();
     const drawn = found.filter((item) => item.status === "added" && !this.byKey.has(item.key)).at(-1);
-    if (drawn && [...this.selected].some((key) => this.byKey.get(key)?.fresh)) this.selected = new Set([drawn.key]); // it has its key now
+    if (drawn && [...this.selected].some((key) => this.byKey.get(key)?.fresh)) this.pick([drawn.key]); // it has its key now
     this.found = found;
     this.root.dataset.version = data.version;
     const wish = data.selected;
@@ -125,8 +125,9 @@ class SlideViewer extends DeepZoom {
     this.outlines.set(this.items, (item) => this.shows(item), preferences.numbers);
     const counts = Object.fromEntries(Object.keys(KINDS).map((kind) => [kind, 0]));
     for (const item of this.items) counts[kindOf(item)] += 1;
+    const numbers = { ...counts, counted: counts.counted + counts.sclerosed };
     this.chips.replaceChildren(...Object.entries(KINDS).map(([kind, { words, title }]) => this.button(
-      [sample(kind), words, element("span", { class: "number" }, whole(counts[kind]))], `${title}. Click to show or hide them.`,
+      [sample(kind), words, element("span", { class: "number" }, whole(numbers[kind]))], `${title}. Click to show or hide them.`,
       () => { if (!preferences.hidden.delete(kind)) preferences.hidden.add(kind); this.refresh(); },
       { "aria-pressed": String(!preferences.hidden.has(kind)), "data-kind": kind })));
     for (const box of this.bar.querySelectorAll("[data-switch]")) box.checked = preferences[box.dataset.switch];
@@ -144,11 +145,15 @@ class SlideViewer extends DeepZoom {
 
   chosen() { return [...this.selected].map((key) => this.byKey.get(key)).filter(Boolean); }
 
-  select(keys, tell = true) {
+  pick(keys, tell = true) {
     this.selected = new Set(keys);
-    this.describe();
     clearTimeout(this.telling);
     this.telling = tell ? setTimeout(() => this.tellSelected(), SAY_SELECTED_MS) : undefined;
+  }
+
+  select(keys, tell = true) {
+    this.pick(keys, tell);
+    this.describe();
   }
 
   tellSelected() {
@@ -304,7 +309,7 @@ class SlideViewer extends DeepZoom {
         c: () => this.act("confirm"), Delete: remove, Backspace: remove, r: () => this.redrawSelected(), a: () => this.drawing.start(),
         s: () => this.act(this.chosen().every((item) => item.sclerosed) ? "unmark_sclerosed" : "mark_sclerosed"), u: () => this.push({ action: "undo" }),
       });
-      if (!this.data.editable) for (const key of Object.keys(commands)) if (EDITING.includes(key)) delete commands[key];
+      if (!this.data.editable) for (const key of EDITING) delete commands[key];
     }
     const command = commands[event.key];
     if (!command) return;
