@@ -312,7 +312,7 @@ class SlideViewer extends DeepZoom {
       if (!this.data.editable) for (const key of EDITING) delete commands[key];
     }
     const command = commands[event.key];
-    if (!command) return;
+    if (!command || (event.key === "Enter" && event.composedPath()[0].tagName === "BUTTON")) return;
     // Streamlit binds c and r to its own menus: ours are meant here.
     event.preventDefault();
     event.stopImmediatePropagation();
