@@ -8,7 +8,9 @@ file of samples, made once: the whole scan on the grid of step 1, and a crop aro
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,12 +24,12 @@ from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from renalcore.ct.networks import WINDOW_HU
 from renalcore.ct.nifti import read_nifti
 from renalcore.ct.steps import (
     AIR_HU,
     CYST,
     TUMOUR,
+    WINDOW_HU,
     Grid,
     Shape,
     Step,
@@ -44,6 +46,8 @@ from renalcore.errors import InputError
 
 _SEED_OF_VALIDATION: Final = 900_000
 """Scans that validate are drawn from other seeds than those that train."""
+_WORTH_PROCESSES: Final = 12
+"""Missing scans from which starting processes is quicker than making them here."""
 VAL_SHARE: Final = 0.15
 """Share of the patients that validate where no fold is asked for."""
 
@@ -143,7 +147,9 @@ def folds_of(cases: Sequence[Case], folds: int) -> list[tuple[str, ...]]:
     return divide([case.group for case in ordered], counts, folds)
 
 
-def prepare(cases: Sequence[Case], folder: Path, *, drawn: int, validation: bool = False) -> list[Path]:
+def prepare(
+    cases: Sequence[Case], folder: Path, *, drawn: int, validation: bool = False, workers: int = 1
+) -> list[Path]:
     """Files of samples of some patients, made where they are not there yet.
 
     Args:
@@ -151,6 +157,7 @@ def prepare(cases: Sequence[Case], folder: Path, *, drawn: int, validation: bool
         folder: Where the files go; runs that share it share them.
         drawn: Scans to draw around label maps, all of them together; patients take turns.
         validation: Draw others than for training.
+        workers: Processes that make them side by side.
 
     Returns:
         A file for each real and each drawn scan.
@@ -167,15 +174,24 @@ def prepare(cases: Sequence[Case], folder: Path, *, drawn: int, validation: bool
     for number in range(drawn if shapes else 0):
         case, seed = shapes[number % len(shapes)], first + number
         wanted[f"{case.group}-{seed}"] = partial(_drawn, case.labels, seed)
-    paths = []
-    for name, make in wanted.items():
-        path = folder / f"{name}.npz"
-        if not path.is_file():
-            unfinished = folder / f".{name}.partial.npz"
-            np.savez_compressed(unfinished, **_columns(make()))
-            unfinished.replace(path)
-        paths.append(path)
-    return paths
+    paths = {folder / f"{name}.npz": make for name, make in wanted.items()}
+    missing = {path: make for path, make in paths.items() if not path.is_file()}
+    if len(missing) < _WORTH_PROCESSES or workers == 1:
+        for path, make in missing.items():
+            _keep(path, make)
+    else:
+        fresh = multiprocessing.get_context("spawn")  # a fork would inherit the locks of threads without the threads
+        with ProcessPoolExecutor(workers, mp_context=fresh, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for kept in [pool.submit(_keep, path, make) for path, make in missing.items()]:
+                kept.result()
+    return list(paths)
+
+
+def _keep(path: Path, make: Callable[[], tuple[list[Sample], list[Sample]]]) -> None:
+    """Write the samples of one scan, never half of them."""
+    unfinished = path.with_name(f".{path.stem}.partial.npz")
+    np.savez_compressed(unfinished, **_columns(make()))
+    unfinished.replace(path)
 
 
 def _columns(scan: tuple[list[Sample], list[Sample]]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from renalcore.ct.steps import STEPS, StepName
+from renalcore.ct.steps import STEPS, WINDOW_HU, StepName
 from renalcore.errors import ModelError
 
 FULL_WIDTH: Final = 32
@@ -33,9 +33,6 @@ FULL_WIDTH: Final = 32
 
 SMALL_WIDTH: Final = 8
 """What a plain CPU trains in hours and runs in a second."""
-
-WINDOW_HU: Final = (-200.0, 300.0)
-"""What a network sees; below is air and above is bone or contrast medium, and how far does not matter."""
 
 SIDE_MULTIPLE: Final = 8
 """Three halvings: sides of a volume are multiples of this."""

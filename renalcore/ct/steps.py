@@ -29,6 +29,9 @@ CYST: Final = 3
 LABELS: Final = MappingProxyType({KIDNEY: "kidney", TUMOUR: "tumour", CYST: "cyst"})
 """The labels of a result, as KiTS has them; 0 is everything else."""
 
+WINDOW_HU: Final = (-200.0, 300.0)
+"""What a network sees; below is air and above is bone or contrast medium, and how far does not matter."""
+
 AIR_HU: Final = -1000
 """What lies where nothing was scanned, and outside of the kidney in step 3."""
 

@@ -270,15 +270,16 @@ def train(config: TrainConfig) -> Path:
     cases = read_cases(config.data)
     training, validation = train_and_validation(cases, config.held_out, folder=config.data)
     samples = config.output / "samples"
-    shown = prepare(training, samples, drawn=config.synthetic)
-    checked = prepare(validation, samples, drawn=config.validation_scans, validation=True)
+    cores = usable_threads()
+    shown = prepare(training, samples, drawn=config.synthetic, workers=cores)
+    checked = prepare(validation, samples, drawn=config.validation_scans, validation=True, workers=cores)
     step = STEPS[config.step]
     items = StepDataset(
         shown, step, augmentation=config.augmentation, patch=config.shown, items=config.items, seed=config.seed
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
-        torch.set_num_threads(usable_threads())
+        torch.set_num_threads(cores)
     loader: DataLoader[Any] = DataLoader(
         items,  # random already
         batch_size=config.batch,

@@ -126,7 +126,7 @@ def draw_scene(shape: KidneyShape, seed: int) -> Scene:
     scanner = Scanner(
         slice_mm=float(rng.choice([1.0, 1.5, 2.5, 3.0, 5.0])),
         blur_mm=float(rng.uniform(0.4, 0.9)),
-        noise_hu=float(np.exp(rng.uniform(np.log(8), np.log(40)))),
+        noise_hu=float(np.exp(rng.uniform(np.log(9), np.log(48)))),
         field_mm=float(rng.uniform(170, 250)),
         feet_mm=shape.low_mm[0] - float(rng.uniform(5, 190)),
         head_mm=shape.high_mm[0] + float(rng.uniform(10, 120)),
