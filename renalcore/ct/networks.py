@@ -39,6 +39,9 @@ SIDE_MULTIPLE: Final = 8
 
 LEAST_WIDTH: Final = 4
 
+_NORM: Final = ("instance", {"affine": True, "eps": 1e-3})
+"""torch's 1e-5 would multiply gradients by 300 in each layer where a patch is nothing but air."""
+
 
 class UNet3D(nn.Module):
     """The paper's 3D U-Net, with instance normalisation after each convolution.
@@ -52,7 +55,7 @@ class UNet3D(nn.Module):
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
-        act, norm = ("ReLU", {"inplace": True}), ("instance", {"affine": True})
+        act, norm = ("ReLU", {"inplace": True}), _NORM
         channels = [width * 2**level for level in range(4)]
         self.first = TwoConv(3, 1, channels[0], act, norm, bias=True)
         self.down = nn.ModuleList(
@@ -87,7 +90,7 @@ def _segresnet(width: int, classes: int) -> nn.Module:
         init_filters=width,
         in_channels=1,
         out_channels=classes,
-        norm=("instance", {"affine": True}),
+        norm=_NORM,
         blocks_down=(1, 2, 2, 4),
         blocks_up=(1, 1, 1),
         upsample_mode="deconv",

@@ -368,8 +368,8 @@ def _step(
         raise ModelError(f"the loss became {loss.item()}; go on from the last checkpoint with a lower --lr0")
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)
-    optimizer.step()
+    if torch.isfinite(torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)):  # a patch of air alone may not be
+        optimizer.step()
     return loss.item()
 
 

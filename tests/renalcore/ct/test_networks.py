@@ -33,6 +33,23 @@ def test_every_network_learns_with_all_its_parts_and_its_weights_survive_a_round
             assert torch.equal(loaded[step](volume), network.eval()(volume))
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_learns_to_tell_a_bright_ball_from_what_is_around_it(name: str) -> None:
+    torch.manual_seed(0)
+    network = build_network(name, "kidney", width=4)
+    axis = torch.arange(16) - 7.5
+    ball = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2 < 30).long()[None]
+    volume = 150.0 * ball[:, None] + 30 * torch.randn(1, 1, 16, 16, 16)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+    for _ in range(25):
+        optimizer.zero_grad()
+        Loss((1, 2))(network(volume), ball).backward()
+        optimizer.step()
+    with torch.inference_mode():
+        found = network(volume).argmax(1)
+    assert 2 * (found * ball).sum() / (found.sum() + ball.sum()) > 0.9
+
+
 def test_the_unet_is_the_papers_four_levels_of_two_convolutions() -> None:
     body = build_network("unet3d", "rough", width=32).body
     thick = [module for module in body.modules() if isinstance(module, nn.Conv3d) and module.kernel_size == (3, 3, 3)]
