@@ -171,7 +171,8 @@ def _figures(evaluation: Evaluation, on: str, command: str) -> list[HeldOutFigur
 
 
 def _measured_limits(card: ModelCard, evaluation: Evaluation, data: str) -> list[str]:
-    limits = [_never_validated(len(card.classes) - len(evaluation.validated), len(card.classes))]
+    unvalidated = len(card.classes) - len(evaluation.validated)
+    limits = [_never_validated(unvalidated, len(card.classes))] if unvalidated else []
     for row in evaluation.rows:
         if row.name in evaluation.validated and row.ap50 < WEAK_AP50:
             mistakes = evaluation.mistakes(row.name)
