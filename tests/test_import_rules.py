@@ -47,6 +47,7 @@ HEAVY = {
 }  # fmt: skip
 AT_THE_TOP: dict[str, set[str]] = {
     "renalcore/ct/data.py": {"torch"},
+    "renalcore/ct/decoding.py": {"torch"},
     "renalcore/ct/losses.py": {"torch", "monai"},
     "renalcore/ct/networks.py": {"torch", "monai"},
     "renalcore/ct/train.py": {"torch"},
@@ -74,6 +75,7 @@ AT_THE_TOP: dict[str, set[str]] = {
     "renalcore/sediment/slicing.py": {"sahi"},
 }
 INSIDE_FUNCTIONS: dict[str, set[str]] = {
+    "renalcore/ct/benchmark.py": {"nibabel"},
     "renalcore/ct/nifti.py": {"nibabel"},
     "renalcore/engine/backends.py": {"torch", "openvino", "nncf"},
     "renalcore/engine/devices.py": {"torch"},

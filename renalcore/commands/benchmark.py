@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from renalcore.commands.command import (
+    CT_MODEL,
     HISTOLOGY_MODEL,
     SEDIMENT_MODEL,
     Command,
@@ -87,6 +88,37 @@ def _histology(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _ct_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--scan", type=Path, metavar="SCAN", help="a folder or a zip of DICOM, or a NIfTI file; by default one is drawn"
+    )
+    parser.add_argument(
+        "--slices", type=count, default=280, metavar="N",
+        help="of 512 x 512 px of the drawn scan, which is measured with half of them as well (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--model", default=CT_MODEL, metavar="KEY", help="one of `models` (%(default)s)")
+    add_models(parser)
+    add_device(parser)
+    parser.add_argument("--output", type=Path, default=None, metavar="FILE", help="write the figures as JSON as well")
+
+
+def _ct(arguments: argparse.Namespace) -> int:
+    """Search a large scan and print what each stage took, against the networks alone."""
+    from renalcore.ct import benchmark
+
+    measured = benchmark.run(
+        arguments.model,
+        scan=arguments.scan,
+        slices=arguments.slices,
+        device=arguments.device,
+        root=arguments.models,
+    )
+    sys.stdout.write(f"{measured}\n")
+    if arguments.output is not None:
+        write_json(arguments.output, measured.as_dict())
+    return 0
+
+
 FAMILY = Family(
     "benchmark",
     "measure speed against the named peer",
@@ -104,6 +136,13 @@ FAMILY = Family(
             "renalcore benchmark histology --size 40000",
             _histology_arguments,
             _histology,
+        ),
+        Command(
+            "ct",
+            "each stage from file to labels on a scan of 512 x 512 x 280, against the networks alone",
+            "renalcore benchmark ct --slices 280 --models runs/ct",
+            _ct_arguments,
+            _ct,
         ),
     ),
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from renalcore.commands.command import (
+    CT_MODEL,
     HISTOLOGY_MODEL,
     SEDIMENT_MODEL,
     Command,
@@ -27,6 +28,7 @@ from renalcore.errors import InputError, RenalError
 from renalcore.export.figures import write_json
 
 if TYPE_CHECKING:
+    from renalcore.ct.predict import KidneyModel
     from renalcore.histology.predict import GlomerulusModel
     from renalcore.types import Field
 
@@ -142,6 +144,76 @@ def _search_slide(model: GlomerulusModel, path: Path, arguments: argparse.Namesp
         )
 
 
+def _ct_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "scans", nargs="+", type=Path, metavar="SCAN", help="a folder or a zip of DICOM, a DICOMDIR, or a NIfTI file"
+    )
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="DIR",
+        help="folder for labels.nii.gz, summary.json, lesions.csv and kidneys.csv; of several scans each gets a folder "
+        "in it with its name",
+    )  # fmt: skip
+    parser.add_argument("--model", default=CT_MODEL, metavar="KEY", help="one of `models` (%(default)s)")
+    add_models(parser)
+    add_device(parser)
+    parser.add_argument("--series", metavar="KEY", help="which series to read, where a scan holds several")
+    parser.add_argument("--seg", action="store_true", help="write labels.dcm, a DICOM SEG of the series, as well")
+    parser.add_argument("--stl", action="store_true", help="write a surface for each organ and side as well")
+
+
+def _ct(arguments: argparse.Namespace) -> int:
+    """Find kidneys, tumours and cysts of some scans, and write labels and measures of each."""
+    several = len(arguments.scans) > 1
+    names = [_stem(path) for path in arguments.scans]
+    if several:
+        _refuse_twins(names)
+
+    from renalcore.ct.predict import KidneyModel
+
+    model = KidneyModel.load(arguments.model, device=arguments.device, root=arguments.models)
+    refused = 0
+    with bar(len(arguments.scans), "scan") as progress:
+        for path, name in zip(arguments.scans, names, strict=True):
+            folder = arguments.output / name if several else arguments.output
+            try:
+                _search_scan(model, path, folder, arguments, progress)
+            except RenalError as error:
+                refused += 1
+                progress.write(str(error), file=sys.stderr)  # names the file
+            progress.update(1)
+    if refused:
+        say(f"{refused} of {len(arguments.scans)} inputs could not be used; {arguments.output} holds the others")
+    return 1 if refused else 0
+
+
+def _stem(path: Path) -> str:
+    name = path.resolve().name
+    suffix = next((end for end in (".nii.gz", ".nii", ".zip", ".dcm") if name.lower().endswith(end)), "")
+    return name[: len(name) - len(suffix)]
+
+
+def _search_scan(model: KidneyModel, path: Path, folder: Path, arguments: argparse.Namespace, progress: Any) -> None:
+    from renalcore.ct import predictions
+    from renalcore.io.volume import read_volume
+
+    start = time.perf_counter()
+    progress.set_postfix_str(f"{path.name}: reading")
+    volume = read_volume(path, series=arguments.series)
+    found = model.search(
+        volume, progress=lambda done, of: progress.set_postfix_str(f"{path.name}: pass {done} of {of}")
+    )
+    seconds = time.perf_counter() - start
+    folder.mkdir(parents=True, exist_ok=True)
+    predictions.write(folder, found, volume, card=model.card, name=path.name, seconds=seconds)
+    progress.write(f"{path.name}: {found.words}", file=sys.stderr)
+    if not found.labels.any():
+        return  # neither a surface nor a segment can be empty
+    if arguments.stl:
+        predictions.write_surfaces(folder, found, volume)
+    if arguments.seg:
+        predictions.write_seg(folder / "labels.dcm", found, volume, path, series=arguments.series, card=model.card)
+
+
 def _read_ahead(paths: Sequence[Path]) -> Iterator[tuple[Path, Field | RenalError]]:
     """Each input with its picture or the reason there is none, the next being decoded while one is searched."""
     from renalcore.io.image import read_field
@@ -178,6 +250,13 @@ FAMILY = Family(
             "renalcore predict histology biopsy.svs snapshot.jpg --output found",
             _histology_arguments,
             _histology,
+        ),
+        Command(
+            "ct",
+            "find kidneys, tumours and cysts of abdominal CT",
+            "renalcore predict ct study/ --output found --models runs/ct",
+            _ct_arguments,
+            _ct,
         ),
     ),
 )

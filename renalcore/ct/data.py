@@ -38,6 +38,7 @@ from renalcore.ct.steps import (
     resample,
     resample_labels,
     rough_grids,
+    within,
 )
 from renalcore.ct.synthetic import draw_scene, read_shape
 from renalcore.datasets.findings import Findings
@@ -387,11 +388,6 @@ class StepDataset(Dataset[dict[str, Tensor]]):
             middle: NDArray[np.float64] = np.clip(centre + rng.uniform(-0.3, 0.3, 3) * patch, lowest, highest)
             return middle
         return rng.uniform(lowest, highest)
-
-
-def within(hu: NDArray[np.float32], region: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """What step 3 is shown: the kidney, and air around it."""
-    return np.where(region, hu, np.float32(AIR_HU))
 
 
 def _region(labels: NDArray[np.uint8], step: Step, wrong_mm: float, rng: np.random.Generator) -> NDArray[np.bool_]:

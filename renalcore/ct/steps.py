@@ -242,6 +242,11 @@ def kidney_grids(scan: Grid, found: NDArray[np.bool_], of: Grid, *, least_ml: fl
     return [kidney_grid(scan, *box) for box in sorted(boxes, key=lambda box: float(box[0][2]))]
 
 
+def within(hu: Floats, region: NDArray[np.bool_]) -> Floats:
+    """What step 3 is shown: the kidney, and air around it."""
+    return np.where(region, hu, np.float32(AIR_HU))
+
+
 def resample(array: NDArray[Any], of: Grid, to: Grid, *, outside: float = AIR_HU) -> Floats:
     """An array on another grid of the same directions.
 

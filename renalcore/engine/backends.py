@@ -1,8 +1,8 @@
 """What runs a network: torch, or OpenVINO with the network converted once and kept on disk, in float32 or in INT8.
 
-A back end takes a batch of pictures as they are, `(N, H, W, 3)` uint8 RGB, and gives the network's outputs as arrays.
-Anything done to a picture (scaling to 0..1, reordering) is part of the network handed in, so that both back ends do
-the same and OpenVINO can fuse it.
+A back end takes a batch of pictures as they are, `(N, H, W, 3)` uint8 RGB, or of volumes, `(N, D, H, W)` int16 HU, and
+gives the network's outputs as arrays. Anything done to them (scaling to 0..1, reordering) is part of the network handed
+in, so that both back ends do the same and OpenVINO can fuse it.
 
 Back ends hold no picture and no answer: several threads may call `run` of one object, and each gets the answer to its
 own batch.
@@ -17,8 +17,9 @@ import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,27 +37,48 @@ Outputs = tuple[NDArray[Any], ...]
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a network is given.
+
+    Attributes:
+        example: Shape of a small batch of it, with which it is converted.
+        dtype: Type of its numbers.
+        beside: Several of a batch are answered beside each other, one a thread: quickest for many pictures. Otherwise
+            all threads work on one: quickest for few volumes.
+    """
+
+    example: tuple[int, ...]
+    dtype: Literal["uint8", "int16"]
+    beside: bool
+
+
+PICTURES: Final = Shown((1, 64, 96, 3), "uint8", beside=True)
+VOLUMES: Final = Shown((1, 16, 24, 32), "int16", beside=False)
+
+
 class Backend(Protocol):
     """Runs one network on one device."""
 
-    def run(self, batch: NDArray[np.uint8]) -> Outputs:
-        """The network's outputs for `(N, H, W, 3)` uint8 RGB pictures; safe to call from several threads."""
+    def run(self, batch: NDArray[Any]) -> Outputs:
+        """The network's outputs for a batch of what it was loaded for; safe to call from several threads."""
         ...
 
 
-def load(build: Callable[[], nn.Module], device: Device, *, key: str) -> Backend:
+def load(build: Callable[[], nn.Module], device: Device, *, key: str, shown: Shown = PICTURES) -> Backend:
     """The back end of `device` with the network that `build` makes.
 
     Args:
         build: Makes the network with its weights. Not called when a converted copy of it lies in the cache.
         device: What to run it on.
         key: Names the network, its weights and the code that made it; another key is another network.
+        shown: What it is given.
 
     Raises:
         ModelError: INT8 is asked for and `quantise` has not made it.
     """
     if device.kind in ("openvino", "openvino-int8"):
-        return OpenVinoBackend(build, device, key=key)
+        return OpenVinoBackend(build, device, key=key, shown=shown)
     return TorchBackend(build(), device)
 
 
@@ -71,10 +93,13 @@ class TorchBackend:
         self._target = torch.device("cuda" if device.kind == "cuda" else "cpu")
         dtype = torch.float16 if device.kind == "cuda" else torch.float32
         network = network.eval().requires_grad_(False)
-        self._network = network.to(self._target, dtype).to(memory_format=torch.channels_last)
+        deep = any(parameter.dim() == 5 for parameter in network.parameters())  # kernels of volumes
+        order = torch.channels_last_3d if deep else torch.channels_last
+        self._network: Any = network.to(self._target, dtype)
+        self._network = self._network.to(memory_format=order)
 
-    def run(self, batch: NDArray[np.uint8]) -> Outputs:
-        """The network's outputs for `(N, H, W, 3)` uint8 RGB pictures."""
+    def run(self, batch: NDArray[Any]) -> Outputs:
+        """The network's outputs for a batch."""
         import torch
 
         with torch.inference_mode():
@@ -99,12 +124,12 @@ class OpenVinoBackend:
 
     The network is converted once and kept in the cache folder. It is compiled for each picture size it meets, because
     fixed shapes run a tenth faster than a dynamic one and compile in a third of a second; the last eight sizes are
-    kept. Pictures of a batch run beside each other, one a stream.
+    kept. Pictures of a batch run beside each other, one a stream; volumes one after the other.
     """
 
     kept_sizes = 8
 
-    def __init__(self, build: Callable[[], nn.Module], device: Device, *, key: str) -> None:
+    def __init__(self, build: Callable[[], nn.Module], device: Device, *, key: str, shown: Shown = PICTURES) -> None:
         self._core = _core()
         precision = "f32"  # bfloat16, the default on CPUs that know it, moves scores by per cents
         if device.kind == "openvino-int8":
@@ -112,17 +137,17 @@ class OpenVinoBackend:
             if "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
                 precision = "bf16"  # for what is left in floating point; finer than INT8
         else:
-            self._model = _converted(self._core, build, _converted_path(key))
+            self._model = _converted(self._core, build, _converted_path(key), shown)
         self._options: dict[str, Any] = {
-            "PERFORMANCE_HINT": "THROUGHPUT",
+            "PERFORMANCE_HINT": "THROUGHPUT" if shown.beside else "LATENCY",
             "INFERENCE_PRECISION_HINT": precision,
             "INFERENCE_NUM_THREADS": device.threads,
         }
         self._lock = threading.Lock()
         self._sizes: OrderedDict[tuple[int, ...], _Compiled] = OrderedDict()
 
-    def run(self, batch: NDArray[np.uint8]) -> Outputs:
-        """The network's outputs for `(N, H, W, 3)` uint8 RGB pictures."""
+    def run(self, batch: NDArray[Any]) -> Outputs:
+        """The network's outputs for a batch."""
         return self._compiled(batch.shape[1:]).run(batch)
 
     def _compiled(self, shape: tuple[int, ...]) -> _Compiled:
@@ -145,7 +170,7 @@ class _Compiled:
         self._idle: list[openvino.AsyncInferQueue] = []
         self._lock = threading.Lock()
 
-    def run(self, batch: NDArray[np.uint8]) -> Outputs:
+    def run(self, batch: NDArray[Any]) -> Outputs:
         with self._lock:
             queue = self._idle.pop() if self._idle else None
         if queue is None:
@@ -207,7 +232,7 @@ def quantise(
         raise ValueError("ranges are set with pictures of one size, at least one")
     nncf.set_log_level(logging.ERROR)
     core = _core()
-    model = _converted(core, build, _converted_path(key)).clone()
+    model = _converted(core, build, _converted_path(key), PICTURES).clone()
     sizes = model.input().partial_shape
     model.reshape([1, *pictures[0].shape])
     quantised = nncf.quantize(
@@ -238,13 +263,13 @@ def _converted_path(key: str) -> Path:
     return cache_folder() / "openvino" / f"{key}.xml"
 
 
-def _converted(core: openvino.Core, build: Callable[[], nn.Module], path: Path) -> openvino.Model:
+def _converted(core: openvino.Core, build: Callable[[], nn.Module], path: Path, shown: Shown) -> openvino.Model:
     if path.is_file():
         try:
             return core.read_model(path)
         except RuntimeError as error:
             _log.warning("%s cannot be read and is made again: %s", path, error)
-    model = _convert(build().eval())
+    model = _convert(build().eval(), shown)
     try:
         _save(model, path)
     except (OSError, RuntimeError) as error:
@@ -252,7 +277,7 @@ def _converted(core: openvino.Core, build: Callable[[], nn.Module], path: Path) 
     return model
 
 
-def _convert(network: nn.Module) -> openvino.Model:
+def _convert(network: nn.Module, shown: Shown) -> openvino.Model:
     import warnings
 
     import openvino
@@ -260,7 +285,8 @@ def _convert(network: nn.Module) -> openvino.Model:
 
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # the tracer's, about sizes that are fixed at reshape
-        return openvino.convert_model(network, example_input=torch.zeros(1, 64, 96, 3, dtype=torch.uint8))
+        example = torch.zeros(shown.example, dtype=getattr(torch, shown.dtype))
+        return openvino.convert_model(network, example_input=example)
 
 
 def _save(model: openvino.Model, path: Path) -> None:

@@ -1,0 +1,127 @@
+"""The files that `predict ct` writes for a scan: labels on its own grid, figures, lesions, and surfaces on demand."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from renalcore.ct.measure import RENAL_NOTE, sides
+from renalcore.ct.predict import Found
+from renalcore.ct.steps import LABELS
+from renalcore.export.ct import kidneys_to_csv, lesions_to_csv
+from renalcore.export.figures import plain, write_json
+from renalcore.io.volume import Volume, write_labels
+from renalcore.models import ModelCard
+
+_SIDES = {"right": 1, "left": 2, "side-unknown": 0}
+"""Codes of `renalcore.ct.measure.sides`."""
+
+
+def write(folder: Path, found: Found, volume: Volume, *, card: ModelCard, name: str, seconds: float) -> None:
+    """Write `labels.nii.gz`, `summary.json`, `lesions.csv` and `kidneys.csv`.
+
+    Args:
+        folder: Where to; it exists.
+        found: What was found.
+        volume: The scan.
+        card: The model that found it.
+        name: What the input is called.
+        seconds: From opening its files to the labels.
+    """
+    write_labels(folder / "labels.nii.gz", found.labels, volume)
+    (folder / "lesions.csv").write_bytes(lesions_to_csv(name, found.measures))
+    (folder / "kidneys.csv").write_bytes(kidneys_to_csv(name, found.measures))
+    write_json(folder / "summary.json", plain(_figures(found, volume, card=card, name=name, seconds=seconds)))
+
+
+def write_surfaces(folder: Path, found: Found, volume: Volume) -> list[Path]:
+    """Write a binary STL in LPS mm for each label and side that holds something, `kidney-right.stl` for instance."""
+    from renalcore.export.meshes import mesh, to_stl
+
+    side_of = sides(found.labels, volume.affine, hu=volume.hu)
+    written = []
+    for label, organ in LABELS.items():
+        for side, code in _SIDES.items():
+            mask = (found.labels == label) & (side_of == code)
+            if mask.any():
+                path = folder / f"{organ}-{side}.stl"
+                path.write_bytes(to_stl(mesh(mask, volume.affine), name=path.stem))
+                written.append(path)
+    return written
+
+
+def write_seg(path: Path, found: Found, volume: Volume, source: Path, *, series: str | None, card: ModelCard) -> None:
+    """Write a DICOM SEG that refers to the series that was read.
+
+    Args:
+        path: Where to.
+        found: What was found; it holds something.
+        volume: The scan.
+        source: The files it was read from.
+        series: The series that was chosen, where there are several.
+        card: The model that found it.
+
+    Raises:
+        InputError: The scan is no DICOM, or its series cannot be referred to.
+    """
+    from renalcore import __version__
+    from renalcore.export.dicom_seg import dicom_seg
+    from renalcore.io.volume import slice_headers
+
+    content = dicom_seg(
+        found.labels,
+        sides(found.labels, volume.affine, hu=volume.hu),
+        volume.affine,
+        slice_headers(source, series=series),
+        algorithm=card.key,
+        version=__version__,
+        reviewed=False,
+    )
+    path.write_bytes(content)
+
+
+def _figures(found: Found, volume: Volume, *, card: ModelCard, name: str, seconds: float) -> dict[str, Any]:
+    measures = found.measures
+    told = [side for side in ("right", "left", "middle") if side != "middle" or _lies(found, side)]
+    lesions = {organ: [each for each in measures.lesions if each.label == organ] for organ in ("tumour", "cyst")}
+    totals = {organ: np.count_nonzero(found.labels == label) * volume.voxel_ml for label, organ in LABELS.items()}
+    return {
+        "file_name": name,
+        "model": card.key,
+        "weights_sha256": card.sha256,
+        "shape": list(volume.shape),
+        "spacing_mm": list(volume.spacing_mm),
+        "phase": volume.phase or None,
+        "flags": [flag.message for flag in volume.flags],
+        "found": found.words,
+        "ml": {
+            **{
+                side: {organ: measures.volume_ml(side, label) for label, organ in LABELS.items()}  # type: ignore[arg-type]
+                for side in told
+            },
+            "total": totals,
+        },
+        "largest_diameter_mm": {
+            organ: {
+                "axial": max(each.axial_diameter_mm for each in some),
+                "any_direction": max(each.diameter_mm for each in some),
+            }
+            if some
+            else None
+            for organ, some in lesions.items()
+        },
+        "kidneys": [asdict(kidney) for kidney in measures.kidneys],
+        "lesions": [asdict(lesion) for lesion in measures.lesions],
+        "side_from": measures.side_from,
+        "renal_note": RENAL_NOTE,
+        "seconds": seconds,
+        "seconds_of": dict(found.seconds),
+        "note": "For research use only. Not for use in diagnostic procedures.",
+    }
+
+
+def _lies(found: Found, side: str) -> bool:
+    return any(kidney.side == side for kidney in found.measures.kidneys)
