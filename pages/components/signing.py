@@ -26,7 +26,8 @@ def sign(specimen_id: int, said: Callable[[int], Iterable[str]], user: auth.Curr
         user: The reviewer.
         reviewed: What the signature says was reviewed, e.g. `fields and findings`.
     """
-    for paragraph in said(specimen_id):
+    paragraphs = list(said(specimen_id))
+    for paragraph in paragraphs:
         st.markdown(paragraph)
     meanings = (
         f"I have reviewed the {reviewed} of this specimen and release this report.",
@@ -36,7 +37,12 @@ def sign(specimen_id: int, said: Callable[[int], Iterable[str]], user: auth.Curr
     st.markdown(
         f"Signed as **{style.plain(user.full_name)}**, with the time. Later changes are amendments with a reason."
     )
-    if st.button("Sign", type="primary", key=f"sign-now-{specimen_id}"):
+    pressed = st.button("Sign", type="primary", key=f"sign-now-{specimen_id}")
+    read = st.session_state.get("sign-read")
+    st.session_state["sign-read"] = paragraphs
+    if pressed and read != paragraphs:
+        st.warning("Somebody changed this report while you read it. Read it again, then sign.")
+    elif pressed:
         try:
             with session_scope() as session:
                 reviews.sign(session, specimen_id, by=auth.require("reviewer"), meaning=meaning)
