@@ -140,15 +140,21 @@ def signed_words(report: SlideReport) -> Iterator[str]:
         f"Specimen **{style.plain(report.accession)}**, patient **{style.plain(report.patient_identifier)}**, "
         f"model {style.plain(report.model_key or style.NO_VALUE)}."
     )
-    yield "\n".join(
-        f"- {style.plain(slide.name)}: **{slide.summary.count}** glomeruli, globally sclerosed "
-        f"{style.plain(share_in_words(slide.sclerosed))}. {style.plain(slide.sclerosed.note)}"
-        for slide in report.slides
-    )
+    yield "\n".join(f"- {style.plain(slide.name)}: {_signed_share(slide.sclerosed)}" for slide in report.slides)
     if report.unreviewed == 1:
         yield "1 glomerulus stands as the model outlined it; signing accepts it."
     elif report.unreviewed:
         yield f"{report.unreviewed} glomeruli stand as the model outlined them; signing accepts them."
+
+
+def _signed_share(share: SclerosedShare) -> str:
+    if not share.count:
+        return "**no** glomeruli."
+    glomeruli_words = "glomerulus" if share.count == 1 else "glomeruli"
+    return (
+        f"**{share.count}** {glomeruli_words}, globally sclerosed {style.plain(share_in_words(share))}. "
+        f"{style.plain(share.note)}"
+    )
 
 
 _DONE = {
@@ -163,12 +169,13 @@ _DONE = {
 }
 
 
-def change_in_words(event: AuditEvent, numbers: Mapping[str, int]) -> str | None:
+def change_in_words(event: AuditEvent, numbers: Mapping[str, int], unit: str) -> str | None:
     """What was done to a specimen of slides, as a technologist would say it; None for events of other kinds.
 
     Args:
         event: An event of the specimen, of one of its slides, or of its analysis.
         numbers: What the glomeruli of the slide that is shown are called, by their keys.
+        unit: Of diameters on that slide: `um` or `px`.
     """
     new, kind = event.new or {}, event.action.removeprefix("glomerulus.")
     if event.action.startswith("glomerulus.") and kind in _DONE:
@@ -178,7 +185,7 @@ def change_in_words(event: AuditEvent, numbers: Mapping[str, int]) -> str | None
         return f"{what}{' ' * bool(called)}{called} {_DONE[kind]}"
     match event.action:
         case "analysis.set_limits":
-            return f"Counted of the model: {limits_in_words(glomeruli.limits_from_json(new['limits']), 'um')}"
+            return f"Counted of the model: {limits_in_words(glomeruli.limits_from_json(new['limits']), unit)}"
         case "slide.set_scale":
             scale = new["um_per_px"]
             return "Scale taken back" if scale is None else f"Scale set to {scale:g} µm/px"
@@ -189,7 +196,8 @@ def change_in_words(event: AuditEvent, numbers: Mapping[str, int]) -> str | None
         case "specimen.bring_back_slide":
             return f"{new['name']} brought back"
         case "specimen.add_slides":
-            return f"{len(new['added'])} slides added"
+            number = len(new["added"])
+            return "1 slide added" if number == 1 else f"{number} slides added"
     return None
 
 

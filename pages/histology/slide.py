@@ -314,13 +314,18 @@ def _result(slide: Slide, specimen: Specimen, current: Analysis, user: auth.Curr
             _act(lambda: asking.retry(current.id, by=user))
     beside.show(report, slide.id)
     if slide.withdrawn_at is None:
-        unit = "px" if slide.um_per_px is None else "um"
+        unit = _unit(slide)
         words = beside.limits_in_words(report.limits, unit)
         if specimen.state == "needs_review":
             with st.expander(f"Counted: {words}", key=f"limits-{current.id}"):
                 beside.limits_form(current, unit)
         else:
             st.html(f'<p class="rc-quiet-text">Counted: {escape(words)}</p>')
+
+
+def _unit(slide: Slide) -> str:
+    """Of lengths on it, as `beside` takes it."""
+    return "px" if slide.um_per_px is None else "um"
 
 
 def _history(specimen: Specimen, slide: Slide, current: Analysis | None) -> None:
@@ -336,7 +341,7 @@ def _history(specimen: Specimen, slide: Slide, current: Analysis | None) -> None
     lines += [
         (event.at, event.actor_name, words)
         for event in events
-        if (words := beside.change_in_words(event, numbers)) is not None
+        if (words := beside.change_in_words(event, numbers, _unit(slide))) is not None
     ]
     signing.history(lines)
 

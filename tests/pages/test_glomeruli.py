@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from db.models import AuditEvent
-from pages.components.glomeruli import change_in_words, few_html, limits_in_words, share_in_words
+from pages.components.glomeruli import _signed_share, change_in_words, few_html, limits_in_words, share_in_words
 from renalcore.histology.measure import Limits, sclerosed_share
 
 
@@ -37,9 +37,28 @@ def test_a_share_of_few_glomeruli_says_so_beside_its_percentage() -> None:
 def test_corrections_are_told_by_the_numbers_of_the_glomeruli() -> None:
     def told(action: str, *keys: str) -> str | None:
         event = AuditEvent(action=action, new={"glomeruli": dict.fromkeys(keys)}, reason="of another patient")
-        return change_in_words(event, {"f7": 1, "f9": 2, "c3": 3})
+        return change_in_words(event, {"f7": 1, "f9": 2, "c3": 3}, "um")
 
     assert told("glomerulus.remove", "f7") == "Glomerulus 1 removed"
     assert told("glomerulus.mark_sclerosed", "f9", "f7") == "Glomeruli 1, 2 marked as globally sclerosed"
     assert told("glomerulus.undo", "c8") == "Glomerulus undone", "its drawing was taken back: it has no number"
     assert told("analysis.running") is None
+
+
+def test_limits_in_the_history_have_the_unit_of_the_slide() -> None:
+    limits = {"edge": "keep", "min_score": 0.0, "min_diameter": 60.0, "max_diameter": None}
+    event = AuditEvent(action="analysis.set_limits", new={"limits": limits})
+    assert change_in_words(event, {}, "um") == "Counted of the model: at least 60 µm across"
+    assert change_in_words(event, {}, "px") == "Counted of the model: at least 60 px across"
+
+
+def test_one_slide_added_is_one_slide() -> None:
+    added = [
+        change_in_words(AuditEvent(action="specimen.add_slides", new={"added": n * [{}]}), {}, "um") for n in (1, 2)
+    ]
+    assert added == ["1 slide added", "2 slides added"]
+
+
+def test_what_is_signed_of_a_slide_without_glomeruli_is_no_share() -> None:
+    assert _signed_share(sclerosed_share(0, 0)) == "**no** glomeruli."
+    assert _signed_share(sclerosed_share(1, 1)).startswith("**1** glomerulus, globally sclerosed 1 of 1")
