@@ -152,6 +152,14 @@ def check_folders(arguments: argparse.Namespace) -> None:
             raise InputError(f"{folder} is not a folder; --data and --synthetic name folders of fields")
 
 
+def check_folds(arguments: argparse.Namespace) -> None:
+    """Refuse, with `InputError`, options of cross-validation that contradict each other."""
+    if arguments.fold is not None and arguments.folds is None:
+        raise InputError("--fold names one of --folds; give both")
+    if arguments.folds is not None and arguments.hold_out:
+        raise InputError("--folds chooses what to hold out; leave --hold-out away")
+
+
 def _pretrain(arguments: argparse.Namespace) -> int:
     misplaced = [name for name in _DETECTOR_ONLY if getattr(arguments, name) != arguments.option_default(name)]
     if misplaced:
@@ -167,10 +175,7 @@ def _pretrain(arguments: argparse.Namespace) -> int:
 
 
 def _detect(arguments: argparse.Namespace) -> int:
-    if arguments.fold is not None and arguments.folds is None:
-        raise InputError("--fold names one of --folds; give both")
-    if arguments.folds is not None and arguments.hold_out:
-        raise InputError("--folds chooses what to hold out; leave --hold-out away")
+    check_folds(arguments)
 
     from renalcore.sediment.folds import cross_validate
     from renalcore.sediment.search import read_values, with_values
@@ -283,10 +288,7 @@ def _histology(arguments: argparse.Namespace) -> int:
         raise InputError(f"{arguments.data} is not a folder; --data names a folder of slides")
     if arguments.stage == "pretrain":
         return _pretrain_encoder(arguments)
-    if arguments.fold is not None and arguments.folds is None:
-        raise InputError("--fold names one of --folds; give both")
-    if arguments.folds is not None and arguments.hold_out:
-        raise InputError("--folds chooses what to hold out; leave --hold-out away")
+    check_folds(arguments)
 
     from renalcore.histology.folds import cross_validate
     from renalcore.histology.train import FOLDS, TrainConfig, train, with_recipe
@@ -376,10 +378,7 @@ def _ct(arguments: argparse.Namespace) -> int:
     """Train the networks of the three steps for kidneys, tumours and cysts."""
     if not arguments.data.is_dir():
         raise InputError(f"{arguments.data} is not a folder; --data names a folder of scans or label maps")
-    if arguments.fold is not None and arguments.folds is None:
-        raise InputError("--fold names one of --folds; give both")
-    if arguments.folds is not None and arguments.hold_out:
-        raise InputError("--folds chooses what to hold out; leave --hold-out away")
+    check_folds(arguments)
 
     from renalcore.ct.steps import STEPS
     from renalcore.ct.train import TrainConfig, cross_validate, train, train_all, with_recipe
