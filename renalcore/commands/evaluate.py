@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from renalcore import models
 from renalcore.commands.command import (
+    CT_MODEL,
     HISTOLOGY_MODEL,
     SEDIMENT_MODEL,
     Command,
@@ -17,6 +18,7 @@ from renalcore.commands.command import (
     add_device,
     add_models,
     bar,
+    count,
     say,
 )
 from renalcore.commands.reading import add_reading, add_slide_reading, reading, slide_reading
@@ -24,6 +26,8 @@ from renalcore.errors import InputError
 from renalcore.export.figures import write_json
 
 if TYPE_CHECKING:
+    from renalcore.ct.data import Case
+    from renalcore.ct.evaluate import Labelled
     from renalcore.histology.annotations import LabelledSlide, Slides
     from renalcore.histology.evaluate import Round
     from renalcore.models import ModelCard
@@ -301,6 +305,119 @@ def _histology_command(arguments: argparse.Namespace) -> str:
     return shlex.join(["python", "-m", "renalcore", "evaluate", "histology", *words, "--output", "evaluation"])
 
 
+def _ct_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data", required=True, type=Path, metavar="DIR",
+        help="cases of KiTS (case_00000/imaging.nii.gz, segmentation.nii.gz), or label maps, around which scans are "
+        "drawn",
+    )  # fmt: skip
+    parser.add_argument("--model", default=CT_MODEL, metavar="KEY", help="one of `models` (%(default)s)")
+    add_models(parser)
+    add_device(parser)
+    parser.add_argument(
+        "--split", type=_split, default="val", metavar="SIDE",
+        help="patients: train, val or all, as `train ct` divides them; or K/N, what `train ct --folds N` held out of "
+        "its K-th fold (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--hold-out", action="append", default=[], metavar="CASE",
+        help="evaluate on this patient instead of a split; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--synthetic", type=count, default=None, metavar="N",
+        help="scans to draw around label maps, all of them together; by default one each",
+    )  # fmt: skip
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the tables")
+    parser.add_argument(
+        "--write-card", action="store_true",
+        help="put the figures on the model's card; none of the patients may have been trained on",
+    )  # fmt: skip
+
+
+def _ct(arguments: argparse.Namespace) -> int:
+    """Judge kidneys, tumours and cysts by labels: Table II of the paper, and the classes of KiTS."""
+    if not arguments.data.is_dir():
+        raise InputError(f"{arguments.data} is not a folder; --data names a folder of scans or label maps")
+    if arguments.split == "test":
+        raise InputError("the cases of CT have no test side: choose train, val, all or a fold such as 1/5")
+
+    from renalcore.ct import evaluate
+    from renalcore.ct.predict import KidneyModel, card_of
+
+    name = arguments.data.resolve().name
+    card = card_of(arguments.model, arguments.models)
+    if arguments.write_card:
+        _check_untouched(arguments, name, card)
+    cases = _labelled(arguments)
+    model = KidneyModel.load(arguments.model, device=arguments.device, root=arguments.models)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    judged = []
+    with bar(len(cases), "scan") as progress:
+        for case in cases:
+            judged.append(evaluate.judge(model, case))
+            progress.update(1)
+    fold, _, folds = arguments.split.partition("/")
+    side = f"fold {fold} of {folds}" if folds else f"split {arguments.split}"
+    if arguments.hold_out:
+        side = f"patients {', '.join(arguments.hold_out)}"
+    on, command = f"{name} ({side})", _ct_command(arguments)
+    about = {"model": card.key, "weights_sha256": card.sha256, "data": on, "command": command}
+    evaluate.write(judged, arguments.output, about=about)
+    sys.stdout.write(evaluate.as_printed(judged))
+    if arguments.write_card:
+        path = models.weights_path(card, arguments.models)
+        made = evaluate.measured(card, path, judged, on=f"held out: {on}", command=command)
+        models.write_card(made, path.parent)
+        say(f"card: {path.parent / 'card.json'}")
+    say(f"tables: {arguments.output}")
+    return 0
+
+
+def _labelled(arguments: argparse.Namespace) -> list[Labelled]:
+    """The scans to judge; patients with label maps take turns in what is drawn."""
+    from renalcore.ct.evaluate import drawn_scan, real_scan
+
+    cases = _cases(arguments)
+    shapes = [case for case in cases if case.image is None]
+    drawn = len(shapes) if arguments.synthetic is None else arguments.synthetic
+    found = [real_scan(case.group, case.image, case.labels) for case in cases if case.image is not None]
+    for number in range(drawn if shapes else 0):
+        case = shapes[number % len(shapes)]
+        found.append(drawn_scan(case.group, case.labels, number))
+    return found
+
+
+def _cases(arguments: argparse.Namespace) -> list[Case]:
+    from renalcore.ct.data import folds_of, read_cases, train_and_validation
+
+    cases = read_cases(arguments.data)
+    if arguments.hold_out:
+        return train_and_validation(cases, arguments.hold_out, folder=arguments.data)[1]
+    fold, _, folds = arguments.split.partition("/")
+    if folds:
+        groups = folds_of(cases, int(folds))[int(fold) - 1]
+        return [case for case in cases if case.group in groups]
+    if arguments.split == "all":
+        return cases
+    training, validation = train_and_validation(cases, (), folder=arguments.data)
+    chosen = validation if arguments.split == "val" else training
+    if not chosen:
+        raise InputError(f"{arguments.data} has no patient on the side {arguments.split}: take --split all")
+    return chosen
+
+
+def _ct_command(arguments: argparse.Namespace) -> str:
+    """The command that gives the figures again once the model is installed."""
+    words = ["--data", str(arguments.data), "--model", arguments.model]
+    if arguments.hold_out:
+        words += [word for group in arguments.hold_out for word in ("--hold-out", group)]
+    else:
+        words += ["--split", arguments.split]
+    if arguments.synthetic is not None:
+        words += ["--synthetic", str(arguments.synthetic)]
+    return shlex.join(["python", "-m", "renalcore", "evaluate", "ct", *words, "--output", "evaluation"])
+
+
 FAMILY = Family(
     "evaluate",
     "measure a model on labelled pictures",
@@ -318,6 +435,13 @@ FAMILY = Family(
             "renalcore evaluate histology --data slides/ --output evaluation/",
             _histology_arguments,
             _histology,
+        ),
+        Command(
+            "ct",
+            "Dice, surface distances and surface Dice of kidneys, tumours and cysts on labelled scans",
+            "renalcore evaluate ct --data kits23_shapes/ --models runs/ct --output evaluation/",
+            _ct_arguments,
+            _ct,
         ),
     ),
 )

@@ -1,0 +1,244 @@
+"""How a CT model does on cases with labels, from the whole scan to labels on its grid: the paper's table.
+
+Real scans and scans drawn around real label maps are never told in one figure. A drawn one comes from other seeds than
+those that trained and those that validated.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from renalcore.ct.nifti import read_nifti
+from renalcore.ct.predict import KidneyModel
+from renalcore.ct.steps import CYST, LABELS
+from renalcore.ct.synthetic import draw_scene, read_shape
+from renalcore.errors import InputError
+from renalcore.export.figures import markdown, plain, with_deviation, write_json, write_records
+from renalcore.io.volume import Volume
+from renalcore.metrics.segmentation import Spread
+from renalcore.metrics.surfaces import CLASSES, Summary, VolumeAgreement, compare_labels
+from renalcore.models import HeldOutFigure, ModelCard, file_entries
+
+Kind = Literal["real", "drawn"]
+
+PAPER: Final[Mapping[str, tuple[float, float, float]]] = {
+    "kidney": (0.93, 1.24, 2.45),
+    "tumour": (0.57, 8.24, 10.86),
+    "cyst": (0.73, 6.70, 6.90),
+    "kidney_and_masses": (0.93, 1.24, 2.45),
+}
+"""DSC, ASSD and SDD (its "SSD") of Table II of Lv and Wang, on real scans. Whether its kidney is with or without the
+lesions is not told, so that it stands beside both."""
+
+SEEDS_OF_EVALUATION: Final = 950_000
+"""From here on; training counts from 0 and validation from 900,000."""
+
+SCANS_TO_VALIDATE: Final = 10
+"""Real scans with a class from which a card calls it validated."""
+
+_NEVER: Final = "Never validated"
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """One scan with its labels, read or drawn when it is asked for.
+
+    Attributes:
+        name: What it is called.
+        group: The patient.
+        kind: `real`, or `drawn` around the patient's real kidneys.
+        read: Gives the scan and its labels `(D, H, W)`.
+    """
+
+    name: str
+    group: str
+    kind: Kind
+    read: Callable[[], tuple[Volume, NDArray[np.uint8]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """How one scan was labelled.
+
+    Attributes:
+        name, group, kind: As of `Labelled`.
+        agreements: By class of `renalcore.metrics.surfaces.CLASSES`.
+        words: Which kidneys were found.
+        seconds: Of the search.
+    """
+
+    name: str
+    group: str
+    kind: Kind
+    agreements: Mapping[str, VolumeAgreement]
+    words: str
+    seconds: float
+
+
+def real_scan(name: str, image: Path, labels: Path) -> Labelled:
+    """A case of KiTS."""
+    return Labelled(name, name, "real", lambda: _real(name, image, labels))
+
+
+def drawn_scan(name: str, labels: Path, number: int, *, spacing_mm: float = 1.5) -> Labelled:
+    """The `number`-th scan of an evaluation, drawn around the label map of a patient; the number chooses its seed."""
+
+    def draw() -> tuple[Volume, NDArray[np.uint8]]:
+        scene = draw_scene(read_shape(labels), SEEDS_OF_EVALUATION + number)
+        grid = scene.scan(spacing_mm=spacing_mm)
+        hu, truth = scene.render(grid)
+        return Volume(hu, grid.affine), truth
+
+    return Labelled(f"{name}-{SEEDS_OF_EVALUATION + number}", name, "drawn", draw)
+
+
+def _real(name: str, image: Path, segmentation: Path) -> tuple[Volume, NDArray[np.uint8]]:
+    hu, grid = read_nifti(image)
+    labels, of_labels = read_nifti(segmentation)
+    if grid.shape != of_labels.shape or not np.allclose(grid.affine, of_labels.affine, atol=0.05):
+        raise InputError(f"{name}: the scan and its labels lie on different grids; take both from one release")
+    if labels.min(initial=0) < 0 or labels.max(initial=0) > CYST:
+        raise InputError(f"{name}: labels are 1 kidney, 2 tumour and 3 cyst; others stand there")
+    shown = np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
+    return Volume(shown, grid.affine), labels.astype(np.uint8)
+
+
+def judge(model: KidneyModel, case: Labelled) -> Judged:
+    """Search one scan and hold what was found against its labels.
+
+    Raises:
+        InputError: A file cannot be read.
+    """
+    volume, expert = case.read()
+    start = time.perf_counter()
+    found = model.search(volume)
+    seconds = time.perf_counter() - start
+    agreements = compare_labels(expert, found.labels, spacing_mm=volume.spacing_mm)
+    return Judged(case.name, case.group, case.kind, agreements, found.words, seconds)
+
+
+def summaries(judged: Sequence[Judged]) -> dict[Kind, dict[str, Summary]]:
+    """The figures of each class, of real and of drawn scans apart; a kind without scans is not there."""
+    kinds: tuple[Kind, ...] = ("real", "drawn")
+    return {
+        kind: {name: Summary.of([each.agreements[name] for each in some]) for name in CLASSES}
+        for kind in kinds
+        if (some := [each for each in judged if each.kind == kind])
+    }
+
+
+def table(judged: Sequence[Judged]) -> list[dict[str, Any]]:
+    """Table II of the paper with what else is known, a row for each class and kind of scan."""
+    rows = []
+    for kind, classes in summaries(judged).items():
+        for name, each in classes.items():
+            paper = PAPER.get(name, (math.nan, math.nan, math.nan))
+            spreads = {
+                "dice": each.dice,
+                "dice_where_present": each.dice_where_present,
+                "assd_mm": each.assd_mm,
+                "sdd_mm": each.sdd_mm,
+                "hausdorff95_mm": each.hausdorff95_mm,
+                "surface_dice": each.surface_dice,
+            }
+            row: dict[str, Any] = {"scans": kind, "class": name, "cases": each.cases}
+            row |= {"present": each.cases - each.empty - each.invented}
+            row |= {"missed": each.missed, "invented": each.invented}
+            for figure, spread in spreads.items():
+                row |= {figure: spread.mean, f"{figure}_sd": spread.deviation}
+            rows.append(row | dict(zip(("paper_dice", "paper_assd_mm", "paper_sdd_mm"), paper, strict=True)))
+    return rows
+
+
+def as_printed(judged: Sequence[Judged]) -> str:
+    """Table II as the paper prints it, with deviations and the paper's own figures."""
+    cells = [["Scans", "Class", "Dice", "ASSD (mm)", "SDD (mm)", "HD95 (mm)", "Surface Dice", "Paper"]]
+    for kind, classes in summaries(judged).items():
+        for name, each in classes.items():
+            paper = " / ".join(f"{value:.2f}" for value in PAPER.get(name, ()))
+            columns = (
+                (each.dice, 3), (each.assd_mm, 2), (each.sdd_mm, 2), (each.hausdorff95_mm, 2), (each.surface_dice, 3)
+            )  # fmt: skip
+            cells.append([kind, name, *(_printed(spread, digits) for spread, digits in columns), paper])
+    return markdown(cells)
+
+
+def _printed(spread: Spread, digits: int) -> str:
+    return with_deviation(spread.mean, spread.deviation, digits=digits)
+
+
+def write(judged: Sequence[Judged], folder: Path, *, about: Mapping[str, Any]) -> None:
+    """Write `table2.csv`, `table2.md`, `cases.csv` and `evaluation.json` into a folder that exists.
+
+    Args:
+        judged: At least one scan.
+        folder: Where to.
+        about: What was measured on what, e.g. model, data and command; the head of `evaluation.json`.
+    """
+    rows = table(judged)
+    write_records(folder / "table2.csv", rows)
+    (folder / "table2.md").write_text(as_printed(judged), encoding="utf-8")
+    cases = [_case_row(each) for each in judged]
+    write_records(folder / "cases.csv", cases)
+    write_json(folder / "evaluation.json", plain({**about, "table": rows, "cases": cases}))
+
+
+def _case_row(each: Judged) -> dict[str, Any]:
+    row: dict[str, Any] = {"case": each.name, "patient": each.group, "scans": each.kind, "seconds": each.seconds}
+    for name, agreement in each.agreements.items():
+        row |= {
+            f"{name}_voxels": agreement.voxels.expert,
+            f"{name}_found": agreement.voxels.found,
+            f"{name}_dice": agreement.dice,
+            f"{name}_assd_mm": agreement.assd_mm,
+            f"{name}_sdd_mm": agreement.sdd_mm,
+            f"{name}_hausdorff95_mm": agreement.hausdorff95_mm,
+            f"{name}_surface_dice": agreement.surface_dice,
+        }
+    return {**row, "found": each.words}
+
+
+def measured(card: ModelCard, weights: Path, judged: Sequence[Judged], *, on: str, command: str) -> ModelCard:
+    """`card` with what was measured in place of what stood there; what training knows stays.
+
+    Args:
+        card: The card so far.
+        weights: The weights that were evaluated.
+        judged: Scans that were not trained on.
+        on: What they are, e.g. `held out: kits23_shapes (split val)`.
+        command: The command that gives the figures again.
+    """
+    figures, validated = [], []
+    for kind, classes in summaries(judged).items():
+        for name, each in classes.items():
+            present = each.cases - each.empty - each.invented
+            told = f"{on}; {each.cases} {kind} scans, {present} of them with this class"
+            for title, value in (
+                ("Dice", each.dice_where_present.mean),
+                ("ASSD in mm", each.assd_mm.mean),
+                ("SDD in mm", each.sdd_mm.mean),
+                ("HD95 in mm", each.hausdorff95_mm.mean),
+                ("Surface Dice", each.surface_dice.mean),
+            ):
+                if math.isfinite(value):
+                    figures.append(HeldOutFigure(f"{title}, {name}, {kind} scans", round(value, 4), told, command))
+            if kind == "real" and name in LABELS.values() and present >= SCANS_TO_VALIDATE:
+                validated.append(name)
+    limits = [limit for limit in card.limits if not limit.startswith(_NEVER)]
+    if not validated:
+        limits.insert(0, "Never validated on enough real scans; figures of drawn scans tell little of real ones.")
+    return replace(
+        card,
+        **file_entries(weights),
+        validated_classes=tuple(name for name in card.classes if name in validated),
+        figures=tuple(figures),
+        limits=tuple(limits),
+    )

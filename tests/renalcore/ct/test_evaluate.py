@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from renalcore import cli, models
+from renalcore.ct import benchmark
+from renalcore.ct.evaluate import Judged, Labelled, drawn_scan, judge, measured, summaries, table, write
+from renalcore.ct.networks import build_network, save_networks
+from renalcore.ct.steps import STEPS
+from renalcore.models import file_entries, write_card
+from tests.renalcore.ct.bright import LEFT, RIGHT, body, card, model
+from tests.renalcore.ct.kits import write_case, write_labels
+
+
+@pytest.fixture(scope="module")
+def judged() -> list[Judged]:
+    """Two scans: two kidneys with a tumour, and one in which the expert saw a tumour that is as dense as the kidney."""
+    first = body([RIGHT, LEFT], tumours=[((30, 30, -84), (20, 20, 20))])
+    volume, expert = body([RIGHT, LEFT])
+    expert[27:33, 35:40, 55:58][expert[27:33, 35:40, 55:58] > 0] = 2
+    cases = [
+        Labelled("a", "a", "real", lambda: first),
+        Labelled("b", "b", "real", lambda: (volume, expert)),
+    ]
+    return [judge(model(), case) for case in cases]
+
+
+def test_scans_are_judged_by_the_figures_of_the_paper_and_of_kits(judged: list[Judged]) -> None:
+    rows = {row["class"]: row for row in table(judged)}
+    assert list(rows) == ["kidney", "tumour", "cyst", "kidney_and_masses", "masses"]
+    assert rows["kidney_and_masses"]["dice"] > 0.93
+    assert rows["kidney_and_masses"]["assd_mm"] < 2
+    assert rows["kidney"]["paper_dice"] == 0.93
+    assert (rows["tumour"]["present"], rows["tumour"]["missed"], rows["tumour"]["invented"]) == (2, 1, 0)
+    assert rows["tumour"]["dice"] == pytest.approx(judged[0].agreements["tumour"].dice / 2)  # 0 in the other
+    assert rows["cyst"]["dice"] == 1.0  # nothing is there and nothing was found
+    assert list(summaries(judged)) == ["real"]
+
+
+def test_the_tables_of_an_evaluation_are_files(judged: list[Judged], tmp_path: Path) -> None:
+    write(judged, tmp_path, about={"model": "bright"})
+    told = json.loads((tmp_path / "evaluation.json").read_text())
+    assert (told["model"], len(told["cases"])) == ("bright", 2)
+    assert told["table"][2]["assd_mm"] is None  # no cyst in any of them
+    with (tmp_path / "table2.csv").open() as stream:
+        assert [row["class"] for row in csv.DictReader(stream)][:3] == ["kidney", "tumour", "cyst"]
+    assert "| real | tumour |" in (tmp_path / "table2.md").read_text()
+
+
+def test_a_card_tells_figures_and_calls_a_class_validated_from_ten_real_scans_on(
+    judged: list[Judged], tmp_path: Path
+) -> None:
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(b"weights")
+    before = card(limits=("Never validated on real scans.", "Stones are not told."))
+    few = measured(before, weights, judged, on="held out: here", command="again")
+    assert few.validated_classes == ()
+    assert few.limits[0].startswith("Never validated on enough real scans")
+    assert few.limits[1:] == ("Stones are not told.",)
+    enough = measured(before, weights, judged[:1] * 10, on="held out: here", command="again")
+    assert enough.validated_classes == ("kidney", "tumour")
+    assert enough.limits == ("Stones are not told.",)
+    figures = {figure.name: figure for figure in enough.figures}
+    assert figures["Dice, kidney, real scans"].on == "held out: here; 10 real scans, 10 of them with this class"
+
+
+def test_a_drawn_scan_is_the_same_each_time_and_another_for_each_number(tmp_path: Path) -> None:
+    write_labels(tmp_path / "case_00001.nii.gz")
+    first, same, other = (
+        drawn_scan("case_00001", tmp_path / "case_00001.nii.gz", number, spacing_mm=6.0).read() for number in (0, 0, 1)
+    )
+    assert (first[0].hu == same[0].hu).all()
+    assert set(map(int, set(first[1].ravel()))) == {0, 1, 2, 3}
+    assert first[0].shape != other[0].shape or (first[0].hu != other[0].hu).any()
+
+
+def test_the_command_evaluates_on_held_out_patients_and_writes_the_card(tmp_path: Path) -> None:
+    for number in range(2):
+        write_case(tmp_path / f"kits/case_{number:05d}", seed=number)
+    folder = tmp_path / "models" / "bright"
+    folder.mkdir(parents=True)
+    networks = {step: build_network("unet3d", step, width=4) for step in STEPS}
+    with torch.no_grad():
+        networks["rough"].body.answer.bias.copy_(torch.tensor([1000.0, -1000.0]))  # never a kidney
+    save_networks(networks, folder / "bright.safetensors")
+    write_card(card(**file_entries(folder / "bright.safetensors")), folder)
+    options = ["--models", str(folder.parent), "--model", "bright", "--device", "cpu", "--hold-out", "case_00001"]
+    output = tmp_path / "evaluation"
+    named = ["evaluate", "ct", "--data", str(tmp_path / "kits"), "--output", str(output)]
+    assert cli.main([*named, *options, "--write-card"]) == 0
+    told = json.loads((output / "evaluation.json").read_text())
+    assert [case["case"] for case in told["cases"]] == ["case_00001"]
+    assert told["cases"][0]["kidney_dice"] == 0
+    figures = {figure.name: figure for figure in models.card("bright", folder.parent).figures}
+    assert figures["Dice, kidney, real scans"].value == 0
+    assert "--hold-out case_00001" in figures["Dice, kidney, real scans"].command
+
+
+def test_a_drawn_file_is_searched_and_each_stage_timed(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{slices}.nii" for slices in (20, 40)]
+    for path, slices in zip(paths, (20, 40), strict=True):
+        benchmark.write_drawn(path, slices, side_px=64)
+    few, many = benchmark.measure(model(), paths)
+    assert (few.shape, many.shape) == ((20, 64, 64), (40, 64, 64))
+    assert list(many.stages_s) == ["reading", "rough", "kidney", "lesion", "labels", "measures", "writing"]
+    assert sum(many.stages_s.values()) == pytest.approx(many.seconds, rel=0.2)
+    assert many.passes == 1 + 2 * many.kidneys
+    assert many.ratio > 1
+    told = str(benchmark.Measured("bright", "CPU", (few, many)))
+    assert "2.0 times as many slices took" in told
+    assert "times the networks alone" in told
