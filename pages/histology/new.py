@@ -57,6 +57,11 @@ interrupted = [upload for upload in mine if upload.sha256 is None and upload.tak
 just_arrived = slide_upload("slide-upload", interrupted=interrupted)
 
 
+def _ticked() -> set[str]:
+    """Keys of the uploads that belong to this form unless somebody takes the tick away."""
+    return st.session_state.setdefault("new-slides-ticked", set())
+
+
 def _take(name: str) -> str | None:
     """Copies a file of the watched folder and ticks it; returns what went wrong."""
     bar = st.progress(0.0, text=style.plain(name))
@@ -75,7 +80,7 @@ def _take(name: str) -> str | None:
             uploads.complete(session, upload, sha256, found)
     except RenalError as error:
         return f"{name}: {error}"
-    st.session_state[f"take-{upload.key}"] = True
+    _ticked().add(upload.key)
     return None
 
 
@@ -106,9 +111,7 @@ def _folder() -> None:
 if Settings.from_env().slides_folder is not None:
     _folder()
 # What arrived on this page belongs to this form; what lies here from another time is taken only when it is ticked.
-for upload_key in set(just_arrived) - st.session_state.setdefault("new-slides-ticked", set()):
-    st.session_state["new-slides-ticked"].add(upload_key)
-    st.session_state[f"take-{upload_key}"] = True
+_ticked().update(just_arrived)
 with session_scope(read_only=True) as session:
     arrived = [upload for upload in uploads.of_user(session, user) if upload.sha256 is not None]
 
@@ -118,7 +121,9 @@ def _slide(upload: Upload, number: int, missing: list[str]) -> NewSlide | None:
     found = Checked.of(upload)
     with st.container(border=True, key=f"arrived-{upload.key}"):
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-            taken = st.checkbox(style.plain(upload.name), key=f"take-{upload.key}")
+            # The tick is the box's default: set as a value it is lost where the next file arrives while this is drawn.
+            ticked = upload.key in _ticked()
+            taken = st.checkbox(style.plain(upload.name), ticked, key=f"take-{ticked}-{upload.key}")
             facts = [
                 found.format,
                 f"{style.number(found.width_px, 0)} × {style.number(found.height_px, 0)} px",

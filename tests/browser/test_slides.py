@@ -9,6 +9,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from tests.browser.conftest import drawn, expect, shoot, sign_in
 from tests.running_app import RunningApp
 from tests.slide_files import HEIGHT_PX, WIDTH_PX, a_pyramid, registered
@@ -92,6 +94,22 @@ def test_a_slide_is_uploaded_registered_looked_at_and_measured(page: Any, web_ap
     drawn(page)
     shoot(page, "slides")
     assert "Maria" not in web_app.log.read_text()
+
+
+def test_slides_that_arrive_right_after_each_other_are_all_ticked(
+    page: Any, web_app: RunningApp, tmp_path: Path
+) -> None:
+    sign_in(page, web_app, web_app.person(), "/new-slides")
+    fields = [tmp_path / f"field {shade}.png" for shade in range(4)]
+    for shade, path in enumerate(fields):
+        Image.new("RGB", (300, 200), (200, 100, 50 * shade)).save(path)
+    page.locator(".uploads input[type=file]").set_input_files(fields)
+    expect(page.get_by_role("checkbox")).to_have_count(4)
+    expect(page.get_by_role("checkbox", checked=True)).to_have_count(4)
+    page.get_by_text("field 1.png", exact=True).click()
+    expect(page.get_by_role("checkbox", checked=True)).to_have_count(3)
+    drawn(page)
+    expect(page.get_by_label("Stain", exact=True)).to_have_count(3)
 
 
 def frame_ms(page: Any) -> float:
