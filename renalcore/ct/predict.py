@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +84,7 @@ class Crops:
     def to_bytes(self) -> bytes:
         """To be stored between steps: some ten kilobytes a kidney."""
         stream = io.BytesIO()
-        columns = {f"labels_{number}": labels for number, labels in enumerate(self.labels)}
+        columns: dict[str, Any] = {f"labels_{number}": labels for number, labels in enumerate(self.labels)}
         affines = np.array([grid.affine for grid in self.grids], np.float64).reshape(-1, 4, 4)
         np.savez_compressed(stream, affines=affines, **columns)
         return stream.getvalue()

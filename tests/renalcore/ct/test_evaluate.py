@@ -109,7 +109,7 @@ def test_a_drawn_file_is_searched_and_each_stage_timed(tmp_path: Path) -> None:
     assert (few.shape, many.shape) == ((20, 64, 64), (40, 64, 64))
     assert list(many.stages_s) == ["reading", "rough", "kidney", "lesion", "labels", "measures", "writing"]
     assert sum(many.stages_s.values()) == pytest.approx(many.seconds, rel=0.2)
-    assert many.passes == 1 + 2 * many.kidneys
+    assert many.passes >= 1 + 2 * many.kidneys > 1  # more where a crop was widened
     assert many.ratio > 1
     told = str(benchmark.Measured("bright", "CPU", (few, many)))
     assert "2.0 times as many slices took" in told
