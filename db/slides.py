@@ -166,7 +166,11 @@ def withdraw(session: Session, slide_id: int, *, by: User, reason: str) -> Slide
     if slide.withdrawn_at is not None:
         raise Conflict(f"{slide.name} was withdrawn already. Reload the page.")
     slide.withdrawn_at = now()
-    _record_withdrawal(session, "specimen.withdraw_slide", specimen, slide, by=by, reason=reason.strip())
+    session.flush()
+    specimens.record_withdrawal(
+        session, "specimen.withdraw_slide", specimen, slide,
+        standing=len(of_specimen(session, specimen.id)), by=by, reason=reason.strip(),
+    )  # fmt: skip
     return slide
 
 
@@ -186,7 +190,9 @@ def bring_back(session: Session, slide_id: int, *, by: User) -> Slide:
     if slide.withdrawn_at is None:
         raise Conflict(f"{slide.name} is not withdrawn. Reload the page.")
     slide.withdrawn_at = None
-    _record_withdrawal(session, "specimen.bring_back_slide", specimen, slide, by=by)
+    session.flush()
+    standing = len(of_specimen(session, specimen.id))
+    specimens.record_withdrawal(session, "specimen.bring_back_slide", specimen, slide, standing=standing, by=by)
     newest = analyses.current(session, specimen.id)
     if newest is not None and newest.state == "done" and analyses.lacking(session, newest.id).without:
         analyses.retry(session, newest.id, by)
@@ -273,30 +279,6 @@ def _hold(session: Session, slide_id: int) -> tuple[Slide, Specimen]:
 def _refuse_while_running(specimen: Specimen, what: str) -> None:
     if specimen.state == "running":
         raise Conflict(f"Specimen {specimen.accession} is being analysed. Wait for it, or cancel it, then {what}.")
-
-
-def _record_withdrawal(
-    session: Session, action: str, specimen: Specimen, slide: Slide, *, by: User, reason: str | None = None
-) -> None:
-    session.flush()
-    standing = len(of_specimen(session, specimen.id))
-    was = standing + (1 if slide.withdrawn_at is not None else -1)
-    audit.record(
-        session,
-        actor=by,
-        action=action,
-        entity="specimen",
-        entity_id=specimen.id,
-        old={"slides": was},
-        new={
-            "accession": specimen.accession,
-            "slides": standing,
-            "slide_id": slide.id,
-            "name": slide.name,
-            "sha256": slide.file.sha256,
-        },
-        reason=reason,
-    )
 
 
 def _checked_scale(um_per_px: float | None) -> float | None:

@@ -18,6 +18,7 @@ from db.models import (
     Objective,
     Role,
     ScaleKind,
+    Slide,
     Specimen,
     SpecimenField,
     StoredFile,
@@ -260,7 +261,11 @@ def withdraw_field(session: Session, field_id: int, *, by: User, reason: str) ->
             "Add another picture before you withdraw it."
         )
     field.withdrawn_at = now()
-    _record_withdrawal(session, "specimen.withdraw_field", specimen, field, by=by, reason=reason.strip())
+    session.flush()
+    record_withdrawal(
+        session, "specimen.withdraw_field", specimen, field,
+        standing=len(fields(session, specimen.id)), by=by, reason=reason.strip(),
+    )  # fmt: skip
     return field
 
 
@@ -283,7 +288,9 @@ def bring_back_field(session: Session, field_id: int, *, by: User) -> SpecimenFi
     if field.withdrawn_at is None:
         raise Conflict(f"{field.name} is not withdrawn. Reload the page.")
     field.withdrawn_at = None
-    _record_withdrawal(session, "specimen.bring_back_field", specimen, field, by=by)
+    session.flush()
+    standing = len(fields(session, specimen.id))
+    record_withdrawal(session, "specimen.bring_back_field", specimen, field, standing=standing, by=by)
     newest = analyses.current(session, specimen.id)
     if newest is not None and newest.state == "done":
         done, total = analyses.progress(session, newest.id)
@@ -431,25 +438,42 @@ def refuse_if_signed(specimen: Specimen) -> None:
         raise Conflict(f"Specimen {specimen.accession} is signed. A reviewer must reopen it with a reason first.")
 
 
-def _record_withdrawal(
-    session: Session, action: str, specimen: Specimen, field: SpecimenField, *, by: User, reason: str | None = None
+def record_withdrawal(
+    session: Session,
+    action: str,
+    specimen: Specimen,
+    picture: SpecimenField | Slide,
+    *,
+    standing: int,
+    by: User,
+    reason: str | None = None,
 ) -> None:
-    session.flush()
-    standing = len(fields(session, specimen.id))
-    was = standing + (1 if field.withdrawn_at is not None else -1)
+    """Tell the audit trail that a field or slide was withdrawn or brought back.
+
+    Args:
+        session: An open session; the change is in it.
+        action: The event, such as `specimen.withdraw_field`.
+        specimen: The specimen.
+        picture: What was withdrawn or brought back.
+        standing: How many such pictures of the specimen count now.
+        by: Who did it.
+        reason: Why, where it was asked for.
+    """
+    what = "field" if isinstance(picture, SpecimenField) else "slide"
+    was = standing + (1 if picture.withdrawn_at is not None else -1)
     audit.record(
         session,
         actor=by,
         action=action,
         entity="specimen",
         entity_id=specimen.id,
-        old={"fields": was},
+        old={f"{what}s": was},
         new={
             "accession": specimen.accession,
-            "fields": standing,
-            "field_id": field.id,
-            "name": field.name,
-            "sha256": field.file.sha256,
+            f"{what}s": standing,
+            f"{what}_id": picture.id,
+            "name": picture.name,
+            "sha256": picture.file.sha256,
         },
         reason=reason,
     )
