@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from html import escape
 from typing import Any
 
@@ -126,6 +126,8 @@ def _of_specimen(report: SlideReport, slide_id: int) -> str:
         )
     missing = report.slides_total - len(report.slides)
     left_out = f" {missing} without a result." if missing else ""
+    if any(few_html(slide.sclerosed) for slide in report.slides):
+        left_out += f" A share of fewer than {FEW} glomeruli is uncertain."
     return (
         '<table class="rc-table"><thead><tr><th>Slide</th><th class="rc-num">Glomeruli</th>'
         '<th class="rc-num">Per mm²</th><th class="rc-num">Sclerosed</th></tr></thead>'
@@ -141,10 +143,19 @@ def signed_words(report: SlideReport) -> Iterator[str]:
         f"model {style.plain(report.model_key or style.NO_VALUE)}."
     )
     yield "\n".join(f"- {style.plain(slide.name)}: {_signed_share(slide.sclerosed)}" for slide in report.slides)
+    if report.limits != Limits():
+        words = _limits_of_all(report.limits, {slide.summary.unit for slide in report.slides})
+        yield f"Counted of the model: {style.plain(words)}."
     if report.unreviewed == 1:
         yield "1 glomerulus stands as the model outlined it; signing accepts it."
     elif report.unreviewed:
         yield f"{report.unreviewed} glomeruli stand as the model outlined them; signing accepts them."
+
+
+def _limits_of_all(limits: Limits, units: Collection[str]) -> str:
+    """Limits over slides of which some may have no scale."""
+    words = dict.fromkeys(limits_in_words(limits, unit) for unit in sorted(units, reverse=True))
+    return "; where the scale is unknown, ".join(words)
 
 
 def _signed_share(share: SclerosedShare) -> str:

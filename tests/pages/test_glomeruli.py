@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from db.models import AuditEvent
-from pages.components.glomeruli import _signed_share, change_in_words, few_html, limits_in_words, share_in_words
+from pages.components.glomeruli import (
+    _limits_of_all,
+    _signed_share,
+    change_in_words,
+    few_html,
+    limits_in_words,
+    share_in_words,
+)
 from renalcore.histology.measure import Limits, sclerosed_share
 
 
@@ -62,3 +69,10 @@ def test_one_slide_added_is_one_slide() -> None:
 def test_what_is_signed_of_a_slide_without_glomeruli_is_no_share() -> None:
     assert _signed_share(sclerosed_share(0, 0)) == "**no** glomeruli."
     assert _signed_share(sclerosed_share(1, 1)).startswith("**1** glomerulus, globally sclerosed 1 of 1")
+
+
+def test_limits_that_are_signed_tell_the_unit_of_every_slide() -> None:
+    assert _limits_of_all(Limits(min_diameter=60), {"um"}) == "at least 60 µm across"
+    assert _limits_of_all(Limits(min_score=0.5), {"um", "px"}) == "score at least 0.50"
+    both = "at least 60 µm across; where the scale is unknown, at least 60 px across"
+    assert _limits_of_all(Limits(min_diameter=60), {"px", "um"}) == both
