@@ -360,7 +360,7 @@ def _card(config: TrainConfig, slides: Sequence[LabelledSlide]) -> ModelCard:
     species = {slide.species for slide in slides}
     typical = TYPICAL_GLOMERULUS_UM.get(species.pop() or "") if len(species) == 1 else None
     least, greatest = config.augmentation.zoom
-    began = "from a pretrained start" if config.start is not None else "from scratch"
+    began = "from weights of an earlier run" if config.start is not None else "from scratch"
     return card.unmeasured(
         config.key,
         config.weights,
