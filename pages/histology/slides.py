@@ -7,15 +7,10 @@ import streamlit as st
 from db import slide_list, workers
 from db.engine import session_scope
 from db.slide_list import SLIDE_STATES, SlideRow
-from pages.components import analysis, auth, links, scales, status, style
+from pages.components import auth, links, listing, scales, status, style
 from pages.components.rows import Cell, Row, actions_cell, rows, state_cell
-from renalcore.errors import RenalError
 
-PAGE_ROWS = 100
-AT_WORK = ("waiting", "running")
 ONLY_WHERE_SOME = ("not_analysed", "cancelled")
-REFRESH_BUSY_S = 3.0
-REFRESH_IDLE_S = 20.0
 
 auth.require()
 with style.page_header("Slides"):
@@ -24,7 +19,7 @@ with style.page_header("Slides"):
 
 
 def _first_page() -> None:
-    st.session_state["slides-page"] = 0
+    listing.show_first_page("slides")
 
 
 text = st.text_input(
@@ -44,7 +39,7 @@ def _cells(row: SlideRow, *, loading: bool) -> Row:
     slide = row.slide
     withdrawn: Cell = {"chip": "withdrawn", "colour": status.STATES["cancelled"].colour}
     actions = []
-    if row.state in AT_WORK:
+    if row.state in listing.AT_WORK:
         actions.append(("cancel", "Cancel", "Stop the analysis of this specimen; its slides stay"))
     if row.state in ("failed", "cancelled") and row.analysis_id is not None:
         actions.append(("retry", "Retry", "Analyse again; parts that are done are kept"))
@@ -85,18 +80,16 @@ def _list() -> None:
         on_change=_first_page,
         required=True,
     )
-    number = st.session_state.get("slides-page", 0)
+    number = listing.page_number("slides")
     with session_scope(read_only=True) as session:
         page = slide_list.page(
             session,
             state=None if tab in (None, "all") else tab,
             text=text,
-            limit=PAGE_ROWS,
-            offset=number * PAGE_ROWS,
+            limit=listing.PAGE_ROWS,
+            offset=number * listing.PAGE_ROWS,
         )
-    complaint = st.session_state.pop("slides-complaint", None)
-    if complaint:
-        st.error(style.plain(complaint))
+    listing.complaint("slides")
     if not page.rows:
         _empty(counts["all"], tab)
         return
@@ -109,40 +102,11 @@ def _list() -> None:
         least=(2, 5, 7),
         wide=3,
     )
-    _pager(number, page.total, len(page.rows))
+    listing.pager("slides", page.total)
     if answer.opened is not None:
         links.open_page("slide", slide=answer.opened)
     if answer.act is not None:
-        _act(answer.act, {row.slide.id: row.analysis_id for row in page.rows}, user)
-
-
-def _act(act: tuple[str, int], analysis_ids: dict[int, int | None], user: auth.CurrentUser) -> None:
-    name, slide_id = act
-    analysis_id = analysis_ids.get(slide_id)
-    if analysis_id is None:
-        return
-    try:
-        if name == "retry":
-            analysis.retry(analysis_id, by=user)
-        else:
-            analysis.cancel(analysis_id, by=user)
-    except RenalError as error:
-        st.session_state["slides-complaint"] = str(error)
-    st.rerun()
-
-
-def _pager(number: int, total: int, shown: int) -> None:
-    first, last = number * PAGE_ROWS + 1, number * PAGE_ROWS + shown
-    with st.container(horizontal=True, vertical_alignment="center", key="slides-pager"):
-        st.html(f'<span class="rc-quiet-text">{first} to {last} of {style.number(total, 0)}</span>')
-        if total <= PAGE_ROWS:
-            return
-        if st.button("Previous", disabled=number == 0, key="slides-previous"):
-            st.session_state["slides-page"] = number - 1
-            st.rerun(scope="fragment")
-        if st.button("Next", disabled=last >= total, key="slides-next"):
-            st.session_state["slides-page"] = number + 1
-            st.rerun(scope="fragment")
+        listing.act("slides", answer.act, {row.slide.id: row.analysis_id for row in page.rows}, user)
 
 
 def _empty(everything: int, tab: str | None) -> None:
@@ -160,6 +124,6 @@ def _empty(everything: int, tab: str | None) -> None:
 
 with session_scope(read_only=True) as session:
     at_start = slide_list.state_counts(session)
-busy = any(at_start[state] for state in AT_WORK)
+busy = any(at_start[state] for state in listing.AT_WORK)
 with st.container(key="refreshed"):
-    st.fragment(_list, run_every=REFRESH_BUSY_S if busy else REFRESH_IDLE_S)()
+    st.fragment(_list, run_every=listing.REFRESH_BUSY_S if busy else listing.REFRESH_IDLE_S)()

@@ -9,15 +9,10 @@ import streamlit as st
 from db import workers, worklist
 from db.engine import session_scope
 from db.worklist import WorklistRow
-from pages.components import analysis, auth, links, status, style
+from pages.components import auth, links, listing, status, style
 from pages.components.rows import Row, actions_cell, rows, state_cell
-from renalcore.errors import RenalError
 
-PAGE_ROWS = 100
 TABS = ("all", "waiting", "running", "needs_review", "signed", "failed", "cancelled")
-AT_WORK = ("waiting", "running")
-REFRESH_BUSY_S = 3.0
-REFRESH_IDLE_S = 20.0
 
 auth.require()
 with style.page_header("Worklist"):
@@ -32,7 +27,7 @@ def _moment(day, *, after: int = 0) -> datetime | None:
 
 
 def _first_page() -> None:
-    st.session_state["worklist-page"] = 0
+    listing.show_first_page("worklist")
 
 
 with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -59,7 +54,7 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
 
 def _cells(row: WorklistRow, *, loading: bool) -> Row:
     actions = []
-    if row.state in AT_WORK and row.analysis_id is not None:
+    if row.state in listing.AT_WORK and row.analysis_id is not None:
         actions.append(("cancel", "Cancel", "Stop the analysis; the pictures stay"))
     if row.state in ("failed", "cancelled") and row.analysis_id is not None:
         actions.append(("retry", "Retry", "Analyse again; fields that are done are kept"))
@@ -98,7 +93,7 @@ def _list() -> None:
         on_change=_first_page,
         required=True,
     )
-    number = st.session_state.get("worklist-page", 0)
+    number = listing.page_number("worklist")
     with session_scope(read_only=True) as session:
         page = worklist.page(
             session,
@@ -106,12 +101,10 @@ def _list() -> None:
             text=text,
             since=_moment(first_day),
             until=_moment(last_day, after=1),
-            limit=PAGE_ROWS,
-            offset=number * PAGE_ROWS,
+            limit=listing.PAGE_ROWS,
+            offset=number * listing.PAGE_ROWS,
         )
-    complaint = st.session_state.pop("worklist-complaint", None)
-    if complaint:
-        st.error(style.plain(complaint))
+    listing.complaint("worklist")
     if not page.rows:
         _empty(counts["all"], searching=bool(text or first_day or last_day), tab=tab)
         return
@@ -124,46 +117,15 @@ def _list() -> None:
         least=(2, 4, 6),
         wide=3,
     )
-    _pager(number, page.total)
+    listing.pager("worklist", page.total)
     if answer.opened is not None:
         links.open_page("review", specimen=answer.opened)
     if answer.act is not None:
-        _act(answer.act, {row.specimen_id: row.analysis_id for row in page.rows}, user)
+        listing.act("worklist", answer.act, {row.specimen_id: row.analysis_id for row in page.rows}, user)
 
 
 def _words(tab: str) -> str:
     return "All" if tab == "all" else status.STATES[tab].words.capitalize()
-
-
-def _act(act: tuple[str, int], analysis_ids: dict[int, int | None], user: auth.CurrentUser) -> None:
-    name, specimen_id = act
-    analysis_id = analysis_ids.get(specimen_id)
-    if analysis_id is None:
-        return
-    try:
-        if name == "retry":
-            analysis.retry(analysis_id, by=user)
-        else:
-            analysis.cancel(analysis_id, by=user)
-    except RenalError as error:
-        st.session_state["worklist-complaint"] = str(error)
-    st.rerun()
-
-
-def _pager(number: int, total: int) -> None:
-    first = number * PAGE_ROWS + 1
-    last = min(total, first + PAGE_ROWS - 1)
-    with st.container(horizontal=True, vertical_alignment="center", key="worklist-pager"):
-        shown = f"{style.number(first, 0)} to {style.number(last, 0)} of {style.number(total, 0)}"
-        st.html(f'<span class="rc-quiet-text">{shown}</span>')
-        if total <= PAGE_ROWS:
-            return
-        if st.button("Previous", disabled=number == 0, key="worklist-previous"):
-            st.session_state["worklist-page"] = number - 1
-            st.rerun(scope="fragment")
-        if st.button("Next", disabled=last >= total, key="worklist-next"):
-            st.session_state["worklist-page"] = number + 1
-            st.rerun(scope="fragment")
 
 
 def _empty(everything: int, *, searching: bool, tab: str | None) -> None:
@@ -180,6 +142,6 @@ def _empty(everything: int, *, searching: bool, tab: str | None) -> None:
 
 with session_scope(read_only=True) as session:
     at_start = worklist.state_counts(session)
-busy = any(at_start[state] for state in AT_WORK)
+busy = any(at_start[state] for state in listing.AT_WORK)
 with st.container(key="refreshed"):
-    st.fragment(_list, run_every=REFRESH_BUSY_S if busy else REFRESH_IDLE_S)()
+    st.fragment(_list, run_every=listing.REFRESH_BUSY_S if busy else listing.REFRESH_IDLE_S)()
