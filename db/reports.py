@@ -226,8 +226,6 @@ def rows_for_export(
     Raises:
         InputError: Nothing says which specimens.
     """
-    if specimen_id is None and patient_id is None and since is None and until is None:
-        raise InputError("Say what to export: a specimen, a patient or a range of dates.")
     ids = chosen(session, "sediment", specimen_id=specimen_id, patient_id=patient_id, since=since, until=until)
     return rows_of_specimens(session, ids)
 
@@ -300,7 +298,13 @@ def chosen(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> list[int]:
-    """The specimens of one kind that have a report, those that pass every condition given, as they were registered."""
+    """The specimens of one kind that have a report, those that pass every condition given, as they were registered.
+
+    Raises:
+        InputError: No condition is given.
+    """
+    if specimen_id is None and patient_id is None and since is None and until is None:
+        raise InputError("Say what to export: a specimen, a patient or a range of dates.")
     wanted = _reportable(modality)
     if specimen_id is not None:
         wanted = wanted.where(Specimen.id == specimen_id)

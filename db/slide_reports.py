@@ -34,7 +34,7 @@ from db.models import (
     StoredFile,
 )
 from db.reports import Signature
-from renalcore.errors import InputError, NotFound
+from renalcore.errors import NotFound
 from renalcore.histology.glomeruli import Glomeruli
 from renalcore.histology.measure import Limits, SclerosedShare, SlideSummary, sclerosed_share, summary
 
@@ -214,10 +214,8 @@ def for_export(
     Raises:
         InputError: Nothing says which specimens.
     """
-    which = {"specimen_id": specimen_id, "patient_id": patient_id}
-    if specimen_id is None and patient_id is None and since is None and until is None:
-        raise InputError("Say what to export: a specimen, a patient or a range of dates.")
-    return _reports(session, reports.chosen(session, "histology", **which, since=since, until=until))
+    ids = reports.chosen(session, "histology", specimen_id=specimen_id, patient_id=patient_id, since=since, until=until)
+    return _reports(session, ids)
 
 
 def to_json(current: SlideReport) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from html import escape
+from typing import Literal
 
 import streamlit as st
 from sqlalchemy.orm import Session
@@ -57,12 +58,7 @@ def withdraw(specimen_id: int, shown_field_id: int | None) -> None:
     with session_scope(read_only=True) as session:
         fields = specimens.fields(session, specimen_id)
         withdrawn = specimens.withdrawn_fields(session, specimen_id)
-        reasons = {
-            event.new["field_id"]: event.reason
-            for event in reversed(
-                audit.events(session, action="specimen.withdraw_field", entity="specimen", entity_id=specimen_id)
-            )
-        }
+        reasons = _why_withdrawn(session, specimen_id, "field")
     st.markdown(
         "What was found in it counts no longer. Nothing is deleted: until the report is signed, the field can be "
         "brought back here."
@@ -106,7 +102,7 @@ def withdraw_slide(specimen_id: int, shown_slide_id: int | None) -> None:
     with session_scope(read_only=True) as session:
         counted = {slide.id: slide for slide in slides.of_specimen(session, specimen_id)}
         withdrawn = slides.withdrawn(session, specimen_id)
-        reasons = _why_withdrawn(session, specimen_id)
+        reasons = _why_withdrawn(session, specimen_id, "slide")
     st.markdown(
         "What was found on it counts no longer. Nothing is deleted: until the report is signed, the slide can be "
         "brought back here."
@@ -188,7 +184,7 @@ def withdrawn_slide(slide: Slide) -> None:
     """Says of a slide that was withdrawn when and why, and brings it back until the report is signed."""
     with session_scope(read_only=True) as session:
         state = specimens.get(session, slide.specimen_id).state
-        why = _why_withdrawn(session, slide.specimen_id).get(slide.id)
+        why = _why_withdrawn(session, slide.specimen_id, "slide").get(slide.id)
     st.html(
         f'<div class="rc-banner" role="status">Withdrawn {style.when(slide.withdrawn_at)}: {escape(why or "")}<br>'
         "Nothing on it counts.</div>"
@@ -197,10 +193,10 @@ def withdrawn_slide(slide: Slide) -> None:
         _change_slides(slide.specimen_id, lambda session, by: slides.bring_back(session, slide.id, by=by))
 
 
-def _why_withdrawn(session: Session, specimen_id: int) -> dict[int, str | None]:
-    """Why each slide of a specimen was withdrawn last, by its id."""
-    told = audit.events(session, action="specimen.withdraw_slide", entity="specimen", entity_id=specimen_id)
-    return {event.new["slide_id"]: event.reason for event in reversed(told)}
+def _why_withdrawn(session: Session, specimen_id: int, what: Literal["field", "slide"]) -> dict[int, str | None]:
+    """Why each field or slide of a specimen was withdrawn last, by its id."""
+    told = audit.events(session, action=f"specimen.withdraw_{what}", entity="specimen", entity_id=specimen_id)
+    return {event.new[f"{what}_id"]: event.reason for event in reversed(told)}
 
 
 def _change_slides(specimen_id: int, change: Callable[[Session, User], object]) -> None:
