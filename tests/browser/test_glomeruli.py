@@ -66,8 +66,8 @@ def working(app: RunningApp, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def value(page: Any, name: str) -> Any:
-    """A number of the slide beside the picture."""
-    return page.locator(f".st-key-slide-side tr[data-value={name}] td.rc-num")
+    """A number of the slide beside the picture; while the page is drawn anew its old table may stand there too."""
+    return page.locator(f".st-key-slide-side [data-stale=false] tr[data-value={name}] td.rc-num")
 
 
 def exported(page: Any, name: str) -> str:
