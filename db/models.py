@@ -25,10 +25,13 @@ CorrectionAction = Literal["add", "reclassify", "remove", "confirm", "restore"]
 GlomerulusAction = Literal["add", "redraw", "remove", "confirm", "mark_sclerosed", "unmark_sclerosed", "restore"]
 SignOffKind = Literal["sign", "reopen", "amend"]
 HeatMapState = Literal["waiting", "done", "empty", "failed"]
-Modality = Literal["sediment", "histology"]
+Modality = Literal["sediment", "histology", "ct"]
 Stain = Literal["H&E", "PAS", "silver", "trichrome", "other"]
 Species = Literal["human", "mouse", "rat", "other"]
 ScaleSource = Literal["file", "person"]
+CtFormat = Literal["DICOM", "NIfTI"]
+CtStepName = Literal["rough", "kidney", "lesion"]
+CtAction = Literal["relabel", "remove", "undo"]
 
 ROLES: tuple[Role, ...] = get_args(Role)
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
@@ -46,6 +49,8 @@ APPEND_ONLY = (
     "slide_results",
     "glomerulus_findings",
     "glomerulus_corrections",
+    "ct_results",
+    "ct_corrections",
 )
 """Tables whose rows the database itself refuses to change or delete."""
 
@@ -91,6 +96,9 @@ class Base(DeclarativeBase):
         Stain: _one_of(Stain, "stain"),
         Species: _one_of(Species, "species"),
         ScaleSource: _one_of(ScaleSource, "scale_from"),
+        CtFormat: _one_of(CtFormat, "format"),
+        CtStepName: _one_of(CtStepName, "name"),
+        CtAction: _one_of(CtAction, "action"),
     }
 
 
@@ -179,7 +187,7 @@ class CutOffTableRow(Base):
 
 
 class Specimen(Base):
-    """One sample of a patient under one accession number."""
+    """One sample or one CT study of a patient under one accession number."""
 
     __tablename__ = "specimens"
     __table_args__ = (
@@ -200,7 +208,8 @@ class Specimen(Base):
     patient_id: Mapped[int] = mapped_column(ForeignKey("patients.id"))
     accession: Mapped[str] = mapped_column(String(100), unique=True)
     modality: Mapped[Modality] = mapped_column(default="sediment")
-    # Always there for sediment, and never for histology, where every slide has its own scale and nothing is graded.
+    # Always there for sediment, and never for histology and CT, where every slide or scan has its own scale and nothing
+    # is graded.
     objective: Mapped[Objective] = mapped_column(nullable=True)
     scale_kind: Mapped[ScaleKind] = mapped_column(nullable=True)
     um_per_px: Mapped[float | None]
@@ -215,6 +224,7 @@ class Specimen(Base):
     cutoff_table: Mapped[CutOffTableRow] = relationship()
     fields: Mapped[list[SpecimenField]] = relationship(back_populates="specimen", order_by="SpecimenField.position")
     slides: Mapped[list[Slide]] = relationship(back_populates="specimen", order_by="Slide.position")
+    scans: Mapped[list[CtScan]] = relationship(back_populates="specimen", order_by="CtScan.position")
     analyses: Mapped[list[Analysis]] = relationship(back_populates="specimen", order_by="Analysis.id")
 
 
@@ -288,13 +298,47 @@ class Slide(Base):
     file: Mapped[StoredFile] = relationship()
 
 
+class CtScan(Base):
+    """One series of a CT study, or one NIfTI volume.
+
+    Its name is what the laboratory calls it; names of files and descriptions of series are not kept.
+    """
+
+    __tablename__ = "ct_scans"
+    __table_args__ = (UniqueConstraint("specimen_id", "file_id"), Index(None, "specimen_id", "position"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    specimen_id: Mapped[int] = mapped_column(ForeignKey("specimens.id"))
+    position: Mapped[int]
+    file_id: Mapped[int] = mapped_column(ForeignKey("stored_files.id"), index=True)  # a zip, or a NIfTI file
+    image_id: Mapped[int] = mapped_column(ForeignKey("stored_files.id"), index=True)  # its HU as NIfTI, to be looked at
+    name: Mapped[str] = mapped_column(String(100))
+    format: Mapped[CtFormat]
+    is_deidentified: Mapped[bool]
+    phase: Mapped[str | None] = mapped_column(String(100))
+    slices: Mapped[int]
+    height_px: Mapped[int]
+    width_px: Mapped[int]
+    spacing_mm: Mapped[list[float]]  # along slices, rows and columns
+    flags: Mapped[list[dict[str, Any]]] = mapped_column(default=list)
+    withdrawn_at: Mapped[datetime | None]  # it counts no longer; who withdrew it and why is in the audit trail
+
+    specimen: Mapped[Specimen] = relationship(back_populates="scans")
+    file: Mapped[StoredFile] = relationship(foreign_keys=file_id)
+    image: Mapped[StoredFile] = relationship(foreign_keys=image_id)
+
+
 class Upload(Base):
-    """A slide on its way to the server, or there and not registered yet. How far it is, its part on the disk tells."""
+    """A slide or a CT study on its way to the server, or there and not registered yet.
+
+    How far it is, its part on the disk tells.
+    """
 
     __tablename__ = "uploads"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(String(64), unique=True)
+    modality: Mapped[str] = mapped_column(String(24), default="histology", server_default="histology")
     by_id: Mapped[int] = mapped_column(ForeignKey("users.id"), index=True)
     name: Mapped[str] = mapped_column(String(255))  # shown to whoever uploads it, so that the file is found again
     size_bytes: Mapped[int] = mapped_column(sa.BigInteger)
@@ -308,7 +352,9 @@ class Upload(Base):
 
 
 class Analysis(Base):
-    """One run of one model over the fields or slides of a specimen. Its progress is the fields or tiles searched.
+    """One run of one model over the fields, slides or scans of a specimen.
+
+    Its progress is the fields or tiles searched, or the steps done.
 
     Only analyses that count are reviewed, reported and exported; a second opinion is there to be looked at.
     """
@@ -500,6 +546,76 @@ class GlomerulusCorrection(Base):
     at: Mapped[datetime] = mapped_column(default=now)
 
     by: Mapped[User] = relationship()
+
+
+class CtStep(Base):
+    """What one of the three steps of an analysis said of a scan, for the next to go on with.
+
+    A step towards a `CtResult`, so neither append-only nor in the audit trail. Once the scan has its result the content
+    is dropped.
+    """
+
+    __tablename__ = "ct_steps"
+    __table_args__ = (UniqueConstraint("analysis_id", "scan_id", "position"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    analysis_id: Mapped[int] = mapped_column(ForeignKey("analyses.id"))
+    scan_id: Mapped[int] = mapped_column(ForeignKey("ct_scans.id"), index=True)
+    position: Mapped[int]
+    name: Mapped[CtStepName]
+    content: Mapped[bytes | None] = mapped_column(sa.LargeBinary)  # `renalcore.ct.predict.Crops`
+    seconds: Mapped[float]
+    finished_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class CtResult(Base):
+    """What one analysis found in one scan. Append-only."""
+
+    __tablename__ = "ct_results"
+    __table_args__ = (UniqueConstraint("analysis_id", "scan_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    analysis_id: Mapped[int] = mapped_column(ForeignKey("analyses.id"))
+    scan_id: Mapped[int] = mapped_column(ForeignKey("ct_scans.id"), index=True)
+    labels_id: Mapped[int] = mapped_column(ForeignKey("stored_files.id"), index=True)  # NIfTI on the grid of the scan
+    measures: Mapped[dict[str, Any]]  # `renalcore.ct.measure.Measures`
+    words: Mapped[str] = mapped_column(sa.Text)
+    seconds: Mapped[dict[str, Any]]  # of each stage
+    worker: Mapped[str] = mapped_column(String(200))
+    finished_at: Mapped[datetime] = mapped_column(default=now)
+
+    labels: Mapped[StoredFile] = relationship()
+
+
+class CtCorrection(Base):
+    """A lesion that someone gave another label, or deleted, or such a change undone; the last one holds. Append-only.
+
+    Each keeps the labels and measures as they are after it, so that nothing is computed when a scan is opened.
+    """
+
+    __tablename__ = "ct_corrections"
+    __table_args__ = (
+        UniqueConstraint("undone_id"),
+        Index(None, "analysis_id", "scan_id"),
+        sa.CheckConstraint("(action = 'undo') = (undone_id IS NOT NULL)", name="undoes_one"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    analysis_id: Mapped[int] = mapped_column(ForeignKey("analyses.id"))
+    scan_id: Mapped[int] = mapped_column(ForeignKey("ct_scans.id"))
+    action: Mapped[CtAction]
+    voxel: Mapped[list[Any] | None]  # one of the lesion's: slice, row, column
+    was: Mapped[str | None] = mapped_column(String(24))
+    label: Mapped[str | None] = mapped_column(String(24))
+    undone_id: Mapped[int | None] = mapped_column(ForeignKey("ct_corrections.id"))
+    labels_id: Mapped[int] = mapped_column(ForeignKey("stored_files.id"), index=True)
+    measures: Mapped[dict[str, Any]]
+    words: Mapped[str] = mapped_column(sa.Text)
+    by_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    at: Mapped[datetime] = mapped_column(default=now)
+
+    by: Mapped[User] = relationship()
+    labels: Mapped[StoredFile] = relationship()
 
 
 class SignOff(Base):
