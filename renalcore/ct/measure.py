@@ -6,9 +6,10 @@ networks again. Left and right are decided in the patient's own axes (LPS), neve
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -189,6 +190,34 @@ class Measures:
         """Millilitres of one label (1 kidney, 2 tumour, 3 cyst) on one side; 0 where there is none."""
         name = f"{LABELS[label]}_ml"
         return math.fsum(getattr(kidney, name) for kidney in self.kidneys if kidney.side == side)
+
+
+def to_dict(measures: Measures) -> dict[str, Any]:
+    """Measures as JSON holds them, for a record to keep: objects, lists, numbers, texts and null, by attribute."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(measures), allow_nan=False))
+    return plain
+
+
+def from_dict(stored: Mapping[str, Any]) -> Measures:
+    """What `to_dict` gave.
+
+    Raises:
+        ValueError: It is nothing that `to_dict` gives.
+    """
+    try:
+        return Measures(
+            kidneys=tuple(
+                Kidney(**{**each, "centre_lps_mm": tuple(each["centre_lps_mm"])}) for each in stored["kidneys"]
+            ),
+            lesions=tuple(
+                Lesion(**{**each, "centre_lps_mm": tuple(each["centre_lps_mm"]), "voxel": tuple(each["voxel"])})
+                for each in stored["lesions"]
+            ),
+            found=stored["found"],
+            side_from=stored["side_from"],
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"these are no measures of a CT: {error}") from error
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,13 @@ from renalcore.ct.measure import (
     LeastVolumes,
     Measures,
     drop_small,
+    from_dict,
     measure,
     relabel,
     renal_e,
     renal_r,
     sides,
+    to_dict,
 )
 from renalcore.ct.nifti import read_nifti
 from renalcore.io.volume import read_volume
@@ -187,6 +190,23 @@ def test_a_lesion_is_relabelled_or_deleted_alone_by_any_of_its_voxels() -> None:
     assert not relabel(labelled(((slice(1, 2),) * 3, 2)), (1, 1, 1), None).any()
     with pytest.raises(ValueError, match="holds no label"):
         relabel(labels, (0, 0, 0), 1)
+
+
+def test_measures_that_a_record_kept_as_json_are_the_same_when_they_are_read_back() -> None:
+    hu = np.random.default_rng(0).integers(-100, 300, (40, 80, 100), np.int16)
+    loose_cyst = labelled((RIGHT, 1), ((slice(30, 34), slice(2, 6), slice(2, 6)), 3))
+    for found in (measure(two_kidneys(), AFFINE, hu=hu), measure(loose_cyst, AFFINE), measure(labelled(), AFFINE)):
+        stored = to_dict(found)
+        assert json.loads(json.dumps(stored)) == stored
+        assert from_dict(stored) == found
+    assert to_dict(measure(two_kidneys(), AFFINE))["lesions"][0]["voxel"] == [10, 38, 75]
+
+
+def test_a_record_that_holds_no_measures_is_refused() -> None:
+    stored = to_dict(measure(two_kidneys(), AFFINE))
+    for other in ({}, {**stored, "lesions": [{}]}, {**stored, "kidneys": [{**stored["kidneys"][0], "mood": 1}]}):
+        with pytest.raises(ValueError, match="these are no measures of a CT"):
+            from_dict(other)
 
 
 def test_labels_that_cannot_be_measured_are_refused() -> None:
