@@ -20,7 +20,8 @@ from renalcore.models import ModelCard
 
 MODEL = "sediment-multihead-n"
 HISTOLOGY_MODEL = "histology-linknet-efficientnet-b0"
-MODELS: Mapping[Modality, str] = MappingProxyType({"sediment": MODEL, "histology": HISTOLOGY_MODEL})
+CT_MODEL = "ct-segresnet"
+MODELS: Mapping[Modality, str] = MappingProxyType({"sediment": MODEL, "histology": HISTOLOGY_MODEL, "ct": CT_MODEL})
 """The model in use for each kind of specimen."""
 
 ALL_GLOMERULI: Mapping[str, Any] = MappingProxyType(
@@ -65,9 +66,11 @@ def request(session: Session, specimen: Specimen, *, by: User) -> Analysis:
         UnknownName: The model is not installed.
     """
     card = models.card(MODELS[specimen.modality])
-    options: Mapping[str, Any] = ALL_GLOMERULI
+    options: Mapping[str, Any] = {}  # whatever decides the result of a CT is on the model's card
     if specimen.modality == "sediment":
         options = {"min_score": counted_from(card), "calibration": card.calibration_sha256}
+    elif specimen.modality == "histology":
+        options = ALL_GLOMERULI
     return analyses.request(
         session,
         specimen,
@@ -137,10 +140,23 @@ def model_is_missing() -> bool:
 
 def no_glomeruli_are_found() -> bool:
     """Says so on the page where no model for slides is installed; slides can be looked at all the same."""
-    if is_installed("histology"):
+    return _nothing_is_found(
+        "histology", "no glomeruli are found. Slides can be uploaded, looked at and measured; tell"
+    )
+
+
+def no_kidneys_are_found() -> bool:
+    """Says so on the page where no model for CT is installed; scans can be looked at all the same."""
+    return _nothing_is_found(
+        "ct", "no kidneys, tumours or cysts are outlined. Scans can be uploaded and looked at; tell"
+    )
+
+
+def _nothing_is_found(modality: Modality, so: str) -> bool:
+    if is_installed(modality):
         return False
     st.html(
-        f'<div class="rc-banner" role="status">The model {HISTOLOGY_MODEL} is not installed, so no glomeruli are '
-        "found. Slides can be uploaded, looked at and measured; tell your administrator if you expect more.</div>"
+        f'<div class="rc-banner" role="status">The model {MODELS[modality]} is not installed, so {so} your '
+        "administrator if you expect more.</div>"
     )
     return True

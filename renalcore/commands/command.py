@@ -18,7 +18,7 @@ from renalcore.engine import devices
 
 SEDIMENT_MODEL = "sediment-multihead-n"
 HISTOLOGY_MODEL = "histology-linknet-efficientnet-b0"
-CT_MODEL = "ct-unet3d"
+CT_MODEL = "ct-segresnet"
 
 
 class Command(NamedTuple):
