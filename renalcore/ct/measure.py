@@ -1,7 +1,7 @@
 """What is measured on the labels of a CT volume: kidneys by side, lesions one by one, and R and E of R.E.N.A.L.
 
 All of it is computed from a label array and its affine, so a lesion can be relabelled or deleted without running the
-networks again. Left and right are decided in the patient's own axes (LPS), never by where an array begins.
+networks again. Which kidneys there are is told in `renalcore.ct.kidneys`.
 """
 
 from __future__ import annotations
@@ -15,53 +15,30 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.spatial import ConvexHull, KDTree
+from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
+from renalcore.ct.kidneys import (
+    NEAR_MM,
+    TOUCHING,
+    Floats,
+    Labels,
+    LeastVolumes,
+    Mask,
+    Parts,
+    Place,
+    Point,
+    Side,
+    axial_axis,
+    box_of,
+    centre_of,
+    gap_mm,
+    own_pieces,
+    parts_of,
+    pieces_of,
+    side_of,
+)
 from renalcore.ct.steps import CYST, KIDNEY, LABELS, TUMOUR, Grid
-
-Side = Literal["right", "left", "middle"]
-"""The patient's side; `middle` where a kidney lies so near to the middle that its side cannot be told."""
-
-Place = Literal["usual", "fused", "pelvis"]
-"""`fused`: one half of a kidney that reaches both sides; `pelvis`: far below the other, or in front."""
-
-Labels = NDArray[np.uint8]
-Mask = NDArray[np.bool_]
-Floats = NDArray[np.float64]
-Point = tuple[float, float, float]
-Box = tuple[slice, slice, slice]
-
-TOUCHING: Final = np.ones((3, 3, 3), bool)
-"""Voxels that meet at a face, an edge or a corner are connected."""
-
-PAIR_MM: Final = 60.0
-"""Distance from right to left from which the two largest pieces are a pair, with the middle between them: the least of
-the 477 pairs of KiTS23 is wider."""
-
-FUSED_MM: Final = 130.0
-"""Width of one piece of kidney from which it is taken for two: a horseshoe, or two that touch. The three such cases
-of KiTS23 are 170 to 225 mm wide, its widest single kidney 112 mm with the tumour."""
-
-FUSED_SHARE: Final = 0.2
-"""Share of such a piece that lies on either side of the middle at least."""
-
-MIDDLE_MM: Final = 15.0
-"""Distance from the middle below which the side of a lone kidney is not told."""
-
-LOW_MM: Final = 120.0
-"""Height by which the tissue of a kidney in the pelvis lies below that of the highest one, centre to centre: of the 477
-pairs of KiTS23 one lies so far apart, the median is 15 mm."""
-
-FRONT_MM: Final = 40.0
-"""Distance by which a kidney's centre lies before that of the body where it is in no usual place. Kidneys beside the
-spine lie 20 mm behind it, one that a mass pushes forward 10 mm before it; a transplant lies under the front wall."""
-
-NEAR_MM: Final = 15.0
-"""A small piece this near to a kidney belongs to it."""
-
-BODY_HU: Final = -300
-"""What is denser is body and not air."""
 
 ENDOPHYTIC_SHARE: Final = 0.05
 """Share outside the kidney below which a lesion counts as entirely inside: the hull of voxels is no finer."""
@@ -72,30 +49,6 @@ RENAL_NOTE: Final = (
     "hull of the kidney's tissue, which a large tumour stretches, so that it errs towards inside."
 )
 """What is said beside R and E (Kutikov and Uzzo, J Urol 182, 2009)."""
-
-
-@dataclass(frozen=True, slots=True)
-class LeastVolumes:
-    """What is too small to be kept, in ml; the figures beside them are those of the 489 label maps of KiTS23.
-
-    Attributes:
-        kidney_ml: A connected piece of kidney with its lesions. A smaller one of at least a tenth of this within
-            `NEAR_MM` of a kidney belongs to it. The smallest kidney there is larger.
-        tumour_ml: One tumour: the smallest there has 0.15 ml, and 6 % of all connected pieces are specks below 0.05.
-        cyst_ml: One cyst, a ball of 4.6 mm: 10 % of the pieces there are smaller, down to single voxels.
-
-    Raises:
-        ValueError: A limit is negative or no number.
-    """
-
-    kidney_ml: float = 15.0
-    tumour_ml: float = 0.1
-    cyst_ml: float = 0.05
-
-    def __post_init__(self) -> None:
-        for name in ("kidney_ml", "tumour_ml", "cyst_ml"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be a volume from 0 up, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,26 +173,6 @@ def from_dict(stored: Mapping[str, Any]) -> Measures:
         raise ValueError(f"these are no measures of a CT: {error}") from error
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Parts:
-    """Which kidney each voxel belongs to.
-
-    Attributes:
-        box: Where labels are.
-        numbers: Of the kidney of each voxel within the box; 0 where no kidney is.
-        sides, places: Of each kidney, by number - 1.
-        middle_mm: x of the body's middle in LPS.
-        side_from: As in `Measures`.
-    """
-
-    box: Box
-    numbers: Labels
-    sides: tuple[Side, ...]
-    places: tuple[Place, ...]
-    middle_mm: float
-    side_from: Literal["pair", "body", "field"]
-
-
 def measure(
     labels: Labels,
     affine: NDArray[np.floating[Any]],
@@ -259,14 +192,14 @@ def measure(
         ValueError: The arrays or the affine do not fit together.
     """
     grid = _grid(labels, affine, hu)
-    parts = _parts(labels, grid, hu, least)
+    parts = parts_of(labels, grid, hu, least)
     within, part = labels[parts.box], grid.part(parts.box)
     densities = None if hu is None else hu[parts.box]
     kidneys, hulls = [], []
     for number, (side, place) in enumerate(zip(parts.sides, parts.places, strict=True), start=1):
         mine = parts.numbers == number
         tissue = mine & (within == KIDNEY)
-        volumes = np.bincount(within[mine], minlength=4) * _voxel_ml(grid)
+        volumes = np.bincount(within[mine], minlength=4) * grid.voxel_ml
         ends = part.to_mm(_ends(tissue))
         hull = ConvexHull(ends) if len(ends) else None
         hulls.append(hull)
@@ -282,7 +215,7 @@ def measure(
                 length_mm=0.0 if hull is None else _diameter(hull),
                 mean_hu=mean_hu,
                 sd_hu=sd_hu,
-                centre_lps_mm=_centre(mine, part),
+                centre_lps_mm=centre_of(mine, part),
             )
         )
     return Measures(
@@ -309,19 +242,19 @@ def drop_small(labels: Labels, affine: NDArray[np.floating[Any]], *, least: Leas
     """
     grid = _grid(labels, affine, None)
     kept = labels.copy()
-    box = _box(labels)
+    box = box_of(labels)
     within = kept[box]  # a view
     for label, least_ml in ((CYST, least.cyst_ml), (TUMOUR, least.tumour_ml)):
-        pieces, boxes, volumes = _pieces(within == label, grid)
+        pieces, boxes, volumes = pieces_of(within == label, grid)
         for number in np.flatnonzero(volumes < least_ml).tolist():
             around = tuple(slice(max(each.start - 1, 0), each.stop + 1) for each in boxes[number])
             mine = pieces[around] == number + 1
             within[around][mine] = _surrounding(within[around], mine)
-    pieces, boxes, volumes = _pieces(within > 0, grid)
-    own = _own(within, pieces, volumes, grid, least)
+    pieces, boxes, volumes = pieces_of(within > 0, grid)
+    own = own_pieces(within, pieces, volumes, grid, least)
     for number, volume in enumerate(volumes):
         near = volume >= least.kidney_ml / 10 and any(
-            _gap_mm(boxes[number], boxes[other], grid) <= NEAR_MM for other in own
+            gap_mm(boxes[number], boxes[other], grid) <= NEAR_MM for other in own
         )
         if not (volume >= least.kidney_ml or near):
             within[boxes[number]][pieces[boxes[number]] == number + 1] = 0
@@ -346,7 +279,7 @@ def relabel(labels: Labels, voxel: tuple[int, int, int], label: int | None) -> L
         raise ValueError(f"the voxel {voxel} holds no label")
     if label is not None and not 0 <= label <= CYST:
         raise ValueError(f"a label lies in 0..{CYST}, got {label}")
-    box = _box(labels)
+    box = box_of(labels)
     changed = labels.copy()
     within = changed[box]  # a view
     pieces, _ = ndimage.label(within == labels[voxel], TOUCHING)
@@ -370,7 +303,7 @@ def sides(
     Raises:
         ValueError: As `measure`.
     """
-    parts = _parts(labels, _grid(labels, affine, hu), hu, least)
+    parts = parts_of(labels, _grid(labels, affine, hu), hu, least)
     codes = np.array([0, *({"right": 1, "left": 2, "middle": 0}[side] for side in parts.sides)], np.uint8)
     told = np.zeros(labels.shape, np.uint8)
     told[parts.box] = codes[parts.numbers]
@@ -398,119 +331,16 @@ def _grid(labels: Labels, affine: NDArray[np.floating[Any]], hu: NDArray[Any] | 
     return Grid((depth, height, width), np.asarray(affine, np.float64))
 
 
-def _parts(labels: Labels, grid: Grid, hu: NDArray[Any] | None, least: LeastVolumes) -> _Parts:
-    box = _box(labels)
-    within, part = labels[box], grid.part(box)
-    pieces, boxes, volumes = _pieces(within > 0, grid)
-    own = _own(within, pieces, volumes, grid, least)
-    centres = {piece: _centre(pieces[boxes[piece]] == piece + 1, part.part(boxes[piece])) for piece in own}
-    heights = {piece: _height(within, pieces, piece, boxes[piece], part) for piece in own}
-    body = None if hu is None or not own else _body_mm(hu, grid, box)
-    middle, side_from = _middle([centres[piece][0] for piece in own], body, grid)
-    found: list[tuple[float, Side, Place, int, Mask | None]] = []  # centre, ..., piece, the half of it
-    for piece in own:
-        x, y, _ = centres[piece]
-        low = max(heights.values()) - heights[piece] >= LOW_MM
-        place: Place = "pelvis" if low or (body is not None and body[1] - y >= FRONT_MM) else "usual"
-        halves = _halves(within, pieces, piece, boxes[piece], part, middle) if len(own) == 1 else None
-        if halves is None:
-            found.append((x, _side(x - middle), place, piece, None))
-        else:
-            found.append((middle - 1, "right", "fused", piece, halves))
-            found.append((middle + 1, "left", "fused", piece, ~halves))
-    found.sort(key=lambda each: each[0])
-    numbers = np.zeros(within.shape, np.uint8)
-    for number, (_, _, _, piece, half) in enumerate(found, start=1):
-        mine = pieces[boxes[piece]] == piece + 1
-        numbers[boxes[piece]][mine if half is None else mine & half] = number
-    _join_loose(numbers, pieces, boxes, [piece for piece in range(len(boxes)) if piece not in own], part)
-    return _Parts(box, numbers, tuple(each[1] for each in found), tuple(each[2] for each in found), middle, side_from)
-
-
-def _own(within: Labels, pieces: NDArray[np.int32], volumes: Floats, grid: Grid, least: LeastVolumes) -> list[int]:
-    """The pieces that are kidneys of their own, large ones first: large enough, and with some tissue if any has it."""
-    tissue = np.bincount(pieces[within == KIDNEY], minlength=len(volumes) + 1)[1:] * _voxel_ml(grid)
-    large = [int(piece) for piece in np.argsort(-volumes, kind="stable") if volumes[piece] >= least.kidney_ml]
-    return [piece for piece in large if tissue[piece] >= least.kidney_ml / 10] or large
-
-
-def _middle(xs: Sequence[float], body: Floats | None, grid: Grid) -> tuple[float, Literal["pair", "body", "field"]]:
-    """Where the body's middle lies in x: between the two largest kidneys unless both lie on one side of the body."""
-    largest = sorted(xs[:2])
-    one_side = body is not None and (largest[0] - body[0] >= MIDDLE_MM or body[0] - largest[-1] >= MIDDLE_MM)
-    if len(largest) == 2 and largest[1] - largest[0] >= PAIR_MM and not one_side:
-        return sum(largest) / 2, "pair"
-    return (float(grid.centre_mm[0]), "field") if body is None else (float(body[0]), "body")
-
-
-def _body_mm(hu: NDArray[Any], grid: Grid, box: Box) -> Floats | None:
-    """Middle of the body in LPS mm at the height of the kidneys, from every fourth voxel of a few slices."""
-    axis = _axial_axis(grid)
-    every: list[slice] = [slice(2, None, 4)] * 3
-    every[axis] = slice(box[axis].start, box[axis].stop, max((box[axis].stop - box[axis].start) // 8, 1))
-    inside = np.argwhere(hu[tuple(every)] > BODY_HU)
-    if not len(inside):
-        return None
-    starts, steps = [each.start for each in every], [each.step for each in every]
-    centre: Floats = grid.to_mm(inside * steps + starts).mean(axis=0)
-    return centre
-
-
-def _height(within: Labels, pieces: NDArray[np.int32], piece: int, box: Box, part: Grid) -> float:
-    """How far to the head the tissue of a piece lies, which a tumour does not move; where none is, the whole piece."""
-    mine = pieces[box] == piece + 1
-    tissue = mine & (within[box] == KIDNEY)
-    return _centre(tissue if tissue.any() else mine, part.part(box))[2]
-
-
-def _side(from_middle_mm: float) -> Side:
-    """LPS: x rises to the patient's left."""
-    if abs(from_middle_mm) < MIDDLE_MM:
-        return "middle"
-    return "left" if from_middle_mm > 0 else "right"
-
-
-def _halves(within: Labels, pieces: NDArray[np.int32], piece: int, box: Box, part: Grid, middle: float) -> Mask | None:
-    """The right half of a piece within its box if the piece is two kidneys in one, else None."""
-    tissue = (pieces[box] == piece + 1) & (within[box] == KIDNEY)
-    inner = part.part(box)
-    first, steps = inner.to_mm((0, 0, 0))[0], inner.affine[0, 2::-1]
-    xs = first + sum(
-        np.arange(length).reshape([-1 if axis == each else 1 for each in range(3)]) * steps[axis]
-        for axis, length in enumerate(tissue.shape)
-    )
-    right: Mask = np.broadcast_to(xs < middle, tissue.shape)
-    inside = np.broadcast_to(xs, tissue.shape)[tissue]
-    if not len(inside) or inside.max() - inside.min() < FUSED_MM:
-        return None
-    share = np.count_nonzero(inside < middle) / len(inside)
-    return right if FUSED_SHARE <= share <= 1 - FUSED_SHARE else None
-
-
-def _join_loose(
-    numbers: Labels, pieces: NDArray[np.int32], boxes: Sequence[Box], loose: Sequence[int], part: Grid
-) -> None:
-    """Gives each piece that is no kidney the number of the nearest kidney, if there is one."""
-    if not loose or not numbers.any():
-        return
-    held = np.argwhere(numbers)[::20]  # the nearest kidney is told well enough by some of its voxels
-    nearest = KDTree(part.to_mm(held))
-    for piece in loose:
-        mine = pieces[boxes[piece]] == piece + 1
-        _, index = nearest.query(_centre(mine, part.part(boxes[piece])))
-        numbers[boxes[piece]][mine] = numbers[tuple(held[index])]
-
-
 def _lesions(
-    within: Labels, parts: _Parts, part: Grid, densities: NDArray[Any] | None, hulls: Sequence[ConvexHull | None]
+    within: Labels, parts: Parts, part: Grid, densities: NDArray[Any] | None, hulls: Sequence[ConvexHull | None]
 ) -> list[Lesion]:
     found: list[Lesion] = []
     for label in (TUMOUR, CYST):
-        pieces, boxes, volumes = _pieces(within == label, part)
+        pieces, boxes, volumes = pieces_of(within == label, part)
         for piece in np.argsort(-volumes, kind="stable"):
             box = boxes[piece]
             mine, inner = pieces[box] == piece + 1, part.part(box)
-            centre = _centre(mine, inner)
+            centre = centre_of(mine, inner)
             kidney = int(np.bincount(parts.numbers[box][mine]).argmax())
             diameter = _diameter(ConvexHull(inner.to_mm(_ends(mine))))
             axial, slice_index = _axial_diameter(mine, inner)
@@ -518,12 +348,12 @@ def _lesions(
             outside = None if hull is None else _outside(hull, inner.to_mm(np.argwhere(mine)))
             voxel = np.argwhere(mine)[0] + [each.start for each in box] + [each.start for each in parts.box]
             mean_hu, sd_hu = _density(None if densities is None else densities[box], mine)
-            axis = _axial_axis(part)
+            axis = axial_axis(part)
             found.append(
                 Lesion(
                     number=len(found) + 1,
                     kidney=kidney or None,
-                    side=parts.sides[kidney - 1] if kidney else _side(centre[0] - parts.middle_mm),
+                    side=parts.sides[kidney - 1] if kidney else side_of(centre[0] - parts.middle_mm),
                     label=LABELS[label],
                     volume_ml=float(volumes[piece]),
                     axial_diameter_mm=axial,
@@ -539,6 +369,13 @@ def _lesions(
                 )
             )
     return found
+
+
+def _surrounding(within: Labels, mine: Mask) -> int:
+    """The label that touches a piece most; background where none does."""
+    ring = ndimage.binary_dilation(mine, TOUCHING) & ~mine
+    touched = np.bincount(within[ring], minlength=CYST + 1)[1:]
+    return int(touched.argmax()) + 1 if touched.any() else 0
 
 
 def _found(kidneys: Sequence[Kidney]) -> str:
@@ -559,52 +396,12 @@ def _found(kidneys: Sequence[Kidney]) -> str:
     return f"{count} found: {', '.join(where)}."
 
 
-def _box(labels: Labels) -> Box:
-    """Where labels are; one voxel where there are none."""
-    held: list[Box] = ndimage.find_objects((labels > 0).view(np.uint8))
-    return held[0] if held else (slice(0, 1), slice(0, 1), slice(0, 1))
-
-
-def _pieces(mask: Mask, grid: Grid) -> tuple[NDArray[np.int32], list[Box], Floats]:
-    """Connected pieces of a mask, numbered from 1; the box and the volume of each, from the first."""
-    pieces, count = ndimage.label(mask, TOUCHING)
-    volumes = np.bincount(pieces.ravel(), minlength=count + 1)[1:].astype(np.float64) * _voxel_ml(grid)
-    return pieces, ndimage.find_objects(pieces), volumes
-
-
-def _surrounding(within: Labels, mine: Mask) -> int:
-    """The label that touches a piece most; background where none does."""
-    ring = ndimage.binary_dilation(mine, TOUCHING) & ~mine
-    touched = np.bincount(within[ring], minlength=CYST + 1)[1:]
-    return int(touched.argmax()) + 1 if touched.any() else 0
-
-
-def _gap_mm(first: Box, second: Box, grid: Grid) -> float:
-    """Distance of two boxes."""
-    apart = [max(a.start - b.stop, b.start - a.stop, 0) for a, b in zip(first, second, strict=True)]
-    return float(np.linalg.norm(apart * grid.spacing_mm))
-
-
-def _voxel_ml(grid: Grid) -> float:
-    return float(abs(np.linalg.det(grid.affine[:3, :3]))) / 1000
-
-
-def _centre(mask: Mask, grid: Grid) -> Point:
-    x, y, z = grid.to_mm(np.argwhere(mask).mean(axis=0)).tolist()
-    return x, y, z
-
-
 def _density(densities: NDArray[Any] | None, mask: Mask) -> tuple[float | None, float | None]:
     """Mean and standard deviation."""
     if densities is None or not mask.any():
         return None, None
     values = densities[mask].astype(np.float64)
     return float(values.mean()), float(values.std())
-
-
-def _axial_axis(grid: Grid) -> int:
-    """The axis of the array that runs most to the head or feet."""
-    return int(np.abs(grid.directions[2]).argmax())
 
 
 def _ends(mask: Mask) -> Floats:
@@ -629,7 +426,7 @@ def _diameter(hull: ConvexHull) -> float:
 
 def _axial_diameter(mask: Mask, grid: Grid) -> tuple[float, int]:
     """The greatest distance of two points of one axial slice, and the slice's index."""
-    axis = _axial_axis(grid)
+    axis = axial_axis(grid)
     axes = [each for each in range(3) if each != axis]
     best, at = 0.0, 0
     in_plane = np.linalg.qr((grid.directions * grid.spacing_mm)[:, axes])[1]  # indices to mm of a plane of its own

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from renalcore import models
-from renalcore.ct.measure import TOUCHING, LeastVolumes, Measures, drop_small, measure
+from renalcore.ct.kidneys import TOUCHING, LeastVolumes
+from renalcore.ct.measure import Measures, drop_small, measure
 from renalcore.ct.steps import (
     KIDNEY,
     MARGIN_MM,

@@ -135,7 +135,7 @@ class Grid:
     @property
     def voxel_ml(self) -> float:
         """Millilitres of one voxel."""
-        return float(np.prod(self.spacing_mm)) / 1000
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
 
     def to_mm(self, index: Any) -> NDArray[np.float64]:
         """Indices `(..., 3)`, in the order of the array's axes, to LPS mm."""

@@ -12,9 +12,9 @@ import pydicom
 import pytest
 from numpy.typing import NDArray
 
+from renalcore.ct.kidneys import LeastVolumes
 from renalcore.ct.measure import (
     RENAL_NOTE,
-    LeastVolumes,
     Measures,
     drop_small,
     from_dict,
