@@ -2,23 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
-from typing import Literal
+from types import MappingProxyType
+from typing import Any
 
 import streamlit as st
 from sqlalchemy.orm import Session
 
 from db import analyses, audit, patients, slides, specimens
 from db.engine import session_scope
-from db.models import Slide, Specimen, SpecimenField, User
+from db.models import Modality, Slide, Specimen, User
 from pages.components import analysis, auth, findings, style
 from renalcore.errors import RenalError
 
-WITHDRAW = "Withdraw a field..."
-WITHDRAW_SLIDE = "Withdraw a slide..."
 ANALYSE_AGAIN = "Analyse again..."
 CHANGE_PATIENT = "Change patient..."
+
+
+@dataclass(frozen=True, slots=True)
+class _Pictures:
+    """What the specimens of one kind consist of.
+
+    Attributes:
+        word: What one is called.
+        of: Those that count, in their order.
+        withdrawn: Those that were withdrawn, in their order.
+        withdraw: Takes one out, by its id.
+        bring_back: Lets one count again, by its id.
+        named: What it is called in a list of its own kind.
+        reasons: Reasons to withdraw one, as examples.
+    """
+
+    word: str
+    of: Callable[[Session, int], Sequence[Any]]
+    withdrawn: Callable[[Session, int], Sequence[Any]]
+    withdraw: Callable[..., object]
+    bring_back: Callable[..., object]
+    named: Callable[[Any], str]
+    reasons: str
+
+
+_PICTURES: Mapping[Modality, _Pictures] = MappingProxyType(
+    {
+        "sediment": _Pictures(
+            "field",
+            specimens.fields,
+            specimens.withdrawn_fields,
+            specimens.withdraw_field,
+            specimens.bring_back_field,
+            lambda field: field.name,
+            "Damaged file, another patient's field, ...",
+        ),
+        "histology": _Pictures(
+            "slide",
+            slides.of_specimen,
+            slides.withdrawn,
+            slides.withdraw,
+            slides.bring_back,
+            lambda slide: f"{slide.name} ({slide.stain})",
+            "Another patient's slide, out of focus, wrong block, ...",
+        ),
+    }
+)
+
+
+def withdraw_words(modality: Modality) -> str:
+    """What the menu calls it to withdraw a field or slide."""
+    return f"Withdraw a {_PICTURES[modality].word}..."
 
 
 def menu(specimen: Specimen, shown_id: int | None, user: auth.CurrentUser) -> None:
@@ -31,121 +83,93 @@ def menu(specimen: Specimen, shown_id: int | None, user: auth.CurrentUser) -> No
     """
     if specimen.state == "signed":
         return
-    offered = [WITHDRAW if specimen.modality == "sediment" else WITHDRAW_SLIDE]
-    if specimen.modality == "histology" and specimen.state == "needs_review" and analysis.is_installed("histology"):
+    modality = specimen.modality
+    offered = [withdraw_words(modality)]
+    if modality != "sediment" and specimen.state == "needs_review" and analysis.is_installed(modality):
         offered.append(ANALYSE_AGAIN)
     if user.role in specimens.MAY_REASSIGN:
         offered.append(CHANGE_PATIENT)
     chosen = st.menu_button("Actions", offered, key=f"actions-{specimen.id}")
-    if chosen == WITHDRAW:
-        withdraw(specimen.id, shown_id)
-    if chosen == WITHDRAW_SLIDE:
-        withdraw_slide(specimen.id, shown_id)
+    if chosen == offered[0]:
+        withdraw(specimen, shown_id)
     if chosen == ANALYSE_AGAIN:
-        _analyse_again(specimen.id)
+        _analyse_again(specimen)
     if chosen == CHANGE_PATIENT:
         _change_patient(specimen)
 
 
-@st.dialog("Withdraw a field")
-def withdraw(specimen_id: int, shown_field_id: int | None) -> None:
-    """Take a field out of the count, or bring one back.
+def withdraw(specimen: Specimen, shown_id: int | None) -> None:
+    """Ask which field or slide to take out of the count, or to bring back.
 
     Args:
-        specimen_id: The specimen.
-        shown_field_id: The field offered first.
+        specimen: The specimen.
+        shown_id: The one offered first.
     """
+    st.dialog(withdraw_words(specimen.modality).rstrip("."))(_withdraw)(specimen.id, specimen.modality, shown_id)
+
+
+def _withdraw(specimen_id: int, modality: Modality, shown_id: int | None) -> None:
+    kind = _PICTURES[modality]
     with session_scope(read_only=True) as session:
-        fields = specimens.fields(session, specimen_id)
-        withdrawn = specimens.withdrawn_fields(session, specimen_id)
-        reasons = _why_withdrawn(session, specimen_id, "field")
+        counted = {one.id: one for one in kind.of(session, specimen_id)}
+        withdrawn = kind.withdrawn(session, specimen_id)
+        reasons = _why_withdrawn(session, specimen_id, kind.word)
     st.markdown(
-        "What was found in it counts no longer. Nothing is deleted: until the report is signed, the field can be "
-        "brought back here."
-    )
-    ids = [field.id for field in fields]
-    names = {field.id: f"{position} of {len(fields)}: {field.name}" for position, field in enumerate(fields, start=1)}
-    field_id = st.selectbox(
-        "Field",
-        ids,
-        index=ids.index(shown_field_id) if shown_field_id in ids else 0,
-        format_func=names.__getitem__,
-        key=f"withdraw-field-{specimen_id}",
-    )
-    st.html(f'<img src="/fields/{field_id}/thumb?w=320" alt="" style="max-height:170px;max-width:100%">')
-    reason = st.text_input(
-        "Reason", key=f"withdraw-reason-{specimen_id}", placeholder="Damaged file, another patient's field, ..."
-    )
-    if st.button("Withdraw", type="primary", key=f"withdraw-now-{field_id}"):
-        _withdraw_now(specimen_id, fields, field_id, reason)
-    if withdrawn:
-        st.markdown("**Withdrawn so far**")
-    for field in withdrawn:
-        with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-            st.html(
-                f'{escape(field.name)}<br><span class="rc-quiet-text">{style.when(field.withdrawn_at)} · '
-                f"{escape(reasons.get(field.id) or '')}</span>",
-                width="stretch",
-            )
-            if st.button("Bring back", key=f"bring-back-{field.id}"):
-                _bring_back_now(specimen_id, field.id)
-
-
-@st.dialog("Withdraw a slide")
-def withdraw_slide(specimen_id: int, shown_slide_id: int | None) -> None:
-    """Take a slide out of the count, or bring one back.
-
-    Args:
-        specimen_id: The specimen.
-        shown_slide_id: The slide offered first.
-    """
-    with session_scope(read_only=True) as session:
-        counted = {slide.id: slide for slide in slides.of_specimen(session, specimen_id)}
-        withdrawn = slides.withdrawn(session, specimen_id)
-        reasons = _why_withdrawn(session, specimen_id, "slide")
-    st.markdown(
-        "What was found on it counts no longer. Nothing is deleted: until the report is signed, the slide can be "
-        "brought back here."
+        f"What was found in it counts no longer. Nothing is deleted: until the report is signed, the {kind.word} can "
+        "be brought back here."
     )
     if counted:
         ids = list(counted)
-        slide_id = st.selectbox(
-            "Slide",
+        chosen = st.selectbox(
+            kind.word.capitalize(),
             ids,
-            index=ids.index(shown_slide_id) if shown_slide_id in ids else 0,
-            format_func=lambda chosen: f"{counted[chosen].name} ({counted[chosen].stain})",
-            key=f"withdraw-slide-{specimen_id}",
+            index=ids.index(shown_id) if shown_id in ids else 0,
+            format_func=lambda one: f"{ids.index(one) + 1} of {len(ids)}: {kind.named(counted[one])}",
+            key=f"withdraw-{kind.word}-{specimen_id}",
         )
-        reason = st.text_input(
-            "Reason",
-            key=f"withdraw-slide-reason-{specimen_id}",
-            placeholder="Another patient's slide, out of focus, wrong block, ...",
-        )
-        if st.button("Withdraw", type="primary", key=f"withdraw-slide-now-{slide_id}"):
-            _change_slides(specimen_id, lambda session, by: slides.withdraw(session, slide_id, by=by, reason=reason))
+        if modality == "sediment":
+            st.html(f'<img src="/fields/{chosen}/thumb?w=320" alt="" style="max-height:170px;max-width:100%">')
+        reason = st.text_input("Reason", key=f"withdraw-{kind.word}-reason-{specimen_id}", placeholder=kind.reasons)
+        if st.button("Withdraw", type="primary", key=f"withdraw-{kind.word}-now-{chosen}"):
+            _change(
+                specimen_id,
+                lambda session, by: kind.withdraw(session, chosen, by=by, reason=reason),
+                then=lambda current_id: _go_beside(ids, chosen, current_id) if modality == "sediment" else None,
+            )
     if withdrawn:
         st.markdown("**Withdrawn so far**")
-    for slide in withdrawn:
+    for one in withdrawn:
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             st.html(
-                f'{escape(slide.name)}<br><span class="rc-quiet-text">{style.when(slide.withdrawn_at)} · '
-                f"{escape(reasons.get(slide.id) or '')}</span>",
+                f'{escape(one.name)}<br><span class="rc-quiet-text">{style.when(one.withdrawn_at)} · '
+                f"{escape(reasons.get(one.id) or '')}</span>",
                 width="stretch",
             )
-            if st.button("Bring back", key=f"bring-back-slide-{slide.id}"):
-                _change_slides(specimen_id, lambda session, by, of=slide.id: slides.bring_back(session, of, by=by))
+            if st.button("Bring back", key=f"bring-back-{kind.word}-{one.id}"):
+                _change(specimen_id, lambda session, by, of=one.id: kind.bring_back(session, of, by=by))
+
+
+def _go_beside(ids: Sequence[int], withdrawn_id: int, analysis_id: int | None) -> None:
+    """Show the next field in place of the one that was withdrawn, where that is the one on the page."""
+    if analysis_id is None or st.query_params.get("field", str(ids[0])) != str(withdrawn_id):
+        return
+    at = ids.index(withdrawn_id)
+    beside = ids[at + 1] if at + 1 < len(ids) else ids[at - 1]
+    findings.state_of(analysis_id).go(beside)
+    st.query_params["field"] = str(beside)
 
 
 @st.dialog("Analyse again")
-def _analyse_again(specimen_id: int) -> None:
+def _analyse_again(specimen: Specimen) -> None:
+    scale = ", at the scale that they have now" if specimen.modality == "histology" else ""
     st.markdown(
-        "All slides of the specimen are searched anew, at the scale that they have now. What was corrected stays with "
-        "the result it was said about, and counts no longer; cancelling brings that result back."
+        f"All {_PICTURES[specimen.modality].word}s of the specimen are searched anew{scale}. What was corrected stays "
+        "with the result it was said about, and counts no longer; cancelling brings that result back."
     )
-    if st.button("Analyse again", type="primary", key=f"again-now-{specimen_id}"):
-        _change_slides(
-            specimen_id,
-            lambda session, by: analysis.request(session, specimens.get(session, specimen_id), by=by),
+    if st.button("Analyse again", type="primary", key=f"again-now-{specimen.id}"):
+        _change(
+            specimen.id,
+            lambda session, by: analysis.request(session, specimens.get(session, specimen.id), by=by),
         )
 
 
@@ -180,26 +204,32 @@ def _change_patient(specimen: Specimen) -> None:
         st.rerun()
 
 
-def withdrawn_slide(slide: Slide) -> None:
+def withdrawn(specimen: Specimen, shown: Slide) -> None:
     """Says of a slide that was withdrawn when and why, and brings it back until the report is signed."""
+    kind = _PICTURES[specimen.modality]
     with session_scope(read_only=True) as session:
-        state = specimens.get(session, slide.specimen_id).state
-        why = _why_withdrawn(session, slide.specimen_id, "slide").get(slide.id)
+        why = _why_withdrawn(session, specimen.id, kind.word).get(shown.id)
     st.html(
-        f'<div class="rc-banner" role="status">Withdrawn {style.when(slide.withdrawn_at)}: {escape(why or "")}<br>'
+        f'<div class="rc-banner" role="status">Withdrawn {style.when(shown.withdrawn_at)}: {escape(why or "")}<br>'
         "Nothing on it counts.</div>"
     )
-    if state != "signed" and st.button("Bring back", key=f"bring-back-shown-{slide.id}"):
-        _change_slides(slide.specimen_id, lambda session, by: slides.bring_back(session, slide.id, by=by))
+    if specimen.state != "signed" and st.button("Bring back", key=f"bring-back-shown-{shown.id}"):
+        _change(specimen.id, lambda session, by: kind.bring_back(session, shown.id, by=by))
 
 
-def _why_withdrawn(session: Session, specimen_id: int, what: Literal["field", "slide"]) -> dict[int, str | None]:
+def _why_withdrawn(session: Session, specimen_id: int, word: str) -> dict[int, str | None]:
     """Why each field or slide of a specimen was withdrawn last, by its id."""
-    told = audit.events(session, action=f"specimen.withdraw_{what}", entity="specimen", entity_id=specimen_id)
-    return {event.new[f"{what}_id"]: event.reason for event in reversed(told)}
+    told = audit.events(session, action=f"specimen.withdraw_{word}", entity="specimen", entity_id=specimen_id)
+    return {event.new[f"{word}_id"]: event.reason for event in reversed(told)}
 
 
-def _change_slides(specimen_id: int, change: Callable[[Session, User], object]) -> None:
+def _change(
+    specimen_id: int,
+    change: Callable[[Session, User], object],
+    *,
+    then: Callable[[int | None], object] | None = None,
+) -> None:
+    """Do it, hand over to the workers what it queued, and draw the page anew; `then` is told the analysis."""
     by = auth.require()
     try:
         with session_scope() as session:
@@ -210,36 +240,6 @@ def _change_slides(specimen_id: int, change: Callable[[Session, User], object]) 
     except RenalError as error:
         st.error(style.plain(str(error)))
         return
-    st.rerun()
-
-
-def _withdraw_now(specimen_id: int, fields: list[SpecimenField], field_id: int, reason: str) -> None:
-    by = auth.require()
-    try:
-        with session_scope() as session:
-            specimens.withdraw_field(session, field_id, by=by, reason=reason)
-            current = analyses.current(session, specimen_id)
-    except RenalError as error:
-        st.error(style.plain(str(error)))
-        return
-    ids = [field.id for field in fields]
-    if current is not None and st.query_params.get("field", str(ids[0])) == str(field_id):
-        at = ids.index(field_id)
-        beside = ids[at + 1] if at + 1 < len(ids) else ids[at - 1]
-        findings.state_of(current.id).go(beside)
-        st.query_params["field"] = str(beside)
-    st.rerun()
-
-
-def _bring_back_now(specimen_id: int, field_id: int) -> None:
-    by = auth.require()
-    try:
-        with session_scope() as session:
-            specimens.bring_back_field(session, field_id, by=by)
-            current = analyses.current(session, specimen_id)
-        if current is not None and current.state == "queued":
-            analysis.send(current.id)
-    except RenalError as error:
-        st.error(style.plain(str(error)))
-        return
+    if then is not None:
+        then(None if current is None else current.id)
     st.rerun()

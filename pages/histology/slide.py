@@ -231,13 +231,13 @@ def _body(slide_id: int) -> None:
             )
         with right, st.container(key="slide-side"):
             if slide.withdrawn_at is not None:
-                specimen_menu.withdrawn_slide(slide)
+                specimen_menu.withdrawn(specimen, slide)
             if current is None:
                 _not_analysed(specimen)
             elif current.state in ("queued", "running"):
                 st.fragment(_progress, run_every=REFRESH_S)(current.id, current.state)
             elif current.state == "failed":
-                _failed(current, user)
+                _failed(specimen, current, user)
             else:
                 _result(slide, specimen, current, user)
             if found_by is not None:
@@ -291,13 +291,13 @@ def _progress(analysis_id: int, shown_state: str) -> None:
     status.worker_banner()
 
 
-def _failed(current: Analysis, user: auth.CurrentUser) -> None:
+def _failed(specimen: Specimen, current: Analysis, user: auth.CurrentUser) -> None:
     st.error(f"The analysis {style.plain(status.state_words('failed', message=current.message))}")
     with session_scope(read_only=True) as session:
         lacking = slide_searches.pending_slides(session, current.id)
     with st.container(horizontal=True):
-        if lacking and st.button(specimen_menu.WITHDRAW_SLIDE, key=f"withdraw-{current.id}"):
-            specimen_menu.withdraw_slide(current.specimen_id, lacking[0].id)
+        if lacking and st.button(specimen_menu.withdraw_words("histology"), key=f"withdraw-{current.id}"):
+            specimen_menu.withdraw(specimen, lacking[0].id)
         if st.button("Dismiss", key=f"dismiss-{current.id}", help="Leave it; an earlier analysis counts again"):
             _act(lambda: asking.cancel(current.id, by=user))
 

@@ -347,10 +347,10 @@ if current is None or specimen.state in ("failed", "cancelled"):
     st.error(f"The analysis {style.plain(words)}" if current else "This specimen has not been analysed.")
     with st.container(horizontal=True):
         again = st.button("Retry" if current else "Analyse", type="primary", key=f"retry-{specimen.id}")
-        if current and st.button(specimen_menu.WITHDRAW, key=f"withdraw-{specimen.id}"):
+        if current and st.button(specimen_menu.withdraw_words("sediment"), key=f"withdraw-{specimen.id}"):
             with session_scope(read_only=True) as session:
                 lacking = analyses.pending_fields(session, current.id)
-            specimen_menu.withdraw(specimen.id, lacking[0].id if lacking else None)
+            specimen_menu.withdraw(specimen, lacking[0].id if lacking else None)
     if again:
         try:
             if current:
