@@ -1,0 +1,56 @@
+"""Volumes of CT and the labels on their grids, in the file store: typed values out, typed values in.
+
+Each function reads or writes whole files and takes seconds for a large scan: call it outside of a transaction.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from db import files
+from db.settings import Settings
+from renalcore.io.volume import Volume, read_volume, write_labels
+
+MEDIA_TYPE = "application/gzip"
+"""Of NIfTI as it is stored here: `.nii.gz`."""
+
+
+def image(sha256: str, *, name: str) -> Volume:
+    """The volume of a scan.
+
+    Args:
+        sha256: Digest of its `CtScan.image`.
+        name: What people call the scan, for messages.
+
+    Raises:
+        NotFound: The store has no such file.
+        DamagedFile: The file's content is not what was stored.
+        InputError: It holds no CT volume.
+    """
+    copies = Settings.from_env().data_folder / "scans"
+    return read_volume(files.store().local(sha256, copies=copies, verify=True), name=name)
+
+
+def put_labels(labels: NDArray[Any], volume: Volume) -> tuple[str, int]:
+    """Write labels as NIfTI on the grid of their volume into the store.
+
+    Args:
+        labels: `(D, H, W)` whole numbers from 0 to 255.
+        volume: The volume that they were made for.
+
+    Returns:
+        Digest and size in bytes; the same labels give the same.
+
+    Raises:
+        StorageFull: No space is left.
+        StorageError: The store cannot be written.
+    """
+    with tempfile.TemporaryDirectory(prefix="renal-labels-") as folder:
+        path = Path(folder) / "labels.nii.gz"
+        write_labels(path, labels, volume)
+        with path.open("rb") as stream:
+            return files.store().put(stream)

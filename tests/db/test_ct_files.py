@@ -1,0 +1,48 @@
+"""Scans and labels in the file store."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from db import ct_files
+from db.files import FileStore
+from renalcore.errors import DamagedFile, NotFound
+from tests.renalcore.ct.bright import LEFT, RIGHT, body
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FileStore:
+    monkeypatch.setenv("RENAL_DATA", str(tmp_path))
+    monkeypatch.setenv("RENAL_FILES", f"file://{tmp_path / 'files'}")
+    return FileStore(f"file://{tmp_path / 'files'}")
+
+
+def test_a_scan_and_its_labels_lie_at_the_same_place_when_they_are_read_back(store: FileStore) -> None:
+    volume, labels = body([RIGHT, LEFT])
+    stored = nibabel.Nifti1Image(volume.hu.transpose(2, 1, 0), np.diag([-1, -1, 1, 1]) @ volume.affine)
+    sha256, _ = store.put(io.BytesIO(gzip.compress(stored.to_bytes(), 1)))
+    read = ct_files.image(sha256, name="portal")
+    assert np.array_equal(read.hu, volume.hu)
+    assert np.allclose(read.affine, volume.affine)
+
+    labels_sha256, size = ct_files.put_labels(labels, read)
+    content = store.read(labels_sha256)
+    assert (len(content), ct_files.put_labels(labels, read)) == (size, (labels_sha256, size)), "the same file again"
+    back = nibabel.Nifti1Image.from_bytes(gzip.decompress(content))
+    assert np.array_equal(np.asarray(back.dataobj).transpose(2, 1, 0), labels)
+    assert np.allclose(back.affine, stored.affine)
+
+
+def test_a_scan_that_was_lost_or_damaged_in_the_store_is_not_read(store: FileStore, tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        ct_files.image("a" * 64, name="portal")
+    sha256, _ = store.put(io.BytesIO(b"a scan"))
+    (tmp_path / "files" / sha256[:2] / sha256).write_bytes(b"a scar")
+    with pytest.raises(DamagedFile):
+        ct_files.image(sha256, name="portal")
