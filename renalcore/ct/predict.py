@@ -56,6 +56,9 @@ Progress = Callable[[int, int], None]
 OVERLAP_MM: Final = 150.0
 """What neighbouring parts of a long body have in common in step 1: each kidney is seen with what surrounds it."""
 
+BEYOND: Final = "A kidney reaches the edge of the scan: what lies beyond is not measured."
+"""The last sentence of what was found, where that is so."""
+
 WIDENED: Final = 2
 """How often a crop is widened at the most because a kidney touches its border."""
 
@@ -321,7 +324,7 @@ def in_words(labels: Labels, measures: Measures) -> str:
     told = [measures.found, f"Found in them: {' and '.join(counts)}." if counts else "No tumour or cyst was found."]
     faces = (np.take(labels, end, axis) for axis in range(3) for end in (0, -1))
     if any(face.any() for face in faces):
-        told.append("A kidney reaches the edge of the scan: what lies beyond is not measured.")
+        told.append(BEYOND)
     return " ".join(told)
 
 
