@@ -62,6 +62,7 @@ AT_THE_TOP: dict[str, set[str]] = {
     "renalcore/io/deidentify.py": {"pydicom"},
     "renalcore/io/volume/decoding.py": {"pydicom"},
     "renalcore/io/volume/headers.py": {"pydicom"},
+    "renalcore/io/volume/identity.py": {"pydicom"},
     "renalcore/runs/training.py": {"torch"},
     "renalcore/sediment/networks.py": {"torch", "ultralytics"},
     "renalcore/sediment/losses.py": {"torch", "ultralytics"},

@@ -103,6 +103,7 @@ def deidentify(
     *,
     key: bytes,
     series: str | None = None,
+    name: str | None = None,
     pseudonym: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> Deidentified:
@@ -115,6 +116,7 @@ def deidentify(
         target: The archive to write; it appears when it is complete.
         key: Secret of the study, 16 bytes at least: the same key gives the same new identifiers.
         series: `SeriesFound.key` of the one to write; all CT images where none is chosen.
+        name: As of `renalcore.io.volume.find_series`.
         pseudonym: Stands in place of the patient's name and number; may be empty.
         progress: Called with the number of files done and that of all.
 
@@ -129,14 +131,14 @@ def deidentify(
     flags: list[QualityFlag] = []
     unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
-        with entries_of(path, series=series) as entries, zipfile.ZipFile(unfinished, "w") as archive:
+        with entries_of(path, series=series, name=name) as entries, zipfile.ZipFile(unfinished, "w") as archive:
             for index, entry in enumerate(entries):
                 made = _one(entry, written + 1, key=key, pseudonym=pseudonym)
                 if made is None:
                     left_out += 1
                 else:
-                    name, content, burnt_in = made
-                    archive.writestr(zipfile.ZipInfo(name), content)  # with the date 1980-01-01
+                    inside, content, burnt_in = made
+                    archive.writestr(zipfile.ZipInfo(inside), content)  # with the date 1980-01-01
                     written += 1
                     if burnt_in and _BURNT_IN not in flags:
                         flags.append(_BURNT_IN)

@@ -1,20 +1,25 @@
-"""The files of an upload: in folders, in zip archives, named by a DICOMDIR, or loose; nothing is unpacked to disk."""
+"""The files of an upload: in folders, in zip and tar archives, named by a DICOMDIR, or loose; nothing is unpacked."""
 
 from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import os
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 from renalcore.errors import TooLarge, UnreadableFile
 from renalcore.io.image import media_type, safe_name
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 MAX_FILES: Final = 20_000
 """Files in one upload: four studies of 5,000 slices."""
@@ -25,6 +30,8 @@ MAX_BYTES: Final = 24 * 2**30
 _BOMB_RATIO: Final = 200
 """Unpacked bytes to packed ones; real slices stay below 20. Only what unpacks to more than `_BOMB_BYTES` is judged."""
 _BOMB_BYTES: Final = 64 * 2**20
+_TAR_HEADER_BYTES: Final = 2**20
+"""Of what a tar archive says about a file; names of several thousand letters have less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,27 +84,37 @@ def damaged(name: str) -> UnreadableFile:
 
 
 @contextmanager
-def opened(paths: Sequence[Path]) -> Iterator[list[Entry]]:
-    """The files of folders, zip archives, DICOMDIRs and loose files, readable until the end of the block.
+def opened(paths: Sequence[Path], *, name: str | None = None) -> Iterator[list[Entry]]:
+    """The files of folders, zip and tar archives, and loose files, readable until the end of the block.
+
+    Args:
+        paths: What was chosen.
+        name: What messages call it instead of its own name; files in an archive are then told by their numbers, since
+            their names may hold the patient's.
 
     Raises:
         UnreadableFile: A path does not exist, or an archive is damaged, locked or holds another archive.
         TooLarge: Too many files, too many bytes, or an archive that unpacks to far more than it is.
     """
+    numbers = itertools.count(1)
+    told: Callable[[str], str] = safe_name if name is None else lambda _: f"file {next(numbers)}"
     with ExitStack() as stack:
         found: list[Entry] = []
         for path in paths:
             if not path.exists():
-                raise UnreadableFile(f"{safe_name(path.name)}: there is no such file or folder.")
+                raise UnreadableFile(f"{name or safe_name(path.name)}: there is no such file or folder.")
             files = sorted(_files(path)) if path.is_dir() else [path]
             for file in files:
-                if media_type(_head(file)) == "application/zip":
-                    found += _zipped(stack.enter_context(_archive(file)), safe_name(file.name))
+                called, head = name or safe_name(file.name), _head(file)
+                if media_type(head) == "application/zip":
+                    found += _zipped(stack.enter_context(_archive(file, called)), called, told)
+                elif head[257:262] == b"ustar":
+                    found += _tarred(file, called, told)
                 else:
-                    found.append(_plain(file))
+                    found.append(_plain(file, called))
             if len(found) > MAX_FILES:
                 raise TooLarge(
-                    f"{safe_name(path.name)}: more than {MAX_FILES} files. Choose the folder of one study only."
+                    f"{name or safe_name(path.name)}: more than {MAX_FILES} files. Choose the folder of one study only."
                 )
         yield found
 
@@ -121,8 +138,7 @@ def _head(path: Path) -> bytes:
         return file.read(512)
 
 
-def _plain(path: Path) -> Entry:
-    name = safe_name(path.name)
+def _plain(path: Path, name: str) -> Entry:
     if path.stat().st_size > MAX_FILE_BYTES:
         raise TooLarge(f"{name}: larger than {MAX_FILE_BYTES // 2**30} GiB. Export the study as single slices.")
     if _head(path)[:2] == b"\x1f\x8b":
@@ -130,46 +146,115 @@ def _plain(path: Path) -> Entry:
     return Entry(name, lambda: path.open("rb"), on_disk=True)
 
 
-def _archive(path: Path) -> zipfile.ZipFile:
+def _archive(path: Path, name: str) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise damaged(safe_name(path.name)) from error
+        raise damaged(name) from error
 
 
-def _zipped(archive: zipfile.ZipFile, name: str) -> list[Entry]:
+def _zipped(archive: zipfile.ZipFile, name: str, told: Callable[[str], str]) -> list[Entry]:
     """The files in an archive, none of which is ever written anywhere, so none can leave its folder."""
-    members = [
-        member
-        for member in archive.infolist()
-        if not member.is_dir() and not any(_is_clutter(part) for part in member.filename.split("/"))
-    ]
-    if len(members) > MAX_FILES:
-        raise TooLarge(f"{name}: more than {MAX_FILES} files in the archive. Choose one study only.")
+    members = [member for member in archive.infolist() if not member.is_dir() and _counts(member.filename)]
     for member in members:
-        inside = safe_name(member.filename)
         if member.flag_bits & 1:
             raise UnreadableFile(f"{name}: the archive is locked by a password. Save it without one.")
-        bomb = member.file_size > _BOMB_BYTES and member.file_size > _BOMB_RATIO * max(member.compress_size, 1)
-        if bomb or member.file_size > MAX_FILE_BYTES:
-            raise TooLarge(f"{name}: {inside} in it unpacks to more than a CT file can be. Archive the study anew.")
-    if sum(member.file_size for member in members) > MAX_BYTES:
+        if member.file_size > _BOMB_BYTES and member.file_size > _BOMB_RATIO * max(member.compress_size, 1):
+            raise TooLarge(f"{name}: a file in it unpacks to more than a CT file can be. Archive the study anew.")
+    _check_sizes([member.file_size for member in members], name)
+    return [_within(Entry(told(member.filename), _opener(archive, member)), name) for member in members]
+
+
+def _tarred(path: Path, name: str, told: Callable[[str], str]) -> list[Entry]:
+    """The files in a tar archive, which lie in it as they are: links, devices and sparse files are no files."""
+    members: list[tarfile.TarInfo] = []
+    try:
+        with _Headers(path, "rb") as file, tarfile.open(fileobj=cast(BinaryIO, file), mode="r:") as archive:
+            for seen, member in enumerate(archive):
+                if seen > 2 * MAX_FILES:
+                    break
+                if member.isreg() and not member.issparse() and _counts(member.name):
+                    members.append(member)
+    except (tarfile.TarError, OSError, ValueError, EOFError) as error:
+        raise damaged(name) from error
+    _check_sizes([member.size for member in members], name)
+    whole = path.stat().st_size
+    if any(member.offset_data + member.size > whole for member in members):
+        raise damaged(name)
+    return [_within(Entry(told(member.name), _cutter(path, member), on_disk=True), name) for member in members]
+
+
+def _counts(path: str) -> bool:
+    """Whether a file of an archive is one of the study's, by the folders and the name that it has there."""
+    return not any(_is_clutter(part) for part in path.split("/"))
+
+
+def _check_sizes(sizes: list[int], name: str) -> None:
+    if len(sizes) > MAX_FILES:
+        raise TooLarge(f"{name}: more than {MAX_FILES} files in the archive. Choose one study only.")
+    if max(sizes, default=0) > MAX_FILE_BYTES:
+        raise TooLarge(f"{name}: a file in it is more than a CT file can be. Archive the study anew.")
+    if sum(sizes) > MAX_BYTES:
         raise TooLarge(f"{name}: unpacks to more than {MAX_BYTES // 2**30} GiB. Choose one study only.")
-    entries = []
-    for member in members:
-        entry = Entry(safe_name(member.filename), _opener(archive, member))
-        head = entry.head()
-        if media_type(head) == "application/zip":
-            raise UnreadableFile(f"{name}: {entry.name} in it is an archive again. Unpack the outer one first.")
-        if head[:2] == b"\x1f\x8b":
-            entry = Entry(entry.name, _unzipper(entry), bounded=False)
-        entries.append(entry)
-    return entries
+
+
+def _within(entry: Entry, name: str) -> Entry:
+    """A file of the archive called `name`, unpacked where it is compressed itself."""
+    head = entry.head()
+    if media_type(head) == "application/zip" or head[257:262] == b"ustar":
+        raise UnreadableFile(f"{name}: {entry.name} in it is an archive again. Unpack the outer one first.")
+    return Entry(entry.name, _unzipper(entry), bounded=False) if head[:2] == b"\x1f\x8b" else entry
 
 
 def _opener(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Callable[[], BinaryIO]:
     return lambda: cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, archive.open(member))))
 
 
+def _cutter(path: Path, member: tarfile.TarInfo) -> Callable[[], BinaryIO]:
+    return lambda: cast(BinaryIO, io.BufferedReader(_Section(path, member.offset_data, member.size)))
+
+
 def _unzipper(entry: Entry) -> Callable[[], BinaryIO]:
     return lambda: cast(BinaryIO, gzip.GzipFile(fileobj=entry.open()))
+
+
+class _Headers(io.FileIO):
+    """A tar archive whose headers are read, and which refuses those that would fill the memory."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= _TAR_HEADER_BYTES:
+            raise ValueError("a header of a tar archive is too long")
+        return super().read(size)
+
+
+class _Section(io.RawIOBase):
+    """A part of a file as a file of its own."""
+
+    name = ""  # pydicom asks for it
+
+    def __init__(self, path: Path, start: int, size: int) -> None:
+        self._file, self._start, self._size, self._at = path.open("rb", buffering=0), start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = max(0, offset + (0, self._at, self._size)[whence])
+        return self._at
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer).cast("B")
+        self._file.seek(self._start + self._at)
+        read = self._file.readinto(view[: max(0, self._size - self._at)])
+        self._at += read
+        return read
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()

@@ -1,4 +1,4 @@
-"""NIfTI, the format of research: volumes in, labels out on the very grid they were made for.
+"""NIfTI, the format of research: volumes in and out, labels out on the very grid they were made for.
 
 Read slice by slice from the header's own offset, so that neither a compressed file nor scaled numbers are ever held
 whole as floats, as nibabel's arrays are.
@@ -11,6 +11,8 @@ import logging
 import os
 import secrets
 import struct
+import zlib
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,12 +22,12 @@ from numpy.typing import NDArray
 
 from renalcore.errors import UnreadableFile
 from renalcore.io.image import DECODER_ERRORS
-from renalcore.io.volume.entries import Entry, damaged
+from renalcore.io.volume.entries import Entry, damaged, opened
 from renalcore.io.volume.volume import RAS_OF_LPS, Volume
 from renalcore.types import QualityFlag
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 # Its remarks on odd headers go to stderr, where nobody can act on them; what matters in them is an error of ours.
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
@@ -140,23 +142,47 @@ def voxels(entry: Entry, stated: NiftiHeader, progress: Callable[[int, int], Non
     """
     from renalcore.io.volume.decoding import hounsfield
 
-    depth, height, width = stated.shape
     hu = np.empty(stated.shape, np.int16)
+    for index, stored in enumerate(_slices(entry, stated)):
+        hu[index] = hounsfield(stored, stated.slope, stated.intercept)
+        if progress is not None:
+            progress(index + 1, stated.shape[0])
+    return hu
+
+
+def _slices(entry: Entry, stated: NiftiHeader) -> Iterator[NDArray[Any]]:
+    """The stored numbers `(H, W)` of one slice after the other."""
+    depth, height, width = stated.shape
     size = height * width * stated.dtype.itemsize
     try:
         with entry.open() as file:
             file.seek(stated.offset)
-            for index in range(depth):
+            for _ in range(depth):
                 content = file.read(size)
                 if len(content) < size:
                     raise damaged(entry.name)
-                stored = np.frombuffer(content, stated.dtype).reshape(height, width)
-                hu[index] = hounsfield(stored, stated.slope, stated.intercept)
-                if progress is not None:
-                    progress(index + 1, depth)
-    except (OSError, EOFError, ValueError, struct.error, RuntimeError) as error:
+                yield np.frombuffer(content, stated.dtype).reshape(height, width)
+    except (OSError, EOFError, ValueError, struct.error, RuntimeError, zlib.error) as error:
         raise damaged(entry.name) from error
-    return hu
+
+
+def read_labels(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Labels as `write_labels` wrote them: `(D, H, W)` on the grid of their volume, and its affine.
+
+    Args:
+        path: `.nii` or `.nii.gz`, whatever it is called.
+
+    Raises:
+        UnreadableFile: It is damaged, or holds no labels of one byte a voxel.
+    """
+    with opened([path]) as entries:
+        stated = header(entries[0])
+        if stated.dtype != np.uint8 or (stated.slope, stated.intercept) != (1.0, 0.0):
+            raise UnreadableFile(f"{entries[0].name}: holds no labels of one byte a voxel.")
+        labels = np.empty(stated.shape, np.uint8)
+        for index, stored in enumerate(_slices(entries[0], stated)):
+            labels[index] = stored
+        return labels, stated.affine
 
 
 def write_labels(path: Path, labels: NDArray[Any], volume: Volume) -> None:
@@ -173,26 +199,66 @@ def write_labels(path: Path, labels: NDArray[Any], volume: Volume) -> None:
     Raises:
         ValueError: The shape is not the volume's, or a label is no whole number from 0 to 255.
     """
-    import nibabel
-
     if labels.shape != volume.shape:
         raise ValueError(f"labels must have the volume's shape {volume.shape}, got {labels.shape}")
     if labels.dtype.kind not in "iub" or (labels.size and not 0 <= int(labels.min()) <= int(labels.max()) <= 255):
         raise ValueError(f"labels must be whole numbers from 0 to 255, got {labels.dtype}")
-    image = nibabel.Nifti1Image(labels.astype(np.uint8, copy=False).transpose(2, 1, 0), None)
-    ras = RAS_OF_LPS @ volume.affine
-    image.header.set_xyzt_units("mm")
-    image.header.set_qform(ras, code=1)
-    image.header.set_sform(ras, code=1)
-    image = nibabel.Nifti1Image(image.dataobj, None, image.header)
+    _write(path, labels, np.dtype(np.uint8), volume.affine, level=4, progress=None)
+
+
+def write_image(path: Path, volume: Volume, *, progress: Callable[[int, int], None] | None = None) -> None:
+    """Writes a volume as NIfTI of int16 HU; a file half written never appears.
+
+    It holds the voxels and where they lie, and no text. One volume gives the same file, byte for byte.
+
+    Args:
+        path: `.nii.gz` for a compressed file, else `.nii`.
+        volume: What `read_volume` gave, whose HU are whole numbers.
+        progress: Called with the number of slices written and that of all.
+
+    Raises:
+        ValueError: The volume's HU are no int16.
+    """
+    if volume.hu.dtype != np.int16:
+        raise ValueError(f"only whole HU are written, got {volume.hu.dtype}")
+    # At level 1 a scan takes a fifth more room than at 6 and a fourth of the time.
+    _write(path, volume.hu, np.dtype(np.int16), volume.affine, level=1, progress=progress)
+
+
+def _write(
+    path: Path,
+    values: NDArray[Any],
+    dtype: np.dtype[Any],
+    affine: NDArray[np.float64],
+    *,
+    level: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Slice by slice, so that no copy of the volume is held."""
+    import nibabel
+
+    header = nibabel.Nifti1Header()
+    header.set_data_shape(values.shape[::-1])
+    header.set_data_dtype(dtype)
+    header.set_xyzt_units("mm")
+    header.set_slope_inter(1, 0)
+    ras = RAS_OF_LPS @ affine
+    header.set_qform(ras, code=1)
+    header.set_sform(ras, code=1)
+    header["vox_offset"] = header.single_vox_offset
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with unfinished.open("wb") as file:
+        with ExitStack() as stack:
+            file: Any = stack.enter_context(unfinished.open("wb"))
             if path.suffix == ".gz":  # without the file's name and the hour, which gzip would write into it
-                with gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=4, mtime=0) as packed:
-                    image.to_stream(packed)
-            else:
-                image.to_stream(file)
+                file = stack.enter_context(
+                    gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=level, mtime=0)
+                )
+            file.write(header.binaryblock + bytes(4))  # no extensions
+            for index, plane in enumerate(values):
+                file.write(np.ascontiguousarray(plane, dtype).data)
+                if progress is not None:
+                    progress(index + 1, len(values))
         os.replace(unfinished, path)  # noqa: PTH105
     finally:
         unfinished.unlink(missing_ok=True)

@@ -86,13 +86,14 @@ class _Found:
 
 
 def find_series(path: Path | Sequence[Path], *, name: str | None = None) -> list[SeriesFound]:
-    """The series in a folder, a zip archive, a DICOMDIR, or loose files; those that can be read come first.
+    """The series in a folder, a zip or tar archive, a DICOMDIR, or loose files; those that can be read come first.
 
     Only headers are read.
 
     Args:
         path: One path, or all the files that were chosen together.
-        name: What the user calls it, where the path does not say.
+        name: Of an upload, whose own names may hold the patient's: what messages call it. The files in it are told by
+            their numbers, and what lies beside it is not looked at.
 
     Raises:
         UnreadableFile: Nothing in it is DICOM or NIfTI, or an archive is damaged or locked.
@@ -109,12 +110,12 @@ def read_volume(
     name: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Volume:
-    """The CT volume in a folder, a zip archive, a DICOMDIR, a NIfTI file, or loose files.
+    """The CT volume in a folder, a zip or tar archive, a DICOMDIR, a NIfTI file, or loose files.
 
     Args:
         path: One path, or all the files that were chosen together.
         series: `SeriesFound.key` of the one to read, where there are several.
-        name: What the user calls it, where the path does not say.
+        name: As of `find_series`.
         progress: Called with the number of slices read and that of all, from the calling thread.
 
     Raises:
@@ -168,19 +169,24 @@ def slice_headers(path: Path | Sequence[Path], *, series: str | None = None) -> 
 
 
 @contextmanager
-def entries_of(path: Path | Sequence[Path], *, series: str | None) -> Iterator[list[Entry]]:
+def entries_of(path: Path | Sequence[Path], *, series: str | None, name: str | None = None) -> Iterator[list[Entry]]:
     """The files of one series, or all of an upload where none is chosen, readable until the end of the block.
+
+    Args:
+        path: As of `read_volume`.
+        series: As of `read_volume`.
+        name: As of `find_series`.
 
     Raises:
         InputError: As `read_volume`.
     """
     if series is None:
-        paths, _ = _with_referenced([path] if isinstance(path, Path) else list(path))
-        with opened(paths) as entries:
+        paths, _ = _with_referenced([path] if isinstance(path, Path) else list(path), name)
+        with opened(paths, name=name) as entries:
             yield entries
         return
-    with _found(path) as (found, name):
-        chosen = _chosen(found, series, name)
+    with _found(path, name) as (found, called):
+        chosen = _chosen(found, series, called)
         if chosen.content is None or isinstance(chosen.content, NiftiHeader):
             yield [chosen.entry]
         else:
@@ -194,27 +200,29 @@ def _found(path: Path | Sequence[Path], name: str | None = None) -> Iterator[tup
     if not paths:
         raise InputError("No file was chosen.")
     more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-    name = safe_name(paths[0].resolve().name if name is None else name) + ("" if name else more)
-    paths, missing = _with_referenced(paths)
-    with opened(paths) as entries:
-        found = _sorted_out(entries, name)
+    called = safe_name(paths[0].resolve().name if name is None else name) + ("" if name else more)
+    paths, missing = _with_referenced(paths, name)
+    with opened(paths, name=None if name is None else called) as entries:
+        found = _sorted_out(entries, called)
         if not found:
-            raise _nothing_in(entries, name)
+            raise _nothing_in(entries, called)
         if missing:
             flag = QualityFlag(
                 "missing_files", f"{missing} files that the directory names are not there: slices may be missing."
             )
             found = [_doubted(one, flag) for one in found]
-        yield sorted(found, key=lambda one: bool(one.series.refused)), name
+        yield sorted(found, key=lambda one: bool(one.series.refused)), called
 
 
-def _with_referenced(paths: list[Path]) -> tuple[list[Path], int]:
+def _with_referenced(paths: list[Path], name: str | None) -> tuple[list[Path], int]:
     """A DICOMDIR that was chosen alone stands for the files that it names; and how many of these are not there.
+
+    That of an upload, which has a `name`, stands for itself: what lies beside it is somebody else's.
 
     Raises:
         UnreadableFile: It is damaged, or none of its files is there.
     """
-    if len(paths) != 1 or not paths[0].is_file():
+    if name is not None or len(paths) != 1 or not paths[0].is_file():
         return paths, 0
     from renalcore.io.volume.headers import is_dicom, referenced
 

@@ -4,9 +4,11 @@ import contextlib
 import gzip
 import random
 import shutil
+import tarfile
 import tracemalloc
 import zipfile
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,17 @@ from pydicom.uid import (
 )
 
 from renalcore.errors import InputError, TooLarge, UnknownName, UnreadableFile
-from renalcore.io.volume import SeriesFound, Volume, find_series, read_volume, slice_headers, write_labels
+from renalcore.io.volume import (
+    SeriesFound,
+    Volume,
+    find_series,
+    pack_series,
+    read_volume,
+    slice_headers,
+    write_image,
+    write_labels,
+)
+from renalcore.io.volume.identity import Stated, stated
 from renalcore.io.volume.phases import phase
 from tests.ct_files import body, ct_series, ct_slice, enhanced, saved
 
@@ -73,6 +85,19 @@ def in_zip(path: Path) -> Path:
             archive.write(file, f"../../escaped/{file.name}")
     shutil.rmtree(folder)
     return path / "study.zip"
+
+
+def in_tar(path: Path) -> Path:
+    """As browsers pack a folder: a link out of it is no file of the study."""
+    folder = saved(path / "study", ct_series(HU))
+    with tarfile.open(path / "study.tar", "w") as archive:
+        link = tarfile.TarInfo("passwd")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+        (folder / "IM0003").write_bytes(gzip.compress((folder / "IM0003").read_bytes()))
+        archive.add(folder, "../../escaped")
+    shutil.rmtree(folder)
+    return path / "study.tar"
 
 
 def without_meta(path: Path) -> Path:
@@ -122,6 +147,7 @@ def multi_frame_in_zip(path: Path) -> Path:
 
 FORMS = {
     "zip whose names lead out of it": in_zip,
+    "tar with a link, its files compressed by gzip or not": in_tar,
     "implicit": lambda path: saved(path, ct_series(HU, syntax=ImplicitVRLittleEndian)),
     "no meta header": without_meta,
     "big endian": big_endian,
@@ -279,6 +305,13 @@ def test_archives_that_are_locked_nested_damaged_or_bombs_are_refused(tmp_path: 
         made.writestr("slice", bytes(70 * 2**20))
     with pytest.raises(TooLarge, match="unpacks to more than a CT file can be"):
         find_series(tmp_path / "bomb.zip")
+    tarred = in_tar(tmp_path)
+    (tmp_path / "half.tar").write_bytes(tarred.read_bytes()[:20_000])
+    assert "cut off or damaged" in refusal(tmp_path / "half.tar")
+    with tarfile.open(tmp_path / "long.tar", "w", format=tarfile.PAX_FORMAT) as made:
+        named = tarfile.TarInfo("x" * 3 * 2**20)
+        made.addfile(named)
+    assert "cut off or damaged" in refusal(tmp_path / "long.tar"), "its name alone has 3 MB"
     wide = ct_slice(HU[0])
     wide.Rows = wide.Columns = 60_000
     with pytest.raises(UnreadableFile, match="60000 px are more than can be read"):
@@ -306,6 +339,42 @@ def test_a_message_calls_an_upload_by_the_name_that_the_user_gave_it(tmp_path: P
     assert find_series(stored, name="study.zip")[0].refused.startswith("study.zip: only 3 slices")
     with pytest.raises(UnreadableFile, match=r"^IM0000 and 2 more: only 3 slices"):
         read_volume(sorted(stored.iterdir()))
+    packed = tmp_path / "0f3b"
+    with tarfile.open(packed, "w") as archive:
+        archive.add(saved(tmp_path / "Jane Doe", ct_series(HU, slope=None), names="Jane Doe {:02d}"))
+        archive.add(nifti(tmp_path / "Jane Doe.nii.gz", HU, RAS))
+    found = {one.key: one.refused for one in find_series(packed, name="scan")}
+    assert found["file 13"] == "", "twelve slices, then the NIfTI file"
+    assert "scan: file 12 does not state how" in found["3"]
+    assert np.array_equal(read_volume(packed, name="scan", series="file 13").hu, HU)
+
+
+def test_a_volume_is_written_as_a_file_that_gives_the_same_volume_and_always_the_same_bytes(tmp_path: Path) -> None:
+    volume = read_volume(saved(tmp_path / "a", ct_series(HU)))
+    told: list[tuple[int, int]] = []
+    for name in ("1.nii.gz", "2.nii.gz"):
+        write_image(tmp_path / name, volume, progress=lambda *step: told.append(step))
+    assert told[11] == (12, 12)
+    assert (tmp_path / "1.nii.gz").read_bytes() == (tmp_path / "2.nii.gz").read_bytes()
+    read = read_volume(tmp_path / "1.nii.gz")
+    assert np.array_equal(read.hu, HU)
+    assert read.affine == pytest.approx(volume.affine, abs=1e-5)
+    assert nibabel.load(tmp_path / "1.nii.gz").get_fdata()[5, 7, 2] == HU[2, 7, 5]
+
+
+def test_one_series_is_packed_as_it_is_and_tells_whose_it_is(tmp_path: Path) -> None:
+    named = {"PatientName": "Doe^Jane^Ann", "PatientID": "47/11", "StudyDate": "20240229", "StudyTime": "081530"}
+    folder = saved(tmp_path / "s", ct_series(HU, **named, AccessionNumber="R-9"))
+    saved(folder, ct_series(HU + 7, series="1.7", number=7, **named), names="B{}")
+    pack_series(folder, tmp_path / "packed", series="7")
+    assert np.array_equal(read_volume(tmp_path / "packed").hu, HU + 7)
+    (said,) = stated(tmp_path / "packed")
+    assert said == Stated("47/11", "Doe, Jane Ann", "", datetime.fromisoformat("2024-02-29T08:15"))
+    saved(folder, ct_series(HU, PatientID="4712"), names="C{}")
+    assert [one.patient_number for one in stated(folder)] == ["47/11", "4712"]
+    pack_series(nifti(tmp_path / "a.nii", HU, RAS), tmp_path / "packed")
+    assert gzip.decompress((tmp_path / "packed").read_bytes()) == (tmp_path / "a.nii").read_bytes()
+    assert stated(tmp_path / "packed") == []
 
 
 def test_headers_of_the_slices_come_in_the_order_of_the_volume(tmp_path: Path) -> None:
