@@ -9,11 +9,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from db import files
 from db.settings import Settings
 from renalcore.io.volume import Volume, read_volume, write_labels
+from renalcore.io.volume.nifti import read_labels
 
 MEDIA_TYPE = "application/gzip"
 """Of NIfTI as it is stored here: `.nii.gz`."""
@@ -31,15 +33,25 @@ def image(sha256: str, *, name: str) -> Volume:
         DamagedFile: The file's content is not what was stored.
         InputError: It holds no CT volume.
     """
-    copies = Settings.from_env().data_folder / "scans"
-    return read_volume(files.store().local(sha256, copies=copies, verify=True), name=name)
+    return read_volume(_local(sha256), name=name)
 
 
-def put_labels(labels: NDArray[Any], volume: Volume) -> tuple[str, int]:
+def labels(sha256: str) -> NDArray[np.uint8]:
+    """Labels that `put_labels` wrote, `(D, H, W)` on the grid of their volume.
+
+    Raises:
+        NotFound: The store has no such file.
+        DamagedFile: The file's content is not what was stored.
+        InputError: It holds no labels.
+    """
+    return read_labels(_local(sha256))[0]
+
+
+def put_labels(found: NDArray[Any], volume: Volume) -> tuple[str, int]:
     """Write labels as NIfTI on the grid of their volume into the store.
 
     Args:
-        labels: `(D, H, W)` whole numbers from 0 to 255.
+        found: `(D, H, W)` whole numbers from 0 to 255.
         volume: The volume that they were made for.
 
     Returns:
@@ -51,6 +63,11 @@ def put_labels(labels: NDArray[Any], volume: Volume) -> tuple[str, int]:
     """
     with tempfile.TemporaryDirectory(prefix="renal-labels-") as folder:
         path = Path(folder) / "labels.nii.gz"
-        write_labels(path, labels, volume)
+        write_labels(path, found, volume)
         with path.open("rb") as stream:
             return files.store().put(stream)
+
+
+def _local(sha256: str) -> Path:
+    """Where a file lies on this machine, its content checked."""
+    return files.store().local(sha256, copies=Settings.from_env().data_folder / "scans", verify=True)

@@ -1,0 +1,372 @@
+"""What stands in each scan: the model's labels with every person's corrections after them.
+
+Corrections are only ever added, and each keeps the labels and measures as they are after it: to open a scan computes
+nothing. What a correction changes is computed before the database is asked for anything but what stands, so that nobody
+waits for it; where somebody else has corrected the scan in the meantime it is refused, and neither correction is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, Final, Literal
+
+from sqlalchemy import Engine, func, select
+from sqlalchemy.orm import Session
+
+from db import analyses, audit, ct_files, specimens
+from db.engine import now, session_scope
+from db.models import CtAction, CtCorrection, CtResult, CtScan, Specimen, StoredFile, User
+from renalcore.ct import measure
+from renalcore.ct.measure import Measures
+from renalcore.ct.predict import in_words
+from renalcore.ct.steps import LABELS
+from renalcore.errors import Conflict, InputError, NotFound
+from renalcore.io.volume import Volume
+
+Label = Literal["kidney", "tumour", "cyst"]
+Voxel = Sequence[int]
+
+_NUMBERS: Final = {name: number for number, name in LABELS.items()}
+_LESIONS: Final = ("tumour", "cyst")
+
+
+@dataclass(frozen=True, slots=True)
+class Corrected:
+    """One correction that nobody has undone.
+
+    Attributes:
+        correction_id: The correction.
+        action: `relabel` or `remove`.
+        voxel: One of the lesion's voxels: slice, row, column.
+        was: What it was.
+        label: What it became; of a lesion that was removed what surrounds it, None where that is background.
+        by: Full name of who corrected it.
+        by_id: Who that is.
+        at: When, UTC.
+    """
+
+    correction_id: int
+    action: CtAction
+    voxel: tuple[int, int, int]
+    was: str
+    label: str | None
+    by: str
+    by_id: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What was found in one scan as it stands after review.
+
+    Attributes:
+        scan_id: The scan.
+        labels_id: The labels, a stored NIfTI file on the grid of the scan.
+        labels_sha256: Digest of that file; another one whenever a label changes.
+        measures: What is measured on them.
+        words: Which kidneys and lesions there are, in one to three sentences.
+        corrections: Those that stand, oldest first.
+    """
+
+    scan_id: int
+    labels_id: int
+    labels_sha256: str
+    measures: Measures
+    words: str
+    corrections: tuple[Corrected, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What a correction starts from: the scan and its labels, and the number of the last correction of it."""
+
+    name: str
+    image_sha256: str
+    labels_sha256: str
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class _After:
+    """What a correction leaves behind."""
+
+    was: str
+    label: str | None
+    sha256: str
+    size: int
+    measures: dict[str, Any]
+    words: str
+
+
+def standing(session: Session, analysis_id: int, scan_id: int) -> Standing:
+    """What was found in a scan as it stands now.
+
+    Raises:
+        NotFound: The analysis has no result of this scan.
+    """
+    found = all_standing(session, analysis_id, [scan_id])
+    if not found:
+        raise NotFound(f"Analysis {analysis_id} has no result of scan {scan_id}. Reload the page.")
+    return found[0]
+
+
+def all_standing(session: Session, analysis_id: int, scan_ids: Collection[int] | None = None) -> list[Standing]:
+    """What was found in each scan that has a result, withdrawn ones included, in their order.
+
+    Args:
+        session: An open session.
+        analysis_id: The analysis.
+        scan_ids: Only these scans.
+    """
+    results = (
+        select(CtResult.scan_id, CtResult.labels_id, StoredFile.sha256, CtResult.measures, CtResult.words)
+        .join(CtScan, CtScan.id == CtResult.scan_id)
+        .join(StoredFile, StoredFile.id == CtResult.labels_id)
+        .where(CtResult.analysis_id == analysis_id)
+        .order_by(CtScan.position, CtScan.id)
+    )
+    if scan_ids is not None:
+        results = results.where(CtResult.scan_id.in_(scan_ids))
+    found = []
+    for scan_id, labels_id, sha256, measures, words in session.execute(results):
+        rows = _corrections(session, analysis_id, scan_id)
+        if rows:  # the last one says what stands, also where it is an undoing
+            last = rows[-1][0]
+            labels_id, sha256, measures, words = last.labels_id, last.labels.sha256, last.measures, last.words
+        corrected = tuple(_corrected(row, name) for row, name in _not_undone(rows))
+        found.append(Standing(scan_id, labels_id, sha256, measure.from_dict(measures), words, corrected))
+    return found
+
+
+def relabel(session: Session, analysis_id: int, scan_id: int, voxel: Voxel, label: Label, *, by: User) -> Standing:
+    """A person says what a lesion is: a tumour, a cyst, or tissue of the kidney.
+
+    Args:
+        session: A session in which nothing was asked yet, so that the database stays free while it is measured.
+        analysis_id: The analysis.
+        scan_id: A scan of its study.
+        voxel: Slice, row and column of any voxel of the lesion, such as `Lesion.voxel`.
+        label: What it is; where it was that, nothing changes.
+        by: Who says so.
+
+    Returns:
+        What stands then.
+
+    Raises:
+        Conflict: The study is signed or being analysed, or another person has corrected the scan meanwhile.
+        InputError: There is no such label, or no lesion at this place.
+        NotFound: The scan is none of this study, was withdrawn, or has no result.
+    """
+    if label not in _NUMBERS:
+        raise InputError(f"A lesion is one of {', '.join(_NUMBERS)}, got {label!r}.")
+    return _correct(session, analysis_id, scan_id, voxel, label, by=by)
+
+
+def remove(session: Session, analysis_id: int, scan_id: int, voxel: Voxel, *, by: User) -> Standing:
+    """There is no lesion here: it becomes what surrounds it most. The rest is as of `relabel`."""
+    return _correct(session, analysis_id, scan_id, voxel, None, by=by)
+
+
+def undo_last(session: Session, analysis_id: int, scan_id: int, *, by: User) -> bool:
+    """Take back the last correction of this person on a scan that stands.
+
+    Returns:
+        Whether there was one.
+
+    Raises:
+        Conflict: The study is signed or being analysed, or another person has corrected the scan since.
+        NotFound: The scan is none of this study, was withdrawn, or has no result.
+    """
+    _, specimen = analyses.hold_for_review(session, analysis_id)
+    scan = _scan(session, specimen, scan_id)
+    before = standing(session, analysis_id, scan_id)
+    mine = [index for index, each in enumerate(before.corrections) if each.by_id == by.id]
+    if not mine:
+        return False
+    if mine[-1] + 1 < len(before.corrections):
+        raise Conflict(
+            f"{before.corrections[-1].by} has corrected {scan.name} since you did. Undo that first, or correct the "
+            "lesion again."
+        )
+    undone = before.corrections[-1]
+    left: CtCorrection | CtResult = (
+        session.get_one(CtCorrection, before.corrections[-2].correction_id)
+        if len(before.corrections) > 1
+        else session.scalars(
+            select(CtResult).where(CtResult.analysis_id == analysis_id, CtResult.scan_id == scan_id)
+        ).one()
+    )
+    session.add(
+        CtCorrection(
+            analysis_id=analysis_id,
+            scan_id=scan_id,
+            action="undo",
+            undone_id=undone.correction_id,
+            labels_id=left.labels_id,
+            measures=left.measures,
+            words=left.words,
+            by_id=by.id,
+            at=now(),
+        )
+    )
+    session.flush()
+    _record(
+        session, specimen, scan, analysis_id, "undo", undone.voxel, was=undone.label, label=undone.was,
+        labels=(before.labels_sha256, left.labels.sha256), by=by,
+    )  # fmt: skip
+    return True
+
+
+def _correct(
+    session: Session, analysis_id: int, scan_id: int, voxel: Voxel, label: Label | None, *, by: User
+) -> Standing:
+    """Computes first and holds the study afterwards; `label` is None for what surrounds the lesion."""
+    with _beforehand(session) as reading:
+        start = _start(reading, analysis_id, scan_id)
+    after = _after(start, tuple(voxel), label)
+    _, specimen = analyses.hold_for_review(session, analysis_id)
+    scan = _scan(session, specimen, scan_id)
+    if _last(session, analysis_id, scan_id) != start.last:
+        who = _corrections(session, analysis_id, scan_id)[-1][1]
+        raise Conflict(f"{scan.name} has changed meanwhile: {who} corrected it. Reload the page, then correct again.")
+    if after is None:
+        return standing(session, analysis_id, scan_id)
+    action: CtAction = "remove" if label is None else "relabel"
+    file = specimens.stored_file(session, after.sha256, size=after.size, media_type=ct_files.MEDIA_TYPE)
+    place = [int(index) for index in voxel]
+    session.add(
+        CtCorrection(
+            analysis_id=analysis_id,
+            scan_id=scan_id,
+            action=action,
+            voxel=place,
+            was=after.was,
+            label=after.label,
+            labels_id=file.id,
+            measures=after.measures,
+            words=after.words,
+            by_id=by.id,
+            at=now(),
+        )
+    )
+    session.flush()
+    _record(
+        session, specimen, scan, analysis_id, action, place, was=after.was, label=after.label,
+        labels=(start.labels_sha256, after.sha256), by=by,
+    )  # fmt: skip
+    return standing(session, analysis_id, scan_id)
+
+
+@contextmanager
+def _beforehand(session: Session) -> Iterator[Session]:
+    """A session to read in before the given one has begun, or that one where it has."""
+    bind = session.get_bind()
+    if session.in_transaction() or not isinstance(bind, Engine):
+        yield session
+        return
+    with session_scope(bind, read_only=True) as reading:
+        yield reading
+
+
+def _start(session: Session, analysis_id: int, scan_id: int) -> _Start:
+    analysis = analyses.get(session, analysis_id)
+    scan = _scan(session, analysis.specimen, scan_id)
+    stands = standing(session, analysis_id, scan_id)
+    return _Start(scan.name, scan.image.sha256, stands.labels_sha256, _last(session, analysis_id, scan_id))
+
+
+def _after(start: _Start, voxel: tuple[int, ...], label: Label | None) -> _After | None:
+    """What the correction leaves behind, its labels in the file store; None where the lesion has that label."""
+    labels = ct_files.labels(start.labels_sha256)
+    inside = len(voxel) == 3 and all(0 <= index < length for index, length in zip(voxel, labels.shape, strict=True))
+    was = LABELS.get(int(labels[voxel])) if inside else None
+    if was not in _LESIONS:
+        raise InputError(f"No lesion of {start.name} lies there. Reload the page: it may have been corrected.")
+    if was == label:
+        return None
+    d, h, w = voxel
+    changed = measure.relabel(labels, (d, h, w), None if label is None else _NUMBERS[label])
+    scan = _volume(start.image_sha256, start.name)
+    measures = measure.measure(changed, scan.affine, hu=scan.hu)
+    sha256, size = ct_files.put_labels(changed, scan)
+    became = LABELS.get(int(changed[voxel]))
+    return _After(was, became, sha256, size, measure.to_dict(measures), in_words(changed, measures))
+
+
+@lru_cache(maxsize=1)
+def _volume(sha256: str, name: str) -> Volume:
+    """The volume of a scan; the last one stays in memory, since a lesion is seldom corrected alone."""
+    return ct_files.image(sha256, name=name)
+
+
+def _scan(session: Session, specimen: Specimen, scan_id: int) -> CtScan:
+    scan = session.get(CtScan, scan_id)
+    if scan is None or scan.specimen_id != specimen.id:
+        raise NotFound(f"Scan {scan_id} does not belong to study {specimen.accession}.")
+    if scan.withdrawn_at is not None:
+        raise NotFound(f"{scan.name} was withdrawn from study {specimen.accession}. Reload the page.")
+    return scan
+
+
+def _last(session: Session, analysis_id: int, scan_id: int) -> int:
+    """The number of the last correction of a scan, 0 where there is none."""
+    last = select(func.max(CtCorrection.id)).where(
+        CtCorrection.analysis_id == analysis_id, CtCorrection.scan_id == scan_id
+    )
+    return session.scalar(last) or 0
+
+
+def _corrections(session: Session, analysis_id: int, scan_id: int) -> list[tuple[CtCorrection, str]]:
+    """Every correction of a scan with the name of who made it, oldest first."""
+    rows = session.execute(
+        select(CtCorrection, User.full_name, User.username)
+        .join(User, User.id == CtCorrection.by_id)
+        .where(CtCorrection.analysis_id == analysis_id, CtCorrection.scan_id == scan_id)
+        .order_by(CtCorrection.id)
+    )
+    return [(row, full_name or username) for row, full_name, username in rows]
+
+
+def _not_undone(rows: Sequence[tuple[CtCorrection, str]]) -> list[tuple[CtCorrection, str]]:
+    undone = {row.undone_id for row, _ in rows}
+    return [(row, name) for row, name in rows if row.action != "undo" and row.id not in undone]
+
+
+def _corrected(row: CtCorrection, by: str) -> Corrected:
+    d, h, w = row.voxel or (0, 0, 0)
+    return Corrected(row.id, row.action, (d, h, w), row.was or "", row.label, by, row.by_id, row.at)
+
+
+def _record(
+    session: Session,
+    specimen: Specimen,
+    scan: CtScan,
+    analysis_id: int,
+    action: CtAction,
+    voxel: Sequence[int],
+    *,
+    was: str | None,
+    label: str | None,
+    labels: tuple[str, str],
+    by: User,
+) -> None:
+    audit.record(
+        session,
+        actor=by,
+        action=f"lesion.{action}",
+        entity="analysis",
+        entity_id=analysis_id,
+        old={"label": was, "labels_sha256": labels[0]},
+        new={
+            "accession": specimen.accession,
+            "scan_id": scan.id,
+            "scan": scan.name,
+            "voxel": list(voxel),
+            "label": label,
+            "labels_sha256": labels[1],
+        },
+    )

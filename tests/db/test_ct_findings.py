@@ -1,0 +1,139 @@
+"""What stands in a scan: relabelled and removed lesions, measured anew, undone, and refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine, event
+from sqlalchemy.orm import Session
+
+from db import audit, ct_files, ct_findings
+from db.ct_findings import Standing
+from db.engine import now, session_scope
+from db.models import CtCorrection, User
+from renalcore.errors import Conflict, InputError, NotFound, UnreadableFile
+from tests.ct_studies import Study, analysed
+
+
+@pytest.fixture(autouse=True)
+def file_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RENAL_DATA", str(tmp_path))
+    monkeypatch.setenv("RENAL_FILES", f"file://{tmp_path / 'files'}")
+
+
+@pytest.fixture
+def study(session: Session, technologist: User) -> Study:
+    """Two kidneys, a tumour in the left one and a cyst in the right one; nothing is corrected."""
+    return analysed(session, technologist)
+
+
+def told(stands: Standing) -> list[tuple[str, str]]:
+    return [(lesion.label, lesion.side) for lesion in stands.measures.lesions]
+
+
+def test_a_lesion_that_is_relabelled_is_stored_and_measured_anew(
+    session: Session, study: Study, technologist: User
+) -> None:
+    where = study.analysis.id, study.scan.id
+    before = ct_findings.standing(session, *where)
+    tumour, cyst = before.measures.lesions
+    assert (told(before), before.corrections) == ([("tumour", "left"), ("cyst", "right")], ())
+    after = ct_findings.relabel(session, *where, tumour.voxel, "cyst", by=technologist)
+    assert after == ct_findings.standing(session, *where), "what is kept is what is told"
+    assert told(after) == [("cyst", "left"), ("cyst", "right")]
+    now_cyst = after.measures.lesions[0]
+    assert (now_cyst.volume_ml, now_cyst.mean_hu, now_cyst.renal_r) == (tumour.volume_ml, tumour.mean_hu, None)
+    assert after.words.endswith("Found in them: 2 cysts.")
+    (said,) = after.corrections
+    assert (said.action, said.was, said.label, said.by) == ("relabel", "tumour", "cyst", "Tess of the lab")
+    expected = np.where(study.labels == 2, 3, study.labels)
+    assert np.array_equal(ct_files.labels(after.labels_sha256), expected)
+    assert ct_findings.relabel(session, *where, tumour.voxel, "cyst", by=technologist) == after, "it is that already"
+
+    gone = ct_findings.remove(session, *where, cyst.voxel, by=technologist)
+    assert (told(gone), gone.corrections[-1].label) == ([("cyst", "left")], "kidney")
+    right, _ = gone.measures.kidneys
+    assert right.kidney_ml == pytest.approx(before.measures.kidneys[0].kidney_ml + cyst.volume_ml)
+    (trail,) = audit.events(session, action="lesion.remove")
+    assert trail.new is not None
+    assert (trail.old, trail.new["scan"], trail.new["voxel"], trail.new["label"]) == (
+        {"label": "cyst", "labels_sha256": after.labels_sha256}, "Scan 1", list(cyst.voxel), "kidney",
+    )  # fmt: skip
+    assert len(audit.events(session, action="lesion.")) == 2
+    assert audit.verify(session)
+
+
+def test_everyone_undoes_what_they_did_last_unless_somebody_built_on_it(
+    session: Session, study: Study, technologist: User, other_technologist: User
+) -> None:
+    where = study.analysis.id, study.scan.id
+    found = ct_findings.standing(session, *where)
+    tumour, cyst = (lesion.voxel for lesion in found.measures.lesions)
+    assert not ct_findings.undo_last(session, *where, by=technologist)
+    first = ct_findings.relabel(session, *where, tumour, "kidney", by=technologist)
+    ct_findings.remove(session, *where, cyst, by=other_technologist)
+    with pytest.raises(Conflict, match="Theo of the lab has corrected Scan 1 since you did"):
+        ct_findings.undo_last(session, *where, by=technologist)
+    assert ct_findings.undo_last(session, *where, by=other_technologist)
+    assert ct_findings.standing(session, *where) == first
+    assert not ct_findings.undo_last(session, *where, by=other_technologist), "his only one is undone"
+    assert ct_findings.undo_last(session, *where, by=technologist)
+    assert ct_findings.standing(session, *where) == found, "as the model left it"
+    assert [row.action for row in session.query(CtCorrection).order_by(CtCorrection.id)] == [
+        "relabel", "remove", "undo", "undo",
+    ]  # fmt: skip
+    trail = audit.events(session, action="lesion.undo")[0]
+    assert (trail.old["label"], trail.new["label"]) == ("kidney", "tumour")
+
+
+def test_of_two_corrections_at_one_moment_the_later_is_refused_and_the_first_stays(
+    engine: Engine, technologist: User, other_technologist: User
+) -> None:
+    with session_scope(engine) as session:
+        study = analysed(session, technologist)
+    where = study.analysis.id, study.scan.id
+    with session_scope(engine, read_only=True) as session:
+        tumour, cyst = (lesion.voxel for lesion in ct_findings.standing(session, *where).measures.lesions)
+
+    def corrects_meanwhile(*_: object) -> None:
+        with session_scope(engine) as other:
+            ct_findings.remove(other, *where, cyst, by=other_technologist)
+
+    def corrects_later() -> None:
+        with session_scope(engine) as session:
+            event.listen(session, "after_transaction_create", corrects_meanwhile, once=True)  # it is measured by then
+            ct_findings.relabel(session, *where, tumour, "cyst", by=technologist)
+
+    with pytest.raises(Conflict, match=r"Scan 1 has changed meanwhile: Theo of the lab corrected it\. Reload the page"):
+        corrects_later()
+    with session_scope(engine) as session:
+        assert told(ct_findings.relabel(session, *where, tumour, "cyst", by=technologist)) == [("cyst", "left")]
+
+
+def test_what_cannot_be_corrected_says_why(session: Session, study: Study, technologist: User) -> None:
+    where = study.analysis.id, study.scan.id
+    tumour = ct_findings.standing(session, *where).measures.lesions[0].voxel
+    for nowhere in ((0, 0, 0), (99, 0, 0), (-1, 2, 3), (1, 2), tuple(np.argwhere(study.labels == 1)[0])):
+        with pytest.raises(InputError, match="No lesion of Scan 1 lies there"):
+            ct_findings.remove(session, *where, nowhere, by=technologist)
+    with pytest.raises(InputError, match="one of kidney, tumour, cyst, got 'stone'"):
+        ct_findings.relabel(session, *where, tumour, "stone", by=technologist)  # type: ignore[arg-type]
+    with pytest.raises(NotFound, match="Scan 99 does not belong to study CT-1"):
+        ct_findings.remove(session, study.analysis.id, 99, tumour, by=technologist)
+    with pytest.raises(UnreadableFile, match="holds no labels of one byte a voxel"):
+        ct_files.labels(study.scan.image.sha256)
+    study.specimen.state = "signed"
+    session.flush()
+    for refused in (
+        lambda: ct_findings.remove(session, *where, tumour, by=technologist),
+        lambda: ct_findings.undo_last(session, *where, by=technologist),
+    ):
+        with pytest.raises(Conflict, match=r"CT-1 is signed\. A reviewer must reopen it with a reason first"):
+            refused()
+    study.specimen.state = "needs_review"
+    study.scan.withdrawn_at = now()
+    session.flush()
+    with pytest.raises(NotFound, match="Scan 1 was withdrawn from study CT-1"):
+        ct_findings.remove(session, *where, tumour, by=technologist)
