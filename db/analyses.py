@@ -1,6 +1,7 @@
-"""Analyses: one run of one model over the fields or slides of one specimen, stored piece by piece.
+"""Analyses: one run of one model over the fields, slides or scans of one specimen, stored piece by piece.
 
-How a field is stored, is here; how a slide is, block by block, in `db.slide_searches`.
+How a field is stored, is here; how a slide is, block by block, in `db.slide_searches`, and how a scan is, step by step,
+in `db.ct_searches`.
 
 What the model found is only ever added. A second analysis with another model is a second row; the newest one that was
 not cancelled is the one that counts.
@@ -12,18 +13,23 @@ specimen, and what it finds is neither counted, corrected, reported nor exported
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar, get_args
 
-from sqlalchemy import Select, case, func, insert, select
+from sqlalchemy import ColumnElement, Select, case, func, insert, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from db import audit
 from db.engine import now
 from db.models import (
     Analysis,
     AnalysisState,
+    CtResult,
+    CtScan,
+    CtStep,
+    CtStepName,
     FieldResult,
     Finding,
     Modality,
@@ -42,29 +48,60 @@ from renalcore.errors import Conflict, NotFound
 from renalcore.io import quality
 from renalcore.types import Detections
 
+Picture = TypeVar("Picture", SpecimenField, Slide, CtScan)
+"""What a specimen has several of, by its modality."""
+
 
 class Progress(NamedTuple):
-    """Fields or tiles of an analysis that were searched, and all of them."""
+    """Fields, tiles or steps of an analysis that are done, and all of them."""
 
     done: int
     total: int
 
 
 class Lacking(NamedTuple):
-    """Fields or slides of an analysis that have no result, and all of them."""
+    """Fields, slides or scans of an analysis that have no result, and all of them."""
 
     without: int
     of: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What the analyses of one modality are about.
+
+    Attributes:
+        table: Where the pictures of its specimens stand.
+        searched: The column of the results that names a picture; a result has an `analysis_id` too.
+        pictures: What people call the pictures.
+        units: What they are shown the progress in.
+        remedy: What to do about a specimen that has none.
+    """
+
+    table: type[SpecimenField] | type[Slide] | type[CtScan]
+    searched: InstrumentedAttribute[int]
+    pictures: str
+    units: str
+    remedy: str
+
+
+_KINDS: Mapping[Modality, _Kind] = MappingProxyType(
+    {
+        "sediment": _Kind(SpecimenField, FieldResult.field_id, "fields", "fields", "Add pictures to it first."),
+        "histology": _Kind(Slide, SlideResult.slide_id, "slides", "tiles", "Upload one, or bring one back."),
+        "ct": _Kind(CtScan, CtResult.scan_id, "scans", "steps", "Upload one, or bring one back."),
+    }
+)
+
+
 def units(modality: Modality) -> str:
-    """What `progress` counts: "fields" or "tiles"."""
-    return "fields" if modality == "sediment" else "tiles"
+    """What `progress` counts: "fields", "tiles" or "steps"."""
+    return _KINDS[modality].units
 
 
 def pictures(modality: Modality) -> str:
-    """What `lacking` counts: "fields" or "slides"."""
-    return "fields" if modality == "sediment" else "slides"
+    """What `lacking` counts: "fields", "slides" or "scans"."""
+    return _KINDS[modality].pictures
 
 
 def get(session: Session, analysis_id: int) -> Analysis:
@@ -106,63 +143,75 @@ def all_of(session: Session, specimen_id: int) -> list[Analysis]:
 
 
 def progress(session: Session, analysis_id: int) -> Progress:
-    """How many fields (of slides: tiles) were searched, and how many there are; withdrawn ones are neither.
+    """How many fields (tiles of slides, steps of scans) are done, and how many there are, without withdrawn pictures.
 
     The tiles of a slide are known once it is planned, and those without tissue have none: whether an analysis of
-    slides is complete, `lacking` tells.
+    slides is complete, `lacking` tells. So it does for scans, of which the last step is done before their result is
+    there.
     """
     analysis = get(session, analysis_id)
     if analysis.specimen.modality == "histology":
-        searched = case((SlideBlock.finished_at.is_not(None), SlideBlock.tiles), else_=0)
+        done = case((SlideBlock.finished_at.is_not(None), SlideBlock.tiles), else_=0)
         tiles = session.execute(
-            select(func.sum(searched), func.sum(SlideBlock.tiles))
+            select(func.sum(done), func.sum(SlideBlock.tiles))
             .join(Slide, Slide.id == SlideBlock.slide_id)
             .where(SlideBlock.analysis_id == analysis_id, Slide.withdrawn_at.is_(None))
         ).one()
         return Progress(tiles[0] or 0, tiles[1] or 0)
-    counts = SpecimenField.withdrawn_at.is_(None)
-    done = session.scalar(
-        select(func.count())
-        .select_from(FieldResult)
-        .join(SpecimenField, SpecimenField.id == FieldResult.field_id)
-        .where(FieldResult.analysis_id == analysis_id, counts)
+    without, total = lacking(session, analysis_id)
+    if analysis.specimen.modality == "sediment":
+        return Progress(total - without, total)
+    steps = (
+        select(func.count(CtStep.id))
+        .join(CtScan, CtScan.id == CtStep.scan_id)
+        .where(CtStep.analysis_id == analysis_id, CtScan.withdrawn_at.is_(None))
     )
-    total = session.scalar(select(func.count()).where(SpecimenField.specimen_id == analysis.specimen_id, counts))
-    return Progress(done or 0, total or 0)
+    return Progress(session.scalar(steps) or 0, len(get_args(CtStepName)) * total)
 
 
 def lacking(session: Session, analysis_id: int) -> Lacking:
-    """How many fields or slides of the analysis lack a result, and how many there are; withdrawn ones are neither."""
+    """How many pictures of the analysis lack a result, and how many there are; withdrawn ones are neither."""
     analysis = get(session, analysis_id)
-    if analysis.specimen.modality == "sediment":
-        done, total = progress(session, analysis_id)
-        return Lacking(total - done, total)
-    slides = select(func.count()).where(Slide.specimen_id == analysis.specimen_id, Slide.withdrawn_at.is_(None))
-    return Lacking(
-        session.scalar(slides.where(Slide.id.not_in(searched_slides(analysis_id)))) or 0, session.scalar(slides) or 0
-    )
+    kind = _KINDS[analysis.specimen.modality]
+    standing = select(func.count()).where(*_standing(kind.table, analysis.specimen_id))
+    without = standing.where(kind.table.id.not_in(searched(analysis_id, kind.table)))
+    return Lacking(session.scalar(without) or 0, session.scalar(standing) or 0)
 
 
-def pending_fields(session: Session, analysis_id: int) -> list[SpecimenField]:
-    """The fields that have no result yet and are not withdrawn, in their order."""
+def pending(session: Session, analysis_id: int, table: type[Picture]) -> list[Picture]:
+    """The pictures that have no result yet and are not withdrawn, in their order.
+
+    Args:
+        session: An open session.
+        analysis_id: The analysis.
+        table: Where the pictures of its modality stand.
+    """
     analysis = get(session, analysis_id)
-    done = select(FieldResult.field_id).where(FieldResult.analysis_id == analysis_id)
     return list(
         session.scalars(
-            select(SpecimenField)
-            .where(
-                SpecimenField.specimen_id == analysis.specimen_id,
-                SpecimenField.withdrawn_at.is_(None),
-                SpecimenField.id.not_in(done),
-            )
-            .order_by(SpecimenField.position)
+            select(table)
+            .where(*_standing(table, analysis.specimen_id), table.id.not_in(searched(analysis_id, table)))
+            .order_by(table.position)
         )
     )
 
 
-def searched_slides(analysis_id: int) -> Select[int]:
-    """The ids of the slides that have a result, as a condition of another query."""
-    return select(SlideResult.slide_id).where(SlideResult.analysis_id == analysis_id)
+def pending_fields(session: Session, analysis_id: int) -> list[SpecimenField]:
+    """The fields of an analysis of sediment that are `pending`."""
+    return pending(session, analysis_id, SpecimenField)
+
+
+def searched(analysis_id: int, table: type[SpecimenField] | type[Slide] | type[CtScan]) -> Select[int]:
+    """The ids of the pictures that have a result, as a condition of another query."""
+    (column,) = (kind.searched for kind in _KINDS.values() if kind.table is table)
+    return select(column).where(column.class_.analysis_id == analysis_id)
+
+
+def _standing(
+    table: type[SpecimenField] | type[Slide] | type[CtScan], specimen_id: int
+) -> tuple[ColumnElement[bool], ...]:
+    """What is true of the pictures of a specimen that are not withdrawn."""
+    return table.specimen_id == specimen_id, table.withdrawn_at.is_(None)
 
 
 def is_cancelled(session: Session, analysis_id: int) -> bool:
@@ -189,11 +238,11 @@ def request(
         weights_sha256: Digest of the weights that key has now.
         code_version: Version of the software.
         options: Everything else that decides the result: of sediment `min_score`, the lowest score that counts, of
-            slides `limits`, which glomeruli count.
+            slides `limits`, which glomeruli count, of scans nothing.
         by: Who asks.
 
     Raises:
-        Conflict: The specimen has no field or slide that counts, is signed, or is being analysed already.
+        Conflict: The specimen has no field, slide or scan that counts, is signed, or is being analysed already.
         InputError: `min_score` is no score.
     """
     held = hold_specimen(session, specimen.id)
@@ -205,12 +254,9 @@ def request(
         )
     if held.state == "signed":
         raise Conflict(f"Specimen {held.accession} is signed. A reviewer must reopen it with a reason first.")
-    if held.modality == "histology":
-        slides = select(func.count()).where(Slide.specimen_id == held.id, Slide.withdrawn_at.is_(None))
-        if not session.scalar(slides):
-            raise Conflict(f"Specimen {held.accession} has no slide. Upload one, or bring one back.")
-    elif not session.scalar(select(func.count()).where(SpecimenField.specimen_id == held.id)):
-        raise Conflict(f"Specimen {held.accession} has no field. Add pictures to it first.")
+    kind = _KINDS[held.modality]
+    if not session.scalar(select(func.count()).where(*_standing(kind.table, held.id))):
+        raise Conflict(f"Specimen {held.accession} has no {kind.pictures.removesuffix('s')}. {kind.remedy}")
     return _requested(
         session,
         held,
@@ -402,13 +448,13 @@ def _score(score: float) -> float:
 
 
 def finish(session: Session, analysis_id: int) -> bool:
-    """Every field or slide has its result: the specimen needs review, unless this is a second opinion.
+    """Every field, slide or scan has its result: the specimen needs review, unless this is a second opinion.
 
     Returns:
         Whether it ended now; False where it already had, or was cancelled meanwhile.
 
     Raises:
-        Conflict: A field or slide has no result.
+        Conflict: A field, slide or scan has no result.
     """
     analysis, specimen = hold(session, analysis_id)
     if analysis.state in ("done", "cancelled"):
@@ -466,7 +512,7 @@ def cancel(session: Session, analysis_id: int, by: User) -> Analysis:
 
 
 def retry(session: Session, analysis_id: int, by: User) -> Analysis:
-    """Queue an analysis again that failed, was cancelled or lacks fields or slides; what has a result keeps it.
+    """Queue an analysis again that failed, was cancelled or lacks results; what has one keeps it.
 
     The caller hands it to the queue once the transaction is committed.
 

@@ -28,7 +28,7 @@ from sqlalchemy.orm import Session
 
 from db import analyses, heat_maps
 from db.engine import now, session_scope
-from db.models import Analysis, FieldResult, HeatMap, SlideBlock, SlideResult
+from db.models import Analysis, CtResult, CtStep, FieldResult, HeatMap, SlideBlock, SlideResult
 from db.settings import Settings
 from renalcore.errors import StorageError
 
@@ -79,13 +79,15 @@ class Work:
 
 
 def _steps_done(session: Session, analysis_id: int) -> int:
-    """Fields searched; of slides, blocks planned, blocks searched and slides joined."""
+    """Fields searched; of slides, blocks planned, blocks searched and slides joined; of scans, steps and results."""
     counted = (
-        select(func.count()).where(FieldResult.analysis_id == analysis_id),
         select(func.count(SlideBlock.id) + func.count(SlideBlock.finished_at)).where(
             SlideBlock.analysis_id == analysis_id
         ),
-        select(func.count()).where(SlideResult.analysis_id == analysis_id),
+        *(
+            select(func.count()).where(table.analysis_id == analysis_id)
+            for table in (FieldResult, SlideResult, CtStep, CtResult)
+        ),
     )
     return sum(session.scalar(count) or 0 for count in counted)
 

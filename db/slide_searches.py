@@ -25,19 +25,8 @@ from renalcore.histology.tiles import Block, BlockResult
 
 
 def pending_slides(session: Session, analysis_id: int) -> list[Slide]:
-    """The slides that have no result yet and are not withdrawn, in their order."""
-    analysis = analyses.get(session, analysis_id)
-    return list(
-        session.scalars(
-            select(Slide)
-            .where(
-                Slide.specimen_id == analysis.specimen_id,
-                Slide.withdrawn_at.is_(None),
-                Slide.id.not_in(analyses.searched_slides(analysis_id)),
-            )
-            .order_by(Slide.position)
-        )
-    )
+    """The slides of an analysis that have no result yet and are not withdrawn, in their order."""
+    return analyses.pending(session, analysis_id, Slide)
 
 
 def is_planned(session: Session, analysis_id: int, slide_id: int) -> bool:
@@ -223,7 +212,7 @@ def _held(session: Session, analysis_id: int, slide_id: int) -> Slide | None:
     slide = session.get(Slide, slide_id, populate_existing=True)
     if slide is None or slide.specimen_id != specimen.id:
         raise NotFound(f"Slide {slide_id} does not belong to the specimen of analysis {analysis_id}.")
-    has_result = session.scalar(analyses.searched_slides(analysis_id).where(SlideResult.slide_id == slide_id))
+    has_result = session.scalar(analyses.searched(analysis_id, Slide).where(SlideResult.slide_id == slide_id))
     if analysis.state == "cancelled" or slide.withdrawn_at is not None or has_result is not None:
         return None
     return slide

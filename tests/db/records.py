@@ -10,11 +10,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import event, insert
+from sqlalchemy import event, insert, select
 from sqlalchemy.orm import Session
 
-from db import analyses, slides, uploads
-from db.models import Analysis, GlomerulusFinding, Slide, SlideResult, Specimen, SpecimenField, Upload, User
+from db import analyses, slides, specimens, uploads
+from db.models import (
+    Analysis,
+    CtScan,
+    GlomerulusFinding,
+    Patient,
+    Slide,
+    SlideResult,
+    Specimen,
+    SpecimenField,
+    Upload,
+    User,
+)
 from db.slides import NewSlide
 from db.specimens import UploadedField
 from db.uploads import Checked
@@ -106,6 +117,29 @@ def a_specimen_of_slides(
     ]
     values = {"identifier": "H-1", "patient_name": None, "accession": accession, "collected_at": None} | changes
     return slides.register(session, **values, slides=new, by=by)
+
+
+def a_ct_study(
+    session: Session, by: User, *names: str, accession: str = "C-1", images: Mapping[str, str] | None = None,
+    shape: tuple[int, int, int] = (60, 60, 80), spacing_mm: tuple[float, float, float] = (5.0, 4.0, 4.0),
+) -> Specimen:  # fmt: skip
+    """A CT study of patient H-1 with scans of these names; `images` has the sha256 of their NIfTI files by name."""
+    patient = session.scalars(select(Patient).where(Patient.identifier == "H-1")).one_or_none()
+    specimen = Specimen(
+        patient=patient or Patient(identifier="H-1"), accession=accession, modality="ct", created_by_id=by.id
+    )
+    slices, height_px, width_px = shape
+    for position, name in enumerate(names):
+        digests = hashlib.sha256(name.encode()).hexdigest(), (images or {}).get(name, "d" * 64)
+        file, image = (specimens.stored_file(session, each, size=9, media_type="application/gzip") for each in digests)
+        scan = CtScan(
+            position=position, file=file, image=image, name=name, format="NIfTI", is_deidentified=True,
+            slices=slices, height_px=height_px, width_px=width_px, spacing_mm=list(spacing_mm),
+        )  # fmt: skip
+        specimen.scans.append(scan)
+    session.add(specimen)
+    session.flush()
+    return specimen
 
 
 def searched(

@@ -1,0 +1,150 @@
+"""The record of a search through scans: step by step, finished, and complete."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+import pytest
+from sqlalchemy import Engine, func, select
+from sqlalchemy.orm import Session
+
+from db import analyses, audit, ct_searches, queue, specimens
+from db.engine import session_scope
+from db.models import Analysis, CtResult, CtScan, CtStep, Specimen, User
+from renalcore.ct.measure import Kidney, Measures, from_dict
+from renalcore.errors import Conflict, NotFound
+from tests.db.records import MODEL, a_ct_study
+
+STEPS = list(ct_searches.STEPS)
+KIDNEY = Kidney(1, "left", "usual", 150.5, 0.0, 2.25, 110.0, 98.7, 12.0, (60.0, 30.0, -4.5))
+FOUND = Measures((KIDNEY,), (), "One kidney was found: left.", "body")
+SECONDS = {"rough": 1.0, "kidney": 1.0, "lesion": 1.0, "labels": 0.5, "measures": 0.25}
+
+
+def asked(session: Session, specimen: Specimen, by: User) -> Analysis:
+    analysis = analyses.request(session, specimen, **MODEL, options={}, by=by)
+    assert analyses.start(session, analysis.id, device="cpu", worker="w1")
+    return analysis
+
+
+def step(session: Session, analysis: Analysis, scan: CtScan, number: int) -> bool:
+    content = f"step {number}".encode()
+    return ct_searches.store_step(session, analysis.id, scan.id, STEPS[number], content, seconds=1.0)
+
+
+def finish(session: Session, analysis: Analysis, scan: CtScan) -> bool:
+    labels = specimens.stored_file(session, "e" * 64, size=9, media_type="application/gzip")
+    return ct_searches.finish_scan(
+        session, analysis.id, scan.id, labels.id, FOUND, "One kidney was found: left.", SECONDS, "w1"
+    )
+
+
+def test_scans_are_searched_step_by_step_until_the_study_needs_review(session: Session, technologist: User) -> None:
+    specimen = a_ct_study(session, technologist, "portal", "native")
+    first, second = specimen.scans
+    analysis = asked(session, specimen, technologist)
+    assert analyses.progress(session, analysis.id) == (0, 2 * 3)
+    told = [ct_searches.doing(session, analysis.id)]
+    for number in range(3):
+        assert step(session, analysis, first, number)
+        told.append(ct_searches.doing(session, analysis.id))
+    assert told == [
+        "scan 1 of 2, step 1 of 3: looking for the kidneys",
+        "scan 1 of 2, step 2 of 3: kidneys",
+        "scan 1 of 2, step 3 of 3: tumours and cysts",
+        "scan 1 of 2, measuring",
+    ]
+    stored = ct_searches.stored_step(session, analysis.id, first.id, "kidney")
+    assert stored is not None
+    assert (stored.content, stored.seconds) == (b"step 1", 1.0)
+    assert ct_searches.seconds_of(session, analysis.id, first.id) == {"rough": 1.0, "kidney": 1.0, "lesion": 1.0}
+
+    assert finish(session, analysis, first)
+    assert session.scalar(select(func.count()).where(CtStep.content.is_not(None))) == 0, "dropped"
+    assert ct_searches.pending_scans(session, analysis.id) == [second]
+    assert ct_searches.doing(session, analysis.id) == "scan 2 of 2, step 1 of 3: looking for the kidneys"
+    assert (analyses.progress(session, analysis.id), analyses.lacking(session, analysis.id)) == ((3, 6), (1, 2))
+    with pytest.raises(Conflict, match="1 of 2 scans lack a result"):
+        analyses.finish(session, analysis.id)
+
+    for number in range(3):
+        step(session, analysis, second, number)
+    finish(session, analysis, second)
+    assert analyses.finish(session, analysis.id)
+    assert (specimen.state, analyses.progress(session, analysis.id)) == ("needs_review", (6, 6))
+    assert ct_searches.doing(session, analysis.id) == ""
+    assert audit.events(session, action="analysis.done")[0].new["scans"] == 2
+    result = session.scalars(select(CtResult).where(CtResult.scan_id == first.id)).one()
+    assert from_dict(result.measures) == FOUND
+    assert (result.words, result.seconds, result.worker) == ("One kidney was found: left.", SECONDS, "w1")
+
+
+def test_of_two_workers_at_one_scan_the_first_counts_at_every_step(engine: Engine, technologist: User) -> None:
+    with session_scope(engine) as session:
+        specimen = a_ct_study(session, technologist, "portal")
+        analysis, (scan,) = asked(session, specimen, technologist), specimen.scans
+
+    def at_once(store: Callable[[Session], bool]) -> tuple[int, int]:
+        """How many of two workers that store at once are told that it counts, and by how much the work moves on."""
+
+        def worker(_number: int) -> tuple[bool, int]:
+            with session_scope(engine) as own:
+                counted = store(own)
+                return counted, queue.ANALYSIS.progress(own, analysis.id)
+
+        with session_scope(engine, read_only=True) as own:
+            before = queue.ANALYSIS.progress(own, analysis.id)
+        with ThreadPoolExecutor(2) as both:
+            told = list(both.map(worker, range(2)))
+        return sum(counted for counted, _ in told), max(after for _, after in told) - before
+
+    for number in range(3):
+        assert at_once(lambda own, number=number: step(own, analysis, scan, number)) == (1, 1)  # type: ignore[misc]
+    assert at_once(lambda own: finish(own, analysis, scan)) == (1, 1)
+    with session_scope(engine) as session:
+        assert not step(session, analysis, scan, 0), "what has a result is not searched again"
+
+
+def test_a_step_waits_for_the_one_before_it(session: Session, technologist: User) -> None:
+    specimen = a_ct_study(session, technologist, "portal")
+    analysis, (scan,) = asked(session, specimen, technologist), specimen.scans
+    assert ct_searches.doing(session, analysis.id) == "step 1 of 3: looking for the kidneys"
+    with pytest.raises(Conflict, match="portal cannot take the step lesion: the one before it is not stored"):
+        step(session, analysis, scan, 2)
+    with pytest.raises(NotFound, match="does not belong to the specimen"):
+        ct_searches.store_step(session, analysis.id, 99, "rough", b"", seconds=1.0)
+
+
+def test_a_withdrawn_scan_is_not_searched_and_one_that_is_cancelled_takes_nothing_more(
+    session: Session, technologist: User
+) -> None:
+    specimen = a_ct_study(session, technologist, "portal", "native")
+    first, second = specimen.scans
+    analysis = asked(session, specimen, technologist)
+    assert step(session, analysis, first, 0)
+    first.withdrawn_at = datetime.now(UTC)
+    session.flush()
+    assert ct_searches.pending_scans(session, analysis.id) == [second]
+    assert not step(session, analysis, first, 1)
+    assert not finish(session, analysis, first)
+    assert analyses.progress(session, analysis.id) == (0, 3), "neither its steps nor those it has count"
+
+    step(session, analysis, second, 0)
+    analyses.cancel(session, analysis.id, technologist)
+    assert not step(session, analysis, second, 1)
+    analyses.retry(session, analysis.id, technologist)
+    assert step(session, analysis, second, 1), "it goes on where it was"
+
+
+def test_scans_are_asked_for_as_fields_and_slides_are(session: Session, technologist: User) -> None:
+    specimen = a_ct_study(session, technologist, "portal")
+    analysis = asked(session, specimen, technologist)
+    with pytest.raises(Conflict, match="already being analysed"):
+        asked(session, specimen, technologist)
+    assert (analyses.units("ct"), analyses.pictures("ct")) == ("steps", "scans")
+    specimen.scans[0].withdrawn_at = datetime.now(UTC)
+    analyses.cancel(session, analysis.id, technologist)
+    with pytest.raises(Conflict, match=r"C-1 has no scan\. Upload one, or bring one back"):
+        asked(session, specimen, technologist)
