@@ -1,7 +1,8 @@
 """RenalCore's web app: `streamlit run app.py`.
 
 Streamlit serves the pages (`pages/components/shell.py` is run for each); beside them stand the few addresses that are
-plain HTTP: sign-in, pictures of fields, slides on their way in and tile by tile out, health, the source.
+plain HTTP: sign-in, pictures of fields, slides and CT studies on their way in, slides tile by tile out, health, the
+source.
 """
 
 from __future__ import annotations
@@ -83,9 +84,9 @@ app = st.App(
         Route("/slides/{slide_id:int}/crop", slides.crop, methods=["GET"]),
         Route("/slides/{slide_id:int}/glomeruli.json", slides.outlines, methods=["GET"]),
         Route(slides.LIBRARY_ADDRESS, slides.library, methods=["GET"]),
-        Route("/slides/uploads", uploads.begin, methods=["POST"]),
-        Route("/slides/uploads/{key}", uploads.tell, methods=["HEAD"]),
-        Route("/slides/uploads/{key}", uploads.append, methods=["PATCH"]),
-        Route("/slides/uploads/{key}", uploads.give_up, methods=["DELETE"]),
+        Route("/uploads", uploads.begin, methods=["POST"]),
+        Route("/uploads/{key}", uploads.tell, methods=["HEAD"]),
+        Route("/uploads/{key}", uploads.append, methods=["PATCH"]),
+        Route("/uploads/{key}", uploads.give_up, methods=["DELETE"]),
     ],
 )

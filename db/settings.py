@@ -35,7 +35,7 @@ class Settings:
         idle_minutes: Minutes without any request after which one signs in again (`RENAL_IDLE_MINUTES`).
         device: Where models run (`RENAL_DEVICE`).
         max_upload_mb: Largest field accepted, in megabytes of 10^6 bytes (`RENAL_MAX_UPLOAD_MB`).
-        max_slide_gb: Largest slide accepted, in gigabytes of 10^9 bytes (`RENAL_MAX_SLIDE_GB`).
+        max_slide_gb: Largest slide or CT study accepted, in gigabytes of 10^9 bytes (`RENAL_MAX_SLIDE_GB`).
         slides_folder: Folder from which slides can be taken, such as a scanner's (`RENAL_SLIDES`); None for none.
         source_url: Where users find the source of this version (`RENAL_SOURCE_URL`); by default the app hands it out.
     """

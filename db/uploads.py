@@ -1,4 +1,4 @@
-"""Slides on their way to the server: files of several gigabytes that come in pieces and go on after a break.
+"""Slides and CT studies on their way to the server: gigabytes that come in pieces and go on after a break.
 
 Each upload is a row and, until it is registered, a file `uploads/KEY.part` in the data folder. The size of that file is
 how far the upload is: whatever dies, browser, connection or server, it goes on from there. One writer at a time holds a
@@ -12,10 +12,12 @@ import fcntl
 import hashlib
 import secrets
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -24,10 +26,14 @@ from db.engine import now
 from db.files import CHUNK_BYTES, FileStore
 from db.models import Upload, User
 from db.settings import Settings
-from renalcore.errors import Conflict, InputError, NotFound, StorageError, StorageFull, TooLarge
+from renalcore.errors import Conflict, InputError, NotFound, StorageError, StorageFull, TooLarge, UnreadableFile
 from renalcore.io.image import safe_name
 from renalcore.io.slide import open_slide
+from renalcore.io.volume import SeriesFound, find_series
 from renalcore.types import QualityFlag
+
+Kind = Literal["histology", "ct"]
+"""What is uploaded in pieces."""
 
 ABANDONED_AFTER = timedelta(days=7)
 SPARE_BYTES = 1 << 30
@@ -42,7 +48,7 @@ class Busy(Conflict):
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What an upload turned out to be.
+    """What an upload of histology turned out to be.
 
     Attributes:
         format: In words, such as "Aperio SVS".
@@ -67,13 +73,53 @@ class Checked:
         Raises:
             Conflict: It is not complete.
         """
-        if upload.found is None:
-            raise Conflict("This upload is not complete. Wait for it, or choose its file again to go on.")
-        return cls(**upload.found | {"flags": tuple(QualityFlag(**flag) for flag in upload.found["flags"])})
+        found = _found(upload)
+        return cls(**found | {"flags": _flags(found)})
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedStudy:
+    """What an upload of CT turned out to be.
+
+    Attributes:
+        series: Its series, those that can be read first; at least one can. Nothing in them is a patient's.
+    """
+
+    series: tuple[SeriesFound, ...]
+
+    @classmethod
+    def of(cls, upload: Upload) -> CheckedStudy:
+        """The check of a complete upload.
+
+        Raises:
+            Conflict: It is not complete.
+        """
+        series = []
+        for one in _found(upload)["series"]:
+            spacing = one["spacing_mm"] and tuple(one["spacing_mm"])
+            series.append(SeriesFound(**one | {"flags": _flags(one), "spacing_mm": spacing}))
+        return cls(tuple(series))
+
+
+def _found(upload: Upload) -> dict[str, Any]:
+    if upload.found is None:
+        raise Conflict("This upload is not complete. Wait for it, or choose its file again to go on.")
+    return upload.found
+
+
+def _flags(found: dict[str, Any]) -> tuple[QualityFlag, ...]:
+    return tuple(QualityFlag(**flag) for flag in found["flags"])
 
 
 def begin(
-    session: Session, *, name: str, size: int, modified_ms: int, by: User, taken_from: str | None = None
+    session: Session,
+    *,
+    name: str,
+    size: int,
+    modified_ms: int,
+    by: User,
+    modality: Kind = "histology",
+    taken_from: str | None = None,
 ) -> Upload:
     """A new upload, or the one that the same person began with the same file.
 
@@ -83,6 +129,7 @@ def begin(
         size: Its bytes.
         modified_ms: When it was last changed, in ms since 1970: with name and size it tells one file from another.
         by: Who brings it.
+        modality: What it is checked for once it is here.
         taken_from: Which file of the watched folder it is, None where a browser brings it.
 
     Raises:
@@ -101,6 +148,7 @@ def begin(
     name = safe_name(name)
     same = select(Upload).where(
         Upload.by_id == by.id,
+        Upload.modality == modality,
         Upload.name == name,
         Upload.size_bytes == size,
         Upload.modified_ms == modified_ms,
@@ -120,6 +168,7 @@ def begin(
     upload = Upload(
         key=secrets.token_hex(16),
         by_id=by.id,
+        modality=modality,
         name=name,
         size_bytes=size,
         modified_ms=modified_ms,
@@ -143,9 +192,10 @@ def get(session: Session, key: str, *, by: User) -> Upload:
     return upload
 
 
-def of_user(session: Session, by: User) -> list[Upload]:
-    """What a person has uploaded and not registered yet, complete or not, oldest first."""
-    return list(session.scalars(select(Upload).where(Upload.by_id == by.id).order_by(Upload.id)))
+def of_user(session: Session, by: User, modality: Kind = "histology") -> list[Upload]:
+    """What a person has uploaded for a modality and not registered yet, complete or not, oldest first."""
+    mine = select(Upload).where(Upload.by_id == by.id, Upload.modality == modality)
+    return list(session.scalars(mine.order_by(Upload.id)))
 
 
 def offset(upload: Upload) -> int:
@@ -163,8 +213,13 @@ def part_of(upload: Upload) -> Path:
     return _folder() / f"{upload.key}.part"
 
 
-def complete(session: Session, upload: Upload, sha256: str, checked: Checked) -> None:
-    """Note that an upload is there and is a slide."""
+def beside(upload: Upload, what: str) -> Path:
+    """A file that is made of it before it is registered; it goes with the upload."""
+    return _folder() / f"{upload.key}.{what}.part"
+
+
+def complete(session: Session, upload: Upload, sha256: str, checked: Checked | CheckedStudy) -> None:
+    """Note that an upload is there, and what it is."""
     held = session.get_one(Upload, upload.id)
     held.sha256, held.found = sha256, asdict(checked)
     session.flush()
@@ -175,7 +230,8 @@ def discard(session: Session, upload: Upload) -> None:
     session.delete(session.get_one(Upload, upload.id))
     session.flush()
     _digests.pop(upload.key, None)
-    part_of(upload).unlink(missing_ok=True)
+    for path in _folder().glob(f"{upload.key}.*part"):
+        path.unlink(missing_ok=True)
 
 
 def hand_over(upload: Upload, store: FileStore) -> None:
@@ -275,11 +331,11 @@ class Part:
                 ) from error
             raise StorageError(f"The upload cannot be written ({error.strerror or type(error).__name__}).") from error
 
-    def check(self) -> tuple[str, Checked]:
+    def check(self) -> tuple[str, Checked | CheckedStudy]:
         """The digest of the whole file, and what it is.
 
         Raises:
-            InputError: It is no slide that can be read, in words that do not name it.
+            InputError: It is no slide or CT study that can be read, in words that do not name it.
         """
         path = part_of(self._upload)
         if self._digest is None:
@@ -287,11 +343,7 @@ class Part:
                 self._digest = hashlib.sha256()
                 while chunk := whole.read(CHUNK_BYTES):
                     self._digest.update(chunk)
-        with open_slide(path, name=_SPOKEN) as slide:
-            checked = Checked(
-                slide.format, slide.width_px, slide.height_px, slide.um_per_px, slide.objective, slide.flags
-            )
-        return self._digest.hexdigest(), checked
+        return self._digest.hexdigest(), _CHECKS[self._upload.modality](path)
 
     def close(self) -> None:
         """Let others write, and remember the digest so far."""
@@ -300,13 +352,37 @@ class Part:
         self._file.close()
 
 
+_SPOKEN: Mapping[Kind, str] = MappingProxyType({"histology": "slide", "ct": "scan"})
+"""Instead of the file's name, which may hold the patient's."""
+
+
+def _slide(path: Path) -> Checked:
+    with open_slide(path, name=_SPOKEN["histology"]) as slide:
+        return Checked(slide.format, slide.width_px, slide.height_px, slide.um_per_px, slide.objective, slide.flags)
+
+
+def _study(path: Path) -> CheckedStudy:
+    found = [replace(one, refused=_plainly(one.refused)) for one in find_series(path, name=_SPOKEN["ct"])]
+    if all(one.refused for one in found):
+        told = [found[0].refused] if len(found) == 1 else [f"Series {one.key}: {one.refused}" for one in found]
+        raise UnreadableFile(" ".join(dict.fromkeys(told)))
+    return CheckedStudy(tuple(found))
+
+
+_CHECKS: Mapping[str, Callable[[Path], Checked | CheckedStudy]] = MappingProxyType({"histology": _slide, "ct": _study})
+
+
 def reason(error: InputError) -> str:
     """Why `Part.check` refuses a file, for a page that shows the file's name beside it."""
-    words = str(error).removeprefix(f"{_SPOKEN}: ")
+    return _plainly(str(error))
+
+
+def _plainly(words: str) -> str:
+    for spoken in _SPOKEN.values():
+        words = words.removeprefix(f"{spoken}: ")
     return words[:1].upper() + words[1:]
 
 
-_SPOKEN = "slide"  # instead of the file's name, which may hold the patient's
 _digests: dict[str, tuple[int, Any]] = {}
 """By upload the digest of its first bytes, and how many these are."""
 

@@ -21,7 +21,7 @@ from db.engine import now
 from db.files import CHUNK_BYTES
 from db.models import Slide, Upload, User
 from db.settings import Settings
-from db.uploads import Checked, Part
+from db.uploads import Checked, CheckedStudy, Part
 from renalcore.errors import NotFound
 
 QUIET = timedelta(minutes=1)
@@ -85,7 +85,7 @@ def begin(session: Session, name: str, *, by: User) -> Upload:
     )
 
 
-def copy(upload: Upload, name: str, *, progress: Callable[[float], None]) -> tuple[str, Checked]:
+def copy(upload: Upload, name: str, *, progress: Callable[[float], None]) -> tuple[str, Checked | CheckedStudy]:
     """Copies what is not here yet of a file of the watched folder, and checks it.
 
     Args:

@@ -16,8 +16,8 @@ from db.settings import Settings
 from db.slides import LARGEST_UM_PER_PX, SMALLEST_UM_PER_PX, NewSlide
 from db.uploads import Checked
 from pages.components import analysis, auth, links, status, style
+from pages.components.file_upload import file_upload
 from pages.components.scanning import focus_chain
-from pages.components.slide_upload import slide_upload
 from renalcore.errors import InputError, RenalError
 
 
@@ -54,7 +54,7 @@ focus_chain([_key("identifier"), _key("accession"), _key("name")], after=_key("n
 with session_scope(read_only=True) as session:
     mine = uploads.of_user(session, user)
 interrupted = [upload for upload in mine if upload.sha256 is None and upload.taken_from is None]
-just_arrived = slide_upload("slide-upload", interrupted=interrupted)
+just_arrived = file_upload("slide-upload", modality="histology", interrupted=interrupted)
 
 
 def _ticked() -> set[str]:

@@ -1,13 +1,14 @@
-"""Slides arrive here: pieces of files of several gigabytes, written to the disk as they come.
+"""Slides and CT studies arrive here: pieces of files of several gigabytes, written to the disk as they come.
 
 The rules are those of the tus protocol (https://tus.io): POST makes an upload, HEAD tells how much of it is here, PATCH
 appends from there, DELETE gives it up. Whatever broke, the browser asks for the offset and goes on. The last piece is
-answered when the file was checked: 422 and the reason where it is no slide, and then nothing of it is kept.
+answered when the file was checked: 422 and the reason where it cannot be used, and then nothing of it is kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import get_args
 
 import anyio
 from anyio import to_thread
@@ -31,7 +32,7 @@ _FRESH = {"cache-control": "no-store"}
 
 
 async def begin(request: Request) -> Response:
-    """`POST /slides/uploads` with name, size and date of change: a new upload, or the one begun with that file."""
+    """`POST /uploads` with modality, name, size and date of change: a new upload, or the one begun with it."""
 
     async def answer(user: User) -> Response:
         try:
@@ -39,14 +40,17 @@ async def begin(request: Request) -> Response:
                 raise ValueError
             told = await request.json()
             name, size, modified_ms = str(told["name"]), int(told["size"]), int(told["modified"])
-            if not abs(size) < 2**62 or not abs(modified_ms) < 2**62:
+            modality = told["modality"]
+            if modality not in get_args(uploads.Kind) or not abs(size) < 2**62 or not abs(modified_ms) < 2**62:
                 raise ValueError
         except (ValueError, KeyError, TypeError, ClientDisconnect):
-            return _refusal("Say name, size and modified of the file as JSON.", 400)
+            return _refusal("Say modality, name, size and modified of the file as JSON.", 400)
 
         def make() -> dict[str, object]:
             with session_scope() as session:
-                upload = uploads.begin(session, name=name, size=size, modified_ms=modified_ms, by=user)
+                upload = uploads.begin(
+                    session, name=name, size=size, modified_ms=modified_ms, by=user, modality=modality
+                )
                 return {"key": upload.key, "offset": uploads.offset(upload), "size": upload.size_bytes}
 
         return JSONResponse(await to_thread.run_sync(make), 201, headers=_FRESH)
@@ -55,7 +59,7 @@ async def begin(request: Request) -> Response:
 
 
 async def tell(request: Request) -> Response:
-    """`HEAD /slides/uploads/{key}`: how much of it is here, in the header `Upload-Offset`."""
+    """`HEAD /uploads/{key}`: how much of it is here, in the header `Upload-Offset`."""
 
     async def answer(user: User) -> Response:
         upload = await to_thread.run_sync(_find, request.path_params["key"], user)
@@ -65,7 +69,7 @@ async def tell(request: Request) -> Response:
 
 
 async def give_up(request: Request) -> Response:
-    """`DELETE /slides/uploads/{key}`: nothing of it is kept."""
+    """`DELETE /uploads/{key}`: nothing of it is kept."""
 
     async def answer(user: User) -> Response:
         def remove() -> None:
@@ -79,7 +83,7 @@ async def give_up(request: Request) -> Response:
 
 
 async def append(request: Request) -> Response:
-    """`PATCH /slides/uploads/{key}`: the bytes from `Upload-Offset` on."""
+    """`PATCH /uploads/{key}`: the bytes from `Upload-Offset` on."""
 
     async def answer(user: User) -> Response:
         if request.headers.get("content-type") != PIECE:
@@ -129,7 +133,7 @@ async def _receive(request: Request, part: uploads.Part) -> None:
 
 
 def _settle(upload: Upload, part: uploads.Part) -> None:
-    """Check a file that is all here; one that is no slide is given up."""
+    """Check a file that is all here; one that cannot be used is given up."""
     try:
         sha256, checked = part.check()
     except InputError as error:
@@ -144,7 +148,7 @@ async def _answered(request: Request, answer: Callable[[User], Awaitable[Respons
     """What `answer` says to someone signed in who asks from one of our pages, or why it is refused."""
     user = await to_thread.run_sync(_user, request.cookies.get(COOKIE))
     if user is None:
-        return _refusal("Sign in to upload slides.", 403)
+        return _refusal("Sign in to upload files.", 403)
     if request.method != "HEAD" and not came_from_here(request):
         return _refusal("This was not sent from a page of RenalCore.", 403)
     try:

@@ -35,17 +35,19 @@ def client(web_app: RunningApp) -> httpx.Client:
     return web_app.client(web_app.person())
 
 
-def begin(client: httpx.Client, size: int, *, name: str = NAME, modified: int = 1) -> httpx.Response:
-    return client.post("/slides/uploads", json={"name": name, "size": size, "modified": modified})
+def begin(
+    client: httpx.Client, size: int, *, name: str = NAME, modified: int = 1, modality: str = "histology"
+) -> httpx.Response:
+    return client.post("/uploads", json={"modality": modality, "name": name, "size": size, "modified": modified})
 
 
 def piece(client: httpx.Client, key: str, at: int, body: bytes) -> httpx.Response:
     headers = {"upload-offset": str(at), "content-type": PIECE}
-    return client.patch(f"/slides/uploads/{key}", content=body, headers=headers)
+    return client.patch(f"/uploads/{key}", content=body, headers=headers)
 
 
 def offset(client: httpx.Client, key: str) -> int:
-    return int(client.head(f"/slides/uploads/{key}").headers["upload-offset"])
+    return int(client.head(f"/uploads/{key}").headers["upload-offset"])
 
 
 def row(app: RunningApp, key: str) -> Upload | None:
@@ -81,7 +83,7 @@ def test_an_upload_goes_on_after_the_connection_broke_and_the_server_was_killed(
     host, port = urlsplit(web_app.url).hostname, urlsplit(web_app.url).port
     with socket.create_connection((str(host), int(port or 0))) as line:  # it tells of all the rest, and then goes away
         line.sendall(
-            f"PATCH /slides/uploads/{key} HTTP/1.1\r\nHost: {host}:{port}\r\nOrigin: {web_app.url}\r\n"
+            f"PATCH /uploads/{key} HTTP/1.1\r\nHost: {host}:{port}\r\nOrigin: {web_app.url}\r\n"
             f"Cookie: {cookie}\r\nContent-Type: {PIECE}\r\nUpload-Offset: 0\r\n"
             f"Content-Length: {len(content)}\r\n\r\n".encode()
             + content[:100_000]
@@ -119,7 +121,7 @@ def test_what_is_too_large_is_refused_before_and_while_it_comes(client: httpx.Cl
     assert "more than the 20 GB" in refused.text
     refused = begin(client, 19 * 10**9, modified=3)
     if refused.status_code == 201:
-        client.delete(f"/slides/uploads/{refused.json()['key']}")  # this machine has room for it
+        client.delete(f"/uploads/{refused.json()['key']}")  # this machine has room for it
     else:
         assert refused.status_code == 507
         assert "The disk has no room" in refused.text
@@ -149,16 +151,16 @@ def test_only_people_signed_in_upload_and_only_what_is_their_own(web_app: Runnin
     stranger = web_app.client()
     assert begin(stranger, 1000).status_code == 403
     assert piece(stranger, key, 0, b"x").status_code == 403
-    assert stranger.head(f"/slides/uploads/{key}").status_code == 403
+    assert stranger.head(f"/uploads/{key}").status_code == 403
     colleague = web_app.client(web_app.person("reviewer"))
     assert piece(colleague, key, 0, b"x").status_code == 404
-    assert colleague.delete(f"/slides/uploads/{key}").status_code == 404
+    assert colleague.delete(f"/uploads/{key}").status_code == 404
     assert begin(colleague, 1000, modified=5).json()["key"] != key
     elsewhere = {"origin": "https://evil.example", "upload-offset": "0", "content-type": PIECE}
-    assert client.patch(f"/slides/uploads/{key}", content=b"x", headers=elsewhere).status_code == 403
-    wrong_type = client.patch(f"/slides/uploads/{key}", content=b"x", headers={"upload-offset": "0"})
+    assert client.patch(f"/uploads/{key}", content=b"x", headers=elsewhere).status_code == 403
+    wrong_type = client.patch(f"/uploads/{key}", content=b"x", headers={"upload-offset": "0"})
     assert wrong_type.status_code == 415
-    assert client.post("/slides/uploads", content=b"{").status_code == 400
+    assert client.post("/uploads", content=b"{").status_code == 400
     assert offset(client, key) == 0
-    assert client.delete(f"/slides/uploads/{key}").status_code == 204
-    assert client.head(f"/slides/uploads/{key}").status_code == 404
+    assert client.delete(f"/uploads/{key}").status_code == 204
+    assert client.head(f"/uploads/{key}").status_code == 404

@@ -106,7 +106,7 @@ class Transfer {
 
   async step() {
     if (!this.key) {
-      const told = { name: this.file.name, size: this.file.size, modified: Math.round(this.file.lastModified) };
+      const told = { modality: this.uploader.modality, name: this.file.name, size: this.file.size, modified: Math.round(this.file.lastModified) };
       const answer = await this.request("POST", this.uploader.base, { headers: { "content-type": "application/json" }, body: JSON.stringify(told) });
       if (answer.status === 403) throw new Refused(403, "You are signed out. Sign in in another tab, then resume.");
       if (!answer.ok) throw new Refused(answer.status, await answer.text());
@@ -176,19 +176,25 @@ class Uploader {
   constructor(parent) {
     this.transfers = [];
     this.done = [];
-    this.input = element("input", { type: "file", multiple: true, hidden: true, onchange: () => { this.take(this.input.files); this.input.value = ""; } });
+    this.input = element("input", { type: "file", multiple: true, hidden: true, onchange: () => { this.take([...this.input.files].map((file) => ({ path: file.name, file }))); this.input.value = ""; } });
+    const pick = () => this.take([...this.folder.files].map((file) => ({ path: file.webkitRelativePath, file })));
+    this.folder = element("input", { type: "file", webkitdirectory: true, hidden: true, onchange: () => { pick(); this.folder.value = ""; } });
     this.begun = element("p", { class: "begun", role: "status" });
     this.place = element("div", { class: "place" },
-      element("button", { type: "button", class: "choose", onclick: () => this.input.click() }, "Choose slides"),
+      element("button", { type: "button", class: "choose", onclick: () => this.input.click() }),
+      element("button", { type: "button", class: "choose folder", onclick: () => this.folder.click() }, "Choose a folder"),
       element("span", {}, element("span", {}, "or drop them here"), element("small", {})));
     this.list = element("ul", {});
-    this.root = element("div", { class: "uploads" }, this.input, this.place, this.begun, this.list);
+    this.root = element("div", { class: "uploads" }, this.input, this.folder, this.place, this.begun, this.list);
     this.root.addEventListener("dragover", (event) => { event.preventDefault(); this.place.classList.add("over"); });
     this.root.addEventListener("dragleave", () => this.place.classList.remove("over"));
     this.root.addEventListener("drop", (event) => {
       event.preventDefault();
       this.place.classList.remove("over");
-      this.take(event.dataTransfer.files);
+      dropped(event.dataTransfer).then((picked) => this.take(picked), () => {
+        this.begun.hidden = false;
+        this.begun.textContent = "The browser cannot read what was dropped. Use the button, or copy it to this computer first.";
+      });
     });
     this.leaving = (event) => { if (this.transfers.some((one) => one.state === "running")) event.preventDefault(); };
     window.addEventListener("beforeunload", this.leaving);
@@ -197,14 +203,19 @@ class Uploader {
 
   update({ data, setStateValue }) {
     this.base = data.base;
+    this.modality = data.modality;
+    this.together = data.together;
+    this.place.querySelector(".choose").textContent = data.choose;
+    this.place.querySelector(".folder").hidden = !data.together;
     this.tell = setStateValue;
     this.place.querySelector("small").textContent = data.hint;
     this.interrupted = data.interrupted;
     this.show();
   }
 
-  take(files) {
-    for (const file of files) {
+  // `picked` is a list of { path, file }.
+  take(picked) {
+    for (const file of this.together ? uploadsOf(picked) : picked.map((one) => one.file)) {
       const same = this.transfers.find((one) => one.file.name === file.name && one.file.size === file.size && one.file.lastModified === file.lastModified);
       if (same && same.state !== "refused") continue;
       if (same) this.forget(same);

@@ -1,0 +1,67 @@
+"""Where slides and CT studies are dropped: gigabytes, which Streamlit's own uploader would keep in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+import streamlit as st
+
+from db import uploads
+from db.models import Upload
+from db.settings import Settings
+from db.uploads import Kind
+
+_HERE = Path(__file__).parent
+_component = st.components.v2.component(
+    "renalcore_file_upload",
+    js="\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("tar.js", "upload.js")),
+    css=(_HERE / "upload.css").read_text(encoding="utf-8"),
+)
+
+ADDRESS = "/uploads"
+
+_CHOOSE: Mapping[Kind, str] = MappingProxyType({"histology": "Choose slides", "ct": "Choose files"})
+_KINDS: Mapping[Kind, str] = MappingProxyType(
+    {
+        "histology": "SVS, NDPI, SCN, BIF, OME-TIFF, TIFF, PNG or JPEG",
+        "ct": "The folder or disc of a DICOM study, its loose files, a zip of them, or NIfTI",
+    }
+)
+
+
+def file_upload(key: str, *, modality: Kind, interrupted: Sequence[Upload]) -> list[str]:
+    """Show the place to drop files, and their progress.
+
+    Of a CT study a folder can be dropped too; its files, and loose files that were chosen together, come as one upload.
+
+    Args:
+        key: The widget's key.
+        modality: What is uploaded.
+        interrupted: Uploads of this person that wait to be gone on with.
+
+    Returns:
+        The keys of the uploads that became complete since it is on the page.
+    """
+    result = _component(
+        key=key,
+        data={
+            "base": ADDRESS,
+            "modality": modality,
+            "choose": _CHOOSE[modality],
+            "together": modality == "ct",
+            "hint": f"{_KINDS[modality]}, up to {Settings.from_env().max_slide_gb:g} GB each. A broken upload goes on "
+            "where it was.",
+            "interrupted": [
+                {"name": upload.name, "size": upload.size_bytes, "offset": uploads.offset(upload)}
+                for upload in interrupted
+            ],
+        },
+        on_done_change=_nothing,
+    )
+    return [str(done) for done in result.get("done") or ()]
+
+
+def _nothing() -> None:
+    """Streamlit names a component's values by their callbacks; the page that runs again reads the value."""
