@@ -141,7 +141,8 @@ def when(moment: datetime | None, *, seconds: bool = False) -> str:
     return moment.astimezone(browser_zone()).strftime("%d %b %Y %H:%M:%S" if seconds else "%d %b %Y %H:%M")
 
 
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!~|<>$:&])")
+# Within a word `_`, `.` and `-` mark nothing: a screen reader is told a label as it is written, with each backslash.
+_MARKDOWN = re.compile(r"([\\`*{}\[\]()#+!~|<>$:&@]|(?<![^\W_])[_.\-]|[_.\-](?![^\W_])|(?<=www)\.)", re.IGNORECASE)
 
 
 def plain(text: str) -> str:

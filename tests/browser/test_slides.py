@@ -108,6 +108,7 @@ def test_slides_that_arrive_right_after_each_other_are_all_ticked(
     expect(page.get_by_role("checkbox", checked=True)).to_have_count(4)
     page.get_by_text("field 1.png", exact=True).click()
     expect(page.get_by_role("checkbox", checked=True)).to_have_count(3)
+    expect(page.get_by_role("checkbox", name="field 1.png", exact=True)).not_to_be_checked()  # as it is read aloud
     drawn(page)
     expect(page.get_by_label("Stain", exact=True)).to_have_count(3)
 
@@ -167,6 +168,12 @@ def test_five_thousand_outlines_are_panned_listed_and_corrected(page: Any, web_a
     frame = page.locator(".slide .frame").bounding_box()
     x, y = frame["x"] + frame["width"] / 2, frame["y"] + frame["height"] / 2
     page.keyboard.down("Shift")  # freehand
+    page.mouse.move(x - 80, y - 80)
+    page.mouse.down()
+    for across, down in ((80, 80), (80, -80), (-80, 80)):
+        page.mouse.move(x + across, y + down, steps=4)
+    page.mouse.up()
+    expect(page.locator(".slide .hint")).to_contain_text("crosses itself")  # an eight: which half is meant?
     page.mouse.move(x + 80, y)
     page.mouse.down()
     for step in range(1, 26):  # a little more than once around

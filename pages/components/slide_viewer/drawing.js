@@ -3,6 +3,7 @@
 const CLOSE_PX = 11; // a click so near to the first point closes the outline
 const LEAST_PX2 = 12; // of the screen: a slip of the hand is no glomerulus
 const STEP_PX = 2.5; // along the pointer, a point every so often
+const MOST_LOST = 0.1; // of what two loops side by side enclose, what the smaller may hold to be a slip of the hand
 
 function cross(o, a, b) { return (a.x - o.x) * (b.y - o.y) - (a.y - o.y) * (b.x - o.x); }
 
@@ -15,12 +16,15 @@ function crossing(a, b, c, d) {
   return { x: a.x + along * (b.x - a.x), y: a.y + along * (b.y - a.y) };
 }
 
-function areaOf(points) {
-  return Math.abs(points.reduce((sum, a, i) => {
+// Its sign says which way round.
+function turnedArea(points) {
+  return points.reduce((sum, a, i) => {
     const b = points[(i + 1) % points.length];
     return sum + a.x * b.y - b.x * a.y;
-  }, 0)) / 2;
+  }, 0) / 2;
 }
+
+function areaOf(points) { return Math.abs(turnedArea(points)); }
 
 // The first two sides that cross each other, with the point where they do; null where none does.
 function knot(points) {
@@ -36,12 +40,16 @@ function knot(points) {
 }
 
 // A hand overshoots the start, or makes a small loop: the larger part on either side of a crossing is what was meant.
+// Null where nobody can tell: the parts of an eight turn opposite ways, while one that turns the same way lies within.
 function untied(points) {
   let left = points;
   for (let tied = knot(left); tied; tied = knot(left)) {
     const [i, j, at] = tied;
-    const [loop, rest] = [[at, ...left.slice(i + 1, j + 1)], [...left.slice(0, i + 1), at, ...left.slice(j + 1)]];
-    left = areaOf(loop) > areaOf(rest) ? loop : rest;
+    const parts = [[at, ...left.slice(i + 1, j + 1)], [...left.slice(0, i + 1), at, ...left.slice(j + 1)]];
+    const [smaller, larger] = parts.sort((a, b) => areaOf(a) - areaOf(b));
+    const apart = turnedArea(smaller) * turnedArea(larger) < 0;
+    if (apart && areaOf(smaller) > MOST_LOST * (areaOf(smaller) + areaOf(larger))) return null;
+    left = larger;
   }
   return left;
 }
@@ -135,9 +143,9 @@ class Drawing {
   close() {
     const flat = simplified(this.points.flatMap(({ x, y }) => [x, y]), 0.5 / this.viewer.ratio);
     const closed = untied(Array.from({ length: flat.length / 2 }, (_, i) => ({ x: flat[2 * i], y: flat[2 * i + 1] })));
-    if (closed.length < 3 || areaOf(closed) * this.viewer.ratio ** 2 < LEAST_PX2) {
+    if (!closed || closed.length < 3 || areaOf(closed) * this.viewer.ratio ** 2 < LEAST_PX2) {
       if (this.points.length > 2) this.points = [];
-      this.tell("Too small for an outline: draw around the glomerulus.");
+      this.tell(closed ? "Too small for an outline: draw around the glomerulus." : "The outline crosses itself. Draw it again, once around the glomerulus.");
       this.viewer.redraw();
       return;
     }

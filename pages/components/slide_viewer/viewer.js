@@ -293,6 +293,9 @@ class SlideViewer extends DeepZoom {
   // ---- keys -------------------------------------------------------------------------------------------------------
 
   key(event) {
+    const [field] = event.composedPath();
+    // A number is typed: keys are the slide's again, or the next Delete would take the number away.
+    if (event.key === "Enter" && field.tagName === "INPUT" && field.type === "number") setTimeout(() => field.blur());
     if (!this.view || event.ctrlKey || event.metaKey || event.altKey || typingIn(event) || dialogOpen()) return;
     const inside = event.composedPath().includes(this.stage);
     const press = (name) => { preferences[name] = !preferences[name]; this.refresh(); };
@@ -312,7 +315,7 @@ class SlideViewer extends DeepZoom {
       if (!this.data.editable) for (const key of EDITING) delete commands[key];
     }
     const command = commands[event.key];
-    if (!command || (event.key === "Enter" && event.composedPath()[0].tagName === "BUTTON")) return;
+    if (!command || (event.key === "Enter" && field.tagName === "BUTTON")) return;
     // Streamlit binds c and r to its own menus: ours are meant here.
     event.preventDefault();
     event.stopImmediatePropagation();
