@@ -6,21 +6,23 @@ the report as it stood. After signing nothing changes until a reviewer reopens t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db import analyses, audit, reports, slide_reports
+from db import analyses, audit, ct_reports, reports, slide_reports
 from db.corrections import last_action, restorable
 from db.engine import now
 from db.models import (
     Analysis,
     Correction,
     CorrectionAction,
+    Modality,
     SignOff,
     SignOffKind,
     Specimen,
@@ -359,13 +361,20 @@ def _sign_offs(session: Session, specimen_id: int) -> list[SignOff]:
     return list(session.scalars(select(SignOff).where(SignOff.specimen_id == specimen_id).order_by(SignOff.id)))
 
 
+_KEPT: Mapping[Modality, Callable[[Session, int], dict[str, Any]]] = MappingProxyType(
+    {
+        "sediment": lambda session, specimen_id: reports.to_json(reports.report(session, specimen_id)),
+        "histology": lambda session, specimen_id: slide_reports.to_json(slide_reports.report(session, specimen_id)),
+        "ct": lambda session, specimen_id: ct_reports.to_json(ct_reports.report(session, specimen_id)),
+    }
+)
+"""What a signature keeps of the report of a specimen of each kind."""
+
+
 def _report(session: Session, specimen: Specimen) -> tuple[dict[str, Any], dict[str, Any]]:
     """The report of a specimen as its signature keeps it, and as the audit trail tells it."""
-    if specimen.modality == "histology":
-        kept = slide_reports.to_json(slide_reports.report(session, specimen.id))
-        return kept, slide_reports.without_outlines(kept)
-    kept = reports.to_json(reports.report(session, specimen.id))
-    return kept, kept
+    kept = _KEPT[specimen.modality](session, specimen.id)
+    return kept, slide_reports.without_outlines(kept) if specimen.modality == "histology" else kept
 
 
 def _refuse_unless_reviewer(user: User, what: str) -> None:
