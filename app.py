@@ -22,7 +22,7 @@ from db import accounts
 from db.engine import session_scope, upgrade
 from db.settings import Settings
 from pages.components import faults
-from pages.routes import fields, sign_in, slides, source, uploads
+from pages.routes import ct, fields, sign_in, slides, source, uploads
 from pages.routes.embedded_worker import EmbeddedWorker
 from pages.routes.guard import Guard
 from pages.routes.health import health
@@ -84,6 +84,8 @@ app = st.App(
         Route("/slides/{slide_id:int}/crop", slides.crop, methods=["GET"]),
         Route("/slides/{slide_id:int}/glomeruli.json", slides.outlines, methods=["GET"]),
         Route(slides.LIBRARY_ADDRESS, slides.library, methods=["GET"]),
+        Route("/ct/{scan_id:int}/image.nii.gz", ct.image, methods=["GET"]),
+        Route("/ct/{scan_id:int}/labels.nii.gz", ct.labels, methods=["GET"]),
         Route("/uploads", uploads.begin, methods=["POST"]),
         Route("/uploads/{key}", uploads.tell, methods=["HEAD"]),
         Route("/uploads/{key}", uploads.append, methods=["PATCH"]),

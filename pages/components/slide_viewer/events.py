@@ -7,7 +7,7 @@ message that arrives twice does nothing twice.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypedDict
 
 import streamlit as st
@@ -46,6 +46,15 @@ def receiver(key: str, on_event: Callable[[Event], None]) -> Callable[[], None]:
 
 def hand_over(message: Mapping[str, Any] | None, known: dict[str, int], on_event: Callable[[Event], None]) -> None:
     """Hand each event of a message over that was not before, and note it in `known`, whatever becomes of it."""
+    for told in unheard(message, known, actions=ACTIONS):
+        keys, outline = [str(key) for key in told["keys"]], [float(edge) for edge in told.get("outline", ())]
+        on_event(Event(action=told["action"], keys=keys, outline=outline))
+
+
+def unheard(
+    message: Mapping[str, Any] | None, known: dict[str, int], *, actions: Collection[str]
+) -> Iterator[Mapping[str, Any]]:
+    """What is new in a message, each noted in `known` before it is given; an action that is none of these is not."""
     if not message:
         return
     nonce = str(message["nonce"])
@@ -54,8 +63,7 @@ def hand_over(message: Mapping[str, Any] | None, known: dict[str, int], on_event
         if number <= known.get(nonce, 0):
             continue
         known[nonce] = number
-        if told["action"] not in ACTIONS:
+        if told["action"] in actions:
+            yield told
+        else:
             _log.warning("an unknown action %r came from a browser and was left out", str(told["action"])[:40])
-            continue
-        keys, outline = [str(key) for key in told["keys"]], [float(edge) for edge in told.get("outline", ())]
-        on_event(Event(action=told["action"], keys=keys, outline=outline))
