@@ -31,7 +31,7 @@ from db.models import (
 )
 from db.objects import ONLY_WHEN_CONFIRMED, MinScore, counts, threshold
 from renalcore.errors import InputError, NotFound
-from renalcore.export.csv import ExportRow
+from renalcore.export.csv import ExportRow, Whence
 from renalcore.sediment import measure
 from renalcore.sediment.measure import FieldCount, MeasuredField, ReportedValue
 from renalcore.taxonomy import Group
@@ -448,6 +448,18 @@ def _min_score(analysis: Analysis) -> MinScore:
 def signature_of(sign_off: SignOff, by: str) -> Signature:
     """A signature as a report shows it, given the name of the reviewer."""
     return Signature(sign_off.id, sign_off.kind, by, sign_off.at, sign_off.meaning, sign_off.reason)
+
+
+def whence(model_key: str | None, weights_sha256: str | None, signature: Signature | None, amendments: int) -> Whence:
+    """What the lines of an exported report rest on."""
+    return Whence(
+        model=model_key or "",
+        weights_sha256=weights_sha256 or "",
+        signed_by=signature.by if signature else None,
+        signed_at=signature.at if signature else None,
+        signature=signature.kind if signature else None,
+        amendments=amendments,
+    )
 
 
 def identity(specimen: Specimen, patient: Patient) -> dict[str, Any]:

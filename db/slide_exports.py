@@ -7,7 +7,7 @@ from typing import Literal
 
 from sqlalchemy.orm import Session
 
-from db import audit, slide_reports, slides
+from db import audit, reports, slide_reports, slides
 from db.models import User
 from db.slide_reports import ReportedSlide, SlideReport
 from renalcore.export import geojson
@@ -84,7 +84,6 @@ def to_geojson(session: Session, slide_id: int, *, by: User, file_name: str) -> 
 
 
 def _slide(report: SlideReport, slide: ReportedSlide) -> SlideOfReport:
-    signature = report.signature
     return SlideOfReport(
         patient=report.patient_identifier,
         accession=report.accession,
@@ -98,10 +97,5 @@ def _slide(report: SlideReport, slide: ReportedSlide) -> SlideOfReport:
         summary=slide.summary,
         share=slide.sclerosed,
         limits=report.limits,
-        model=report.model_key or "",
-        weights_sha256=report.weights_sha256 or "",
-        signed_by=signature.by if signature else None,
-        signed_at=signature.at if signature else None,
-        signature=signature.kind if signature else None,
-        amendments=report.amendments,
+        whence=reports.whence(report.model_key, report.weights_sha256, report.signature, report.amendments),
     )

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from typing import Final
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # Excel takes the wide forms too
 
@@ -70,9 +71,47 @@ class ExportRow:
     def __post_init__(self) -> None:
         if self.mean is not None and not (math.isfinite(self.mean) and self.mean >= 0):
             raise ValueError(f"a mean must be a number from 0 up, got {self.mean}")
-        if self.signed_at is not None and self.signed_at.utcoffset() is None:
-            raise ValueError("signed_at must be aware of its time zone, got a naive time")
+        _check_zone(self.signed_at)
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whence:
+    """What a line of a table rests on: which model found it, and who answers for it. Its columns are `WHENCE_COLUMNS`.
+
+    Attributes:
+        model: Key of the model.
+        weights_sha256: Its weights.
+        signed_by: Full name of the reviewer who signed, or None.
+        signed_at: When; aware of its time zone.
+        signature: `sign` for the first signature, `amend` for one after an amendment, or None.
+        amendments: How often the report has been amended.
+
+    Raises:
+        ValueError: `signed_at` has no time zone.
+    """
+
+    model: str
+    weights_sha256: str
+    signed_by: str | None = None
+    signed_at: datetime | None = None
+    signature: str | None = None
+    amendments: int = 0
+
+    def __post_init__(self) -> None:
+        _check_zone(self.signed_at)
+
+    @property
+    def cells(self) -> tuple[object, ...]:
+        """Its part of a line."""
+        return (
+            self.model, self.weights_sha256, self.signature is not None, self.signed_by, self.signed_at,
+            self.signature, self.amendments,
+        )  # fmt: skip
+
+
+WHENCE_COLUMNS: Final = (
+    "model", "weights_sha256", "reviewed", "signed_by", "signed_at", "signature", "amendments",
+)  # fmt: skip
 
 COLUMNS: tuple[str, ...] = tuple({"class_name": "class"}.get(column.name, column.name) for column in fields(ExportRow))
 """The header line."""
@@ -103,6 +142,11 @@ def escape_formula(value: object) -> object:
     text = value.replace("\0", "")  # no CSV reader survives it
     bare = text.lstrip("\"' \u00a0")
     return f"'{text}" if text.startswith(_FORMULA_STARTS) or bare.startswith(_FORMULA_STARTS) else text
+
+
+def _check_zone(signed_at: datetime | None) -> None:
+    if signed_at is not None and signed_at.utcoffset() is None:
+        raise ValueError("signed_at must be aware of its time zone, got a naive time")
 
 
 def _cell(value: object) -> object:

@@ -9,25 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Final
 
-from renalcore.export.csv import table_to_csv
+from renalcore.export.csv import WHENCE_COLUMNS, Whence, table_to_csv
 from renalcore.histology.glomeruli import Glomeruli
 from renalcore.histology.measure import Limits, SclerosedShare, SlideSummary, measure, polygon_centre_px
 
 _WHOSE: Final = ("patient", "accession", "slide", "stain")
-_WHENCE: Final = (
-    "model", "weights_sha256", "reviewed", "signed_by", "signed_at", "signature", "amendments",
-)  # fmt: skip
 GLOMERULUS_COLUMNS: Final = (
     *_WHOSE, "number", "x_px", "y_px", "area_px", "area_um2", "equivalent_diameter_um", "max_feret_um", "min_feret_um",
-    "probability", "cut_by_edge", "sclerosed", "status", *_WHENCE,
+    "probability", "cut_by_edge", "sclerosed", "status", *WHENCE_COLUMNS,
 )  # fmt: skip
 SLIDE_COLUMNS: Final = (
     *_WHOSE, "um_per_px", "scale_from", "glomeruli", "cut_by_edge", "tissue_mm2", "density_per_mm2", "mean_area_um2",
     "median_area_um2", "mean_diameter_um", "total_area_um2", "sclerosed", "sclerosed_percent", "note", "unreviewed",
-    "edge", "min_score", "min_diameter", "max_diameter", *_WHENCE,
+    "edge", "min_score", "min_diameter", "max_diameter", *WHENCE_COLUMNS,
 )  # fmt: skip
 
 
@@ -48,15 +44,10 @@ class SlideOfReport:
         summary: The slide's figures.
         share: Its globally sclerosed glomeruli.
         limits: Which of the model's glomeruli count.
-        model: Key of the model that searched it.
-        weights_sha256: Its weights.
-        signed_by: Full name of the reviewer who signed, or None.
-        signed_at: When; aware of its time zone.
-        signature: `sign` for the first signature, `amend` for one after an amendment, or None.
-        amendments: How often the report has been amended.
+        whence: The model that searched it, and who answers for it.
 
     Raises:
-        ValueError: Numbers, marks or statuses are not as many as the glomeruli, or `signed_at` has no time zone.
+        ValueError: Numbers, marks or statuses are not as many as the glomeruli.
     """
 
     patient: str
@@ -71,12 +62,7 @@ class SlideOfReport:
     summary: SlideSummary
     share: SclerosedShare
     limits: Limits
-    model: str
-    weights_sha256: str
-    signed_by: str | None = None
-    signed_at: datetime | None = None
-    signature: str | None = None
-    amendments: int = 0
+    whence: Whence
 
     def __post_init__(self) -> None:
         if not len(self.found) == len(self.numbers) == len(self.sclerosed) == len(self.statuses):
@@ -84,8 +70,6 @@ class SlideOfReport:
                 f"{len(self.found)} glomeruli have {len(self.numbers)} numbers, {len(self.sclerosed)} marks and "
                 f"{len(self.statuses)} statuses"
             )
-        if self.signed_at is not None and self.signed_at.utcoffset() is None:
-            raise ValueError("signed_at must be aware of its time zone, got a naive time")
 
 
 def glomeruli_to_csv(slides: Iterable[SlideOfReport]) -> bytes:
@@ -108,7 +92,7 @@ def _glomeruli(slide: SlideOfReport) -> Iterator[list[object]]:
             *_whose(slide), slide.numbers[index], round(x, 1), round(y, 1), float(found.areas_px[index]),
             *(float(column[index]) if sizes.unit == "um" else None for column in columns),
             None if math.isnan(score) else score, bool(found.touches_edge[index]), slide.sclerosed[index],
-            slide.statuses[index], *_whence(slide),
+            slide.statuses[index], *slide.whence.cells,
         ]  # fmt: skip
 
 
@@ -120,16 +104,9 @@ def _slide(slide: SlideOfReport) -> list[object]:
         told.density_per_mm2, *(value if told.unit == "um" else None for value in sizes),
         share.sclerosed, share.percent, share.note, slide.statuses.count("model"),
         limits.edge, limits.min_score, limits.min_diameter,
-        limits.max_diameter if math.isfinite(limits.max_diameter) else None, *_whence(slide),
+        limits.max_diameter if math.isfinite(limits.max_diameter) else None, *slide.whence.cells,
     ]  # fmt: skip
 
 
 def _whose(slide: SlideOfReport) -> tuple[str, ...]:
     return slide.patient, slide.accession, slide.slide, slide.stain
-
-
-def _whence(slide: SlideOfReport) -> tuple[object, ...]:
-    return (
-        slide.model, slide.weights_sha256, slide.signature is not None, slide.signed_by, slide.signed_at,
-        slide.signature, slide.amendments,
-    )  # fmt: skip

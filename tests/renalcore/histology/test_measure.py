@@ -10,6 +10,7 @@ import uuid
 import numpy as np
 import pytest
 
+from renalcore.export.csv import Whence
 from renalcore.export.geojson import to_geojson
 from renalcore.export.glomeruli import SlideOfReport, glomeruli_to_csv, slides_to_csv
 from renalcore.histology.glomeruli import Glomeruli
@@ -121,7 +122,7 @@ def test_csv_has_a_line_a_glomerulus_and_a_line_a_slide() -> None:
     slide = SlideOfReport(
         patient="H-1", accession="K-1", slide="=a.svs", stain="PAS", scale_from="file", found=added, numbers=(1, 7),
         sclerosed=(True, False), statuses=("model", "added"), summary=summary(found), share=sclerosed_share(1, 2),
-        limits=Limits(min_diameter=30), model="m", weights_sha256="a",
+        limits=Limits(min_diameter=30), whence=Whence(model="m", weights_sha256="a"),
     )  # fmt: skip
     first, second = lines(glomeruli_to_csv([slide]))
     assert [row["number"] for row in (first, second)] == ["1", "7"]
