@@ -14,7 +14,7 @@ from db.ct_findings import Standing
 from db.engine import now, session_scope
 from db.models import CtCorrection, User
 from renalcore.errors import Conflict, InputError, NotFound, UnreadableFile
-from tests.ct_studies import Study, analysed
+from tests.ct_analysed import Study, analysed
 
 
 @pytest.fixture(autouse=True)

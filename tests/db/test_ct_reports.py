@@ -14,7 +14,7 @@ from db.engine import now
 from db.models import User
 from renalcore.ct.measure import RENAL_NOTE
 from renalcore.errors import Conflict, InputError, NotFound
-from tests.ct_studies import TUMOUR, Study, analysed, drawn
+from tests.ct_analysed import TUMOUR, Study, analysed, drawn
 from tests.db.records import MODEL, searched
 from tests.renalcore.ct.bright import LEFT, RIGHT, body
 
