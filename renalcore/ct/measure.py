@@ -99,7 +99,8 @@ class Lesion:
         mean_hu, sd_hu: Of its voxels, or None without the CT's values.
         centre_lps_mm: Its centre of gravity.
         slice_index: The axial slice in which the axial diameter was found, for the viewer to go to.
-        voxel: One of its voxels, an index into the array: what names it when it is edited.
+        voxel: Its voxel in that slice nearest to the middle of what lies there, an index into the array: what names it
+            when it is edited.
         outside_share: Share of it outside the convex hull of its kidney's tissue, or None where that is unknown.
         renal_r: R of the R.E.N.A.L. score, 1 to 3, of a tumour; else None.
         renal_e: E of it, 1 to 3, or None of a cyst or where `outside_share` is unknown.
@@ -346,9 +347,10 @@ def _lesions(
             axial, slice_index = _axial_diameter(mine, inner)
             hull = hulls[kidney - 1] if kidney else None
             outside = None if hull is None else _outside(hull, inner.to_mm(np.argwhere(mine)))
-            voxel = np.argwhere(mine)[0] + [each.start for each in box] + [each.start for each in parts.box]
-            mean_hu, sd_hu = _density(None if densities is None else densities[box], mine)
             axis = axial_axis(part)
+            first = np.array([outer.start + each.start for outer, each in zip(parts.box, box, strict=True)])
+            voxel = first + _middle_voxel(mine, axis, slice_index)
+            mean_hu, sd_hu = _density(None if densities is None else densities[box], mine)
             found.append(
                 Lesion(
                     number=len(found) + 1,
@@ -361,7 +363,7 @@ def _lesions(
                     mean_hu=mean_hu,
                     sd_hu=sd_hu,
                     centre_lps_mm=centre,
-                    slice_index=slice_index + box[axis].start + parts.box[axis].start,
+                    slice_index=slice_index + int(first[axis]),
                     voxel=(int(voxel[0]), int(voxel[1]), int(voxel[2])),
                     outside_share=outside,
                     renal_r=renal_r(diameter) if label == TUMOUR else None,
@@ -369,6 +371,13 @@ def _lesions(
                 )
             )
     return found
+
+
+def _middle_voxel(mask: Mask, axis: int, slice_index: int) -> NDArray[np.int64]:
+    """The voxel of one slice of a mask that is nearest to the middle of what the mask holds there."""
+    held = np.argwhere(np.take(mask, slice_index, axis))
+    nearest = held[((held - held.mean(axis=0)) ** 2).sum(axis=1).argmin()]
+    return np.insert(nearest, axis, slice_index)
 
 
 def _surrounding(within: Labels, mine: Mask) -> int:

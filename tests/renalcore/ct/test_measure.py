@@ -84,7 +84,7 @@ def test_a_lesion_is_measured_from_face_to_face_in_its_slice_and_in_space() -> N
     assert lesion.centre_lps_mm == pytest.approx((-100 + 2 * 79.5, -80 + 2 * 39.5, 5 * 10.5))
     assert (lesion.mean_hu, lesion.sd_hu) == (50.0, 10.0)
     assert lesion.slice_index in (10, 11)
-    assert lesion.voxel == (10, 38, 75)
+    assert lesion.voxel == (lesion.slice_index, 39, 79), "rows 38 to 41, columns 75 to 84"
     assert (lesion.outside_share, lesion.renal_r, lesion.renal_e) == (0.0, 1, 3)
     assert "N, A, L and h cannot be computed" in RENAL_NOTE
 
@@ -199,7 +199,7 @@ def test_measures_that_a_record_kept_as_json_are_the_same_when_they_are_read_bac
         stored = to_dict(found)
         assert json.loads(json.dumps(stored)) == stored
         assert from_dict(stored) == found
-    assert to_dict(measure(two_kidneys(), AFFINE))["lesions"][0]["voxel"] == [10, 38, 75]
+    assert to_dict(measure(two_kidneys(), AFFINE))["lesions"][0]["voxel"] == [10, 39, 79]
 
 
 def test_a_record_that_holds_no_measures_is_refused() -> None:
