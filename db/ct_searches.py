@@ -34,18 +34,12 @@ def is_pending(session: Session, analysis_id: int, scan_id: int) -> bool:
     return scan_id in {scan.id for scan in pending_scans(session, analysis_id)}
 
 
-def stored_step(session: Session, analysis_id: int, scan_id: int, name: CtStepName) -> CtStep | None:
-    """What a step said of a scan, or None where it has not run yet; its content is gone once there is a result."""
-    return session.scalars(select(CtStep).where(*_of(analysis_id, scan_id), CtStep.name == name)).one_or_none()
+def stored_steps(session: Session, analysis_id: int, scan_id: int) -> list[CtStep]:
+    """The steps that have run on a scan, in their order; what they said is gone once it has its result."""
+    return list(session.scalars(select(CtStep).where(*_of(analysis_id, scan_id)).order_by(CtStep.position)))
 
 
-def seconds_of(session: Session, analysis_id: int, scan_id: int) -> dict[CtStepName, float]:
-    """Seconds of the steps that have run on a scan, in their order."""
-    rows = select(CtStep.name, CtStep.seconds).where(*_of(analysis_id, scan_id)).order_by(CtStep.position)
-    return {row.name: row.seconds for row in session.execute(rows)}
-
-
-def doing(session: Session, analysis_id: int) -> str:
+def at_work_on(session: Session, analysis_id: int) -> str:
     """What a worker is at, in words: "step 2 of 3: kidneys"; of several scans also which one. Empty once all is done.
 
     It takes one scan after the other, so it is at the first that has no result.
@@ -53,7 +47,7 @@ def doing(session: Session, analysis_id: int) -> str:
     pending = pending_scans(session, analysis_id)
     if not pending:
         return ""
-    done, total = len(seconds_of(session, analysis_id, pending[0].id)), analyses.lacking(session, analysis_id).of
+    done, total = len(stored_steps(session, analysis_id, pending[0].id)), analyses.lacking(session, analysis_id).of
     words = "measuring" if done == len(STEPS) else f"step {done + 1} of {len(STEPS)}: {list(STEPS.values())[done]}"
     return words if total == 1 else f"scan {total - len(pending) + 1} of {total}, {words}"
 
@@ -82,7 +76,7 @@ def store_step(
     scan = _held(session, analysis_id, scan_id)
     if scan is None:
         return False
-    position, done = list(STEPS).index(name), len(seconds_of(session, analysis_id, scan_id))
+    position, done = list(STEPS).index(name), len(stored_steps(session, analysis_id, scan_id))
     if done < position:
         raise Conflict(f"Scan {scan.name} cannot take the step {name}: the one before it is not stored.")
     if done > position:

@@ -46,25 +46,25 @@ def test_scans_are_searched_step_by_step_until_the_study_needs_review(session: S
     first, second = specimen.scans
     analysis = asked(session, specimen, technologist)
     assert analyses.progress(session, analysis.id) == (0, 2 * 3)
-    told = [ct_searches.doing(session, analysis.id)]
+    told = [ct_searches.at_work_on(session, analysis.id)]
     for number in range(3):
         assert step(session, analysis, first, number)
-        told.append(ct_searches.doing(session, analysis.id))
+        told.append(ct_searches.at_work_on(session, analysis.id))
     assert told == [
         "scan 1 of 2, step 1 of 3: looking for the kidneys",
         "scan 1 of 2, step 2 of 3: kidneys",
         "scan 1 of 2, step 3 of 3: tumours and cysts",
         "scan 1 of 2, measuring",
     ]
-    stored = ct_searches.stored_step(session, analysis.id, first.id, "kidney")
-    assert stored is not None
-    assert (stored.content, stored.seconds) == (b"step 1", 1.0)
-    assert ct_searches.seconds_of(session, analysis.id, first.id) == {"rough": 1.0, "kidney": 1.0, "lesion": 1.0}
+    stored = ct_searches.stored_steps(session, analysis.id, first.id)
+    assert [(row.name, row.content, row.seconds) for row in stored] == [
+        ("rough", b"step 0", 1.0), ("kidney", b"step 1", 1.0), ("lesion", b"step 2", 1.0)
+    ]  # fmt: skip
 
     assert finish(session, analysis, first)
     assert session.scalar(select(func.count()).where(CtStep.content.is_not(None))) == 0, "dropped"
     assert ct_searches.pending_scans(session, analysis.id) == [second]
-    assert ct_searches.doing(session, analysis.id) == "scan 2 of 2, step 1 of 3: looking for the kidneys"
+    assert ct_searches.at_work_on(session, analysis.id) == "scan 2 of 2, step 1 of 3: looking for the kidneys"
     assert (analyses.progress(session, analysis.id), analyses.lacking(session, analysis.id)) == ((3, 6), (1, 2))
     with pytest.raises(Conflict, match="1 of 2 scans lack a result"):
         analyses.finish(session, analysis.id)
@@ -74,7 +74,7 @@ def test_scans_are_searched_step_by_step_until_the_study_needs_review(session: S
     finish(session, analysis, second)
     assert analyses.finish(session, analysis.id)
     assert (specimen.state, analyses.progress(session, analysis.id)) == ("needs_review", (6, 6))
-    assert ct_searches.doing(session, analysis.id) == ""
+    assert ct_searches.at_work_on(session, analysis.id) == ""
     assert audit.events(session, action="analysis.done")[0].new["scans"] == 2
     result = session.scalars(select(CtResult).where(CtResult.scan_id == first.id)).one()
     assert from_dict(result.measures) == FOUND
@@ -110,7 +110,7 @@ def test_of_two_workers_at_one_scan_the_first_counts_at_every_step(engine: Engin
 def test_a_step_waits_for_the_one_before_it(session: Session, technologist: User) -> None:
     specimen = a_ct_study(session, technologist, "portal")
     analysis, (scan,) = asked(session, specimen, technologist), specimen.scans
-    assert ct_searches.doing(session, analysis.id) == "step 1 of 3: looking for the kidneys"
+    assert ct_searches.at_work_on(session, analysis.id) == "step 1 of 3: looking for the kidneys"
     with pytest.raises(Conflict, match="portal cannot take the step lesion: the one before it is not stored"):
         step(session, analysis, scan, 2)
     with pytest.raises(NotFound, match="does not belong to the specimen"):
