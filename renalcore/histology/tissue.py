@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+_Plane = NDArray[np.float32]
+
 LONGEST_PX: Final = 1536
 """Longest side of the thumbnail that is searched: some 10 um a pixel on a whole slide, a tenth of a biopsy's width."""
 
@@ -47,12 +49,14 @@ def find_tissue(thumbnail: NDArray[np.uint8]) -> NDArray[np.bool_]:
     if thumbnail.ndim != 3 or thumbnail.shape[2] != 3 or thumbnail.dtype != np.uint8 or not thumbnail.size:
         raise ValueError(f"a thumbnail is (H, W, 3) uint8, got {thumbnail.shape} {thumbnail.dtype}")
     smooth = cv2.GaussianBlur(thumbnail, (0, 0), 1.0).astype(np.float32)
-    spread = _spread(smooth.mean(axis=2))
-    black = _large((smooth.max(axis=2) < _BLACK_MOST) & (spread < _FLAT), share=_HOLE_SHARE)
+    red, green, blue = cv2.split(smooth)  # plane by plane: NumPy is slow along an axis of three
+    spread = _spread((red + green + blue) / 3)
+    black = _large((_highest(red, green, blue) < _BLACK_MOST) & (spread < _FLAT), share=_HOLE_SHARE)
     glass = _glass(smooth[~black], spread[~black])
     if glass is None:
         return ~black
-    density = np.log10((glass + 1) / (smooth + 1)).max(axis=2).clip(0, 1)
+    dimmed = ((own + 1) / (plane + 1) for own, plane in zip(glass, (red, green, blue), strict=True))
+    density = np.log10(_highest(*dimmed)).clip(0, 1)
     tissue = (density > _threshold(density[~black])) & ~black & ~_ink(smooth, spread)
     tissue = _closed(tissue, radius_px=3) & ~black
     tissue = _large(tissue, share=_SPECK_SHARE)
@@ -61,10 +65,11 @@ def find_tissue(thumbnail: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 def _glass(pixels: NDArray[np.float32], spread: NDArray[np.float32]) -> NDArray[np.float32] | None:
     """The colour of the glass: the most frequent of the bright, even greys. None where there is hardly any."""
-    highest, lowest = pixels.max(axis=1, initial=0), pixels.min(axis=1, initial=255)
+    highest, lowest = _highest(*pixels.T), _lowest(*pixels.T)
     grey_enough = highest - lowest <= _GLASS_SATURATION * highest
-    bright = pixels[(lowest >= _GLASS_LEAST) & grey_enough & (spread < _GLASS_FLAT)]
-    scanned = bright[bright.min(axis=1, initial=255) < 254]  # where nothing was scanned, scanners write pure white
+    even = (lowest >= _GLASS_LEAST) & grey_enough & (spread < _GLASS_FLAT)
+    bright = pixels[even]
+    scanned = pixels[even & (lowest < 254)]  # where nothing was scanned, scanners write pure white
     if len(scanned) >= _GLASS_SHARE * len(pixels):
         bright = scanned
     if not len(bright) or len(bright) < _GLASS_SHARE * len(pixels):
@@ -83,12 +88,20 @@ def _threshold(density: NDArray[np.float32]) -> float:
 
 def _ink(smooth: NDArray[np.float32], spread: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Felt pen in green or blue: purer than any stain (light green and aniline blue too) and even."""
-    red, green, blue = np.moveaxis(smooth, 2, 0)
-    highest, lowest = smooth.max(axis=2), smooth.min(axis=2)
+    red, green, blue = cv2.split(smooth)
+    highest, lowest = _highest(red, green, blue), _lowest(red, green, blue)
     pure = (highest - lowest) / np.maximum(highest, 1)
     coloured = ((green == highest) & (pure > 0.55)) | ((blue == highest) & (red < 0.5 * blue) & (pure > 0.65))
     even: NDArray[np.bool_] = coloured & (spread < _FLAT)
     return _closed(_large(even, share=_SPECK_SHARE), radius_px=3, grown_px=3)
+
+
+def _highest(red: _Plane, green: _Plane, blue: _Plane) -> _Plane:
+    return np.maximum(np.maximum(red, green), blue)
+
+
+def _lowest(red: _Plane, green: _Plane, blue: _Plane) -> _Plane:
+    return np.minimum(np.minimum(red, green), blue)
 
 
 def _spread(grey: NDArray[np.float32]) -> NDArray[np.float32]:
