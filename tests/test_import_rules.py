@@ -43,7 +43,7 @@ ROOT_ENTRIES = {
 HEAVY = {
     "torch", "torchvision", "ultralytics", "sahi", "openvino", "nncf", "monai", "segmentation_models_pytorch",
     "openslide", "tifffile", "optuna", "pydicom", "nibabel", "dicomanonymizer", "skimage",
-    "fast_simplification", "highdicom",
+    "fast_simplification", "highdicom", "tiatoolbox",
 }  # fmt: skip
 AT_THE_TOP: dict[str, set[str]] = {
     "renalcore/ct/data.py": {"torch"},
@@ -57,6 +57,7 @@ AT_THE_TOP: dict[str, set[str]] = {
     "renalcore/histology/losses.py": {"torch"},
     "renalcore/histology/networks.py": {"torch", "segmentation_models_pytorch"},
     "renalcore/histology/data.py": {"torch"},
+    "renalcore/histology/peer.py": {"tiatoolbox", "torch"},
     "renalcore/histology/train.py": {"torch"},
     "renalcore/histology/pretrain.py": {"torch"},
     "renalcore/io/deidentify.py": {"pydicom"},
@@ -82,6 +83,7 @@ INSIDE_FUNCTIONS: dict[str, set[str]] = {
     "renalcore/engine/devices.py": {"torch"},
     "renalcore/export/dicom_seg.py": {"highdicom", "pydicom"},
     "renalcore/export/meshes.py": {"fast_simplification", "skimage"},
+    "renalcore/histology/benchmark.py": {"torch"},
     "renalcore/histology/pyramid.py": {"tifffile"},
     "renalcore/io/deidentify.py": {"nibabel", "dicomanonymizer"},
     "renalcore/io/slide/tiff.py": {"tifffile"},

@@ -79,6 +79,11 @@ class GlomerulusModel:
         build = partial(_network, card.network, models.weights_path(card, root))
         return cls(card, backends.load(build, chosen, key=_key(card)), chosen)
 
+    @property
+    def batch(self) -> int:
+        """Tiles that the network is shown at once."""
+        return _BATCH.get(self.device.kind, _CPU_BATCH)
+
     def blocks(
         self, slide: Slide, *, block_tiles: int = BLOCK_TILES, downsample: float | None = None
     ) -> tuple[Block, ...]:
@@ -122,8 +127,7 @@ class GlomerulusModel:
             blocks: Any of its blocks, for example those that a killed worker left.
             progress: Told how far it is after each batch.
         """
-        batch = _BATCH.get(self.device.kind, _CPU_BATCH)
-        jobs = [(block, tiles) for block in blocks for tiles in _batches(block, batch)]
+        jobs = [(block, tiles) for block in blocks for tiles in _batches(block, self.batch)]
         of_all, searched = sum(len(block.tiles) for block in blocks), 0
         with ExitStack() as stack:
             count = _READERS.get(self.device.kind, 1)
@@ -135,7 +139,7 @@ class GlomerulusModel:
             stack.callback(answers.close)
             for block in blocks:
                 sums = Sums(block)
-                for tiles in _batches(block, batch):
+                for tiles in _batches(block, self.batch):
                     for tile, answer in zip(tiles, next(answers)[0], strict=True):
                         sums.add(tile, answer)
                     searched += len(tiles)
