@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session
 
 from db import analyses, glomeruli
 from db.models import SPECIMEN_STATES, Analysis, Patient, Slide, Specimen, SpecimenState
-from db.worklist import newest_analyses
+from db.worklist import matching, newest_analyses
 from renalcore.errors import UnknownName
 
 SlideState = Literal["not_analysed", SpecimenState]
-"""States of a specimen of slides: before anybody asks for an analysis nothing is waited for."""
+"""States of a specimen of slides or scans: before anybody asks for an analysis nothing is waited for."""
 
 SLIDE_STATES: tuple[SlideState, ...] = (get_args(SlideState)[0], *SPECIMEN_STATES)
 
@@ -64,22 +64,38 @@ class Page:
 
 
 def state_of(specimen: Specimen, analysis: Analysis | None) -> SlideState:
-    """The state of a specimen of slides, whose analysis that counts is `analysis`."""
+    """The state of a specimen of slides or scans, whose analysis that counts is `analysis`."""
     return "not_analysed" if analysis is None and specimen.state == "waiting" else specimen.state
 
 
 def state_counts(session: Session) -> dict[SlideState, int]:
     """How many slides are in each state; every state has an entry."""
+    return counted_states(session, select(Specimen).join(Slide, Slide.specimen_id == Specimen.id))
+
+
+def counted_states(session: Session, specimens: Select[Any]) -> dict[SlideState, int]:
+    """How many lines of `specimens` are in each state, also of CT studies; every state has an entry."""
     asked = _IS_ASKED.label("asked")
     counted = dict.fromkeys(SLIDE_STATES, 0)
-    for state, is_asked, number in session.execute(
-        select(Specimen.state, asked, func.count())
-        .select_from(Slide)
-        .join(Specimen, Specimen.id == Slide.specimen_id)
-        .group_by(Specimen.state, asked)
-    ):
+    states = specimens.with_only_columns(Specimen.state, asked, func.count()).group_by(Specimen.state, asked)
+    for state, is_asked, number in session.execute(states):
         counted[state if is_asked or state != "waiting" else "not_analysed"] += number
     return counted
+
+
+def in_state(state: SlideState | None) -> list[ColumnElement[bool]]:
+    """What a specimen of slides or scans must be to be in a state; nothing where it may be in any.
+
+    Raises:
+        UnknownName: None can be in that state.
+    """
+    if state is None:
+        return []
+    if state not in SLIDE_STATES:
+        raise UnknownName(f"{state!r} is no state of a specimen; expected one of {', '.join(SLIDE_STATES)}")
+    if state == "not_analysed":
+        return [Specimen.state == "waiting", ~_IS_ASKED]
+    return [Specimen.state == state, *([_IS_ASKED] if state == "waiting" else [])]
 
 
 def page(
@@ -104,24 +120,9 @@ def page(
     Raises:
         UnknownName: No slide can be in that state.
     """
-    if state is not None and state not in SLIDE_STATES:
-        raise UnknownName(f"{state!r} is no state of a slide; expected one of {', '.join(SLIDE_STATES)}")
-    conditions: list[ColumnElement[bool]] = []
-    if state == "not_analysed":
-        conditions += [Specimen.state == "waiting", ~_IS_ASKED]
-    elif state is not None:
-        conditions += [Specimen.state == state, *([_IS_ASKED] if state == "waiting" else [])]
+    conditions = [*in_state(state), *matching(text)]
     if patient_id is not None:
         conditions.append(Specimen.patient_id == patient_id)
-    wanted = (text or "").strip()
-    if wanted:
-        conditions.append(
-            or_(
-                Specimen.accession.icontains(wanted, autoescape=True),
-                Patient.identifier.icontains(wanted, autoescape=True),
-                Patient.name_folded.contains(wanted.casefold(), autoescape=True),
-            )
-        )
     joined = (
         select(Slide, Specimen, Patient)
         .join(Specimen, Specimen.id == Slide.specimen_id)

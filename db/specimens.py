@@ -15,6 +15,7 @@ from db import analyses, audit, cutoffs, patients
 from db.engine import now
 from db.models import (
     OBJECTIVES,
+    CtScan,
     Objective,
     Role,
     ScaleKind,
@@ -442,13 +443,13 @@ def record_withdrawal(
     session: Session,
     action: str,
     specimen: Specimen,
-    picture: SpecimenField | Slide,
+    picture: SpecimenField | Slide | CtScan,
     *,
     standing: int,
     by: User,
     reason: str | None = None,
 ) -> None:
-    """Tell the audit trail that a field or slide was withdrawn or brought back.
+    """Tell the audit trail that a field, slide or scan was withdrawn or brought back.
 
     Args:
         session: An open session; the change is in it.
@@ -459,7 +460,7 @@ def record_withdrawal(
         by: Who did it.
         reason: Why, where it was asked for.
     """
-    what = "field" if isinstance(picture, SpecimenField) else "slide"
+    what = {SpecimenField: "field", Slide: "slide", CtScan: "scan"}[type(picture)]
     was = standing + (1 if picture.withdrawn_at is not None else -1)
     audit.record(
         session,

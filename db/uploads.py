@@ -215,7 +215,7 @@ def part_of(upload: Upload) -> Path:
 
 def beside(upload: Upload, what: str) -> Path:
     """A file that is made of it before it is registered; it goes with the upload."""
-    return _folder() / f"{upload.key}.{what}.part"
+    return _folder() / f"{upload.key}.{what}"
 
 
 def complete(session: Session, upload: Upload, sha256: str, checked: Checked | CheckedStudy) -> None:
@@ -230,7 +230,7 @@ def discard(session: Session, upload: Upload) -> None:
     session.delete(session.get_one(Upload, upload.id))
     session.flush()
     _digests.pop(upload.key, None)
-    for path in _folder().glob(f"{upload.key}.*part"):
+    for path in _folder().glob(f"{upload.key}.*"):
         path.unlink(missing_ok=True)
 
 
@@ -251,10 +251,10 @@ def hand_over(upload: Upload, store: FileStore) -> None:
 
 
 def sweep(session: Session, *, older_than: timedelta = ABANDONED_AFTER) -> int:
-    """Removes uploads of which nothing has come for days, and parts that belong to none.
+    """Removes uploads of which nothing has come for days, parts that belong to none, and what was made of an upload.
 
     Returns:
-        The number of uploads and parts removed.
+        The number of uploads and files removed.
     """
     limit = now() - older_than
     known = set()
@@ -266,7 +266,7 @@ def sweep(session: Session, *, older_than: timedelta = ABANDONED_AFTER) -> int:
             removed += 1
         else:
             known.add(part)
-    for part in _folder().glob("*.part"):
+    for part in _folder().glob("*"):
         if part not in known and (changed := _changed_at(part)) is not None and changed < limit:
             part.unlink(missing_ok=True)
             removed += 1

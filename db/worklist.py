@@ -110,16 +110,9 @@ def page(
         conditions.append(Specimen.created_at >= since)
     if until is not None:
         conditions.append(Specimen.created_at < until)
-    wanted = (text or "").strip()
-    if wanted:
-        conditions.append(
-            or_(
-                Specimen.accession.icontains(wanted, autoescape=True),
-                Patient.identifier.icontains(wanted, autoescape=True),
-                Patient.name_folded.contains(wanted.casefold(), autoescape=True),
-            )
-        )
-    total = session.scalar(_joined(select(func.count()), wanted).where(*conditions)) or 0
+    named = matching(text)
+    conditions += named
+    total = session.scalar(_joined(select(func.count()), bool(named)).where(*conditions)) or 0
     rows = session.execute(
         select(Specimen, Patient.identifier, Patient.name)
         .join(Patient, Patient.id == Specimen.patient_id)
@@ -170,10 +163,24 @@ def page(
     return Page(tuple(lines), total)
 
 
-def _joined(statement: Select[Any], wanted: str) -> Select[Any]:
+def matching(text: str | None) -> list[ColumnElement[bool]]:
+    """What the accession number, hospital number or patient name must hold, in any case; nothing for no text."""
+    wanted = (text or "").strip()
+    if not wanted:
+        return []
+    return [
+        or_(
+            Specimen.accession.icontains(wanted, autoescape=True),
+            Patient.identifier.icontains(wanted, autoescape=True),
+            Patient.name_folded.contains(wanted.casefold(), autoescape=True),
+        )
+    ]
+
+
+def _joined(statement: Select[Any], by_patient: bool) -> Select[Any]:
     """Count specimens alone where no patient is asked for: the index answers it."""
     statement = statement.select_from(Specimen)
-    return statement.join(Patient, Patient.id == Specimen.patient_id) if wanted else statement
+    return statement.join(Patient, Patient.id == Specimen.patient_id) if by_patient else statement
 
 
 def newest_analyses(session: Session, specimen_ids: Sequence[int]) -> dict[int, Analysis]:

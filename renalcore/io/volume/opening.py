@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from renalcore.io.volume.headers import Plane
     from renalcore.io.volume.stacking import Stack
+
+Format = Literal["DICOM", "NIfTI"]
 
 _KINDS: Final = {
     "application/vnd.rar": "a rar archive; unpack it and choose the folder",
@@ -51,6 +53,7 @@ class SeriesFound:
     Attributes:
         key: What `read_volume` is told to choose it: the series' number at the scanner (with a letter where several
             share it), of a NIfTI file its name.
+        format: What it is stored as.
         modality: "CT", "MR", ... as stated; "CT" for NIfTI, which cannot state it; empty where DICOM does not.
         slices: Number of slices, or of other objects.
         rows: Height of a slice in px, 0 where there is none.
@@ -64,6 +67,7 @@ class SeriesFound:
     """
 
     key: str
+    format: Format
     modality: str
     slices: int
     rows: int
@@ -297,6 +301,7 @@ def _nifti(entry: Entry) -> _Found:
     slices, rows, columns = stated.shape if stated else (0, 0, 0)
     series = SeriesFound(
         key=entry.name,
+        format="NIfTI",
         modality="CT",
         slices=slices,
         rows=rows,
@@ -367,6 +372,7 @@ def _refused(planes: list[Plane], reason: str) -> _Found:
     first = planes[0].picture
     series = SeriesFound(
         key="" if first.number is None else str(first.number),
+        format="DICOM",
         modality=first.modality,
         slices=len(planes),
         rows=first.rows,

@@ -1,0 +1,214 @@
+"""From an upload of CT to what is stored of it: the series without the patient, and its volume to be looked at.
+
+Before anything is registered, and outside of a transaction, since a scan of 1,000 slices takes a minute. What is made
+lies beside the upload until it is handed over to the file store; a process that dies leaves no more than a file that
+goes with the upload. One slice is held at a time, then the volume once, as int16.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from db import uploads
+from db.ct_files import MEDIA_TYPE
+from db.files import FileStore
+from db.models import CtFormat, Upload
+from db.uploads import CheckedStudy
+from renalcore.errors import InputError, NotFound, StorageError, StorageFull, UnknownName
+from renalcore.io.volume import SeriesFound, Volume, pack_series, read_volume, write_image
+from renalcore.types import QualityFlag
+
+ZIP = "application/zip"
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_SPOKEN = "scan"  # instead of the file's name, which may hold the patient's
+_PACKED, _READ = 0.35, 0.6
+"""Shares of the time until the series is written, and until it is read again as a volume."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A file that is ready for the store.
+
+    Attributes:
+        path: Where it lies until then.
+        sha256: Digest of its content.
+        size_bytes: Its size.
+        media_type: What it is.
+    """
+
+    path: Path
+    sha256: str
+    size_bytes: int
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """One series of an upload, ready to be registered.
+
+    Attributes:
+        upload_key: The upload it came with.
+        series: Its key there.
+        format: What it came as.
+        is_deidentified: Nothing of the patient is in its files.
+        phase: The contrast phase in words, empty where nothing says it.
+        slices: Number of slices.
+        height_px: Rows of a slice.
+        width_px: Columns of a slice.
+        spacing_mm: Along slices, rows and columns.
+        flags: Doubts about it.
+        file: The series: DICOM in a zip archive, or NIfTI.
+        image: Its volume as NIfTI of int16 HU; the same file as `file` where NIfTI came in without the patient. The
+            same scan gives the same, whenever and by whomever it is uploaded.
+    """
+
+    upload_key: str
+    series: str
+    format: CtFormat
+    is_deidentified: bool
+    phase: str
+    slices: int
+    height_px: int
+    width_px: int
+    spacing_mm: tuple[float, float, float]
+    flags: tuple[QualityFlag, ...]
+    file: Made
+    image: Made
+
+
+def new_key() -> bytes:
+    """The secret with which the scans of one study get identifiers that belong together; kept nowhere."""
+    from renalcore.io import deidentify  # which loads the readers of DICOM
+
+    return deidentify.new_key()
+
+
+def prepare(
+    upload: Upload,
+    series: str,
+    *,
+    keeps_identity: bool = False,
+    key: bytes,
+    progress: Callable[[float], None] = lambda _: None,
+) -> Prepared:
+    """Makes of one series what is stored.
+
+    Args:
+        upload: A complete upload of CT.
+        series: Which of its series.
+        keeps_identity: Store the files as they are, with what they say of the patient.
+        key: As `new_key` gives it, one for all series of a study.
+        progress: Told the share that is done, 0 to 1, from the calling thread.
+
+    Raises:
+        Conflict: The upload is not complete.
+        UnknownName: It has no such series.
+        InputError: The series cannot be read, in words that do not name a file.
+        NotFound: The upload was given up.
+        StorageFull: The disk is full. Nothing of it is kept.
+        StorageError: The disk cannot be written.
+    """
+    chosen = next((one for one in CheckedStudy.of(upload).series if one.key == series), None)
+    if chosen is None:
+        raise UnknownName(f"The upload has no series {series}. Reload the page.")
+    source, made = uploads.part_of(upload), secrets.token_hex(4)
+    if not source.exists():
+        raise NotFound(f"{upload.name} is no longer on the server. Upload it again.")
+    packed, image = (uploads.beside(upload, f"{made}.{name}") for name in ("series", "nii.gz"))
+    try:
+        volume = _packed_and_read(source, chosen, packed, keeps_identity=keeps_identity, key=key, progress=progress)
+        write_image(image, volume, progress=_share(progress, _READ, 1.0))
+        stored = _made(image, MEDIA_TYPE)
+        file = _made(packed, ZIP if chosen.format == "DICOM" else MEDIA_TYPE) if packed.exists() else stored
+    except BaseException as error:
+        for path in (packed, image):
+            path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise _disk_error(error) from error
+        if isinstance(error, InputError):
+            raise type(error)(uploads.reason(error)) from error
+        raise
+    codes = {flag.code for flag in chosen.flags}
+    return Prepared(
+        upload_key=upload.key,
+        series=series,
+        format=chosen.format,
+        is_deidentified=not keeps_identity,
+        phase=chosen.phase,
+        slices=volume.shape[0],
+        height_px=volume.shape[1],
+        width_px=volume.shape[2],
+        spacing_mm=volume.spacing_mm,
+        flags=(*chosen.flags, *(flag for flag in volume.flags if flag.code not in codes)),
+        file=file,
+        image=stored,
+    )
+
+
+def hand_over(prepared: Prepared, store: FileStore) -> None:
+    """Move what was made into the file store. Done before it is registered, and harmless when done again.
+
+    Raises:
+        NotFound: It was swept away meanwhile.
+        StorageError: The store cannot be written.
+    """
+    for made in (prepared.image, prepared.file):
+        if made.path.exists():
+            store.adopt(made.path, made.sha256)
+        elif not store.exists(made.sha256):
+            raise NotFound("What was made of the upload is no longer on the server. Register it again.")
+
+
+def _packed_and_read(
+    source: Path,
+    chosen: SeriesFound,
+    packed: Path,
+    *,
+    keeps_identity: bool,
+    key: bytes,
+    progress: Callable[[float], None],
+) -> Volume:
+    """The volume, read from what is stored: whoever opens that later gets the same."""
+    reading = _share(progress, _PACKED, _READ)
+    if keeps_identity:
+        packing = _share(progress, 0.0, _PACKED)
+        pack_series(source, packed, series=chosen.key, name=_SPOKEN, progress=packing)
+    elif chosen.format == "DICOM":
+        from renalcore.io.deidentify import deidentify
+
+        packing = _share(progress, 0.0, _PACKED)
+        deidentify(source, packed, key=key, series=chosen.key, name=_SPOKEN, progress=packing)
+    else:  # what is written of the volume holds no text of the file
+        return read_volume(source, series=chosen.key, name=_SPOKEN, progress=reading)
+    return read_volume(packed, name=_SPOKEN, progress=reading)
+
+
+def _share(progress: Callable[[float], None], first: float, last: float) -> Callable[[int, int], None]:
+    """Tells of a step as a part of the whole, at most a hundred times."""
+    told = -1
+
+    def tell(done: int, of: int) -> None:
+        nonlocal told
+        if (step := int(100 * done / max(of, 1))) != told:
+            told = step
+            progress(first + (last - first) * step / 100)
+
+    return tell
+
+
+def _made(path: Path, media_type: str) -> Made:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Made(path, digest, path.stat().st_size, media_type)
+
+
+def _disk_error(error: OSError) -> StorageError:
+    if error.errno in _NO_SPACE:
+        return StorageFull("The disk of the server is full. Ask your administrator to free some space, then try again.")
+    return StorageError(f"The scan cannot be written ({error.strerror or type(error).__name__}).")
