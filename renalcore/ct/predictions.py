@@ -16,9 +16,6 @@ from renalcore.export.figures import plain, write_json
 from renalcore.io.volume import Volume, write_labels
 from renalcore.models import ModelCard
 
-_SIDES = {"right": 1, "left": 2, "side-unknown": 0}
-"""Codes of `renalcore.ct.measure.sides`."""
-
 
 def write(folder: Path, found: Found, volume: Volume, *, card: ModelCard, name: str, seconds: float) -> None:
     """Write `labels.nii.gz`, `summary.json`, `lesions.csv` and `kidneys.csv`.
@@ -39,17 +36,13 @@ def write(folder: Path, found: Found, volume: Volume, *, card: ModelCard, name: 
 
 def write_surfaces(folder: Path, found: Found, volume: Volume) -> list[Path]:
     """Write a binary STL in LPS mm for each label and side that holds something, `kidney-right.stl` for instance."""
-    from renalcore.export.meshes import mesh, to_stl
+    from renalcore.export.meshes import surfaces, to_stl
 
-    side_of = sides(found.labels, volume.affine, hu=volume.hu)
     written = []
-    for label, organ in LABELS.items():
-        for side, code in _SIDES.items():
-            mask = (found.labels == label) & (side_of == code)
-            if mask.any():
-                path = folder / f"{organ}-{side}.stl"
-                path.write_bytes(to_stl(mesh(mask, volume.affine), name=path.stem))
-                written.append(path)
+    for name, surface in surfaces(found.labels, sides(found.labels, volume.affine, hu=volume.hu), volume.affine):
+        path = folder / f"{name}.stl"
+        path.write_bytes(to_stl(surface, name=name))
+        written.append(path)
     return written
 
 

@@ -6,12 +6,15 @@ number of faces by quadric edge collapse. The volume stays that of the voxels wi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, sparse
+
+from renalcore.ct.steps import LABELS
 
 SHRINK: Final = 0.5
 """How far each point goes towards the middle of its neighbours in the first step; Taubin's lambda."""
@@ -27,6 +30,10 @@ SMALL: Final = 100
 
 FACES: Final = 20_000
 """Faces of one organ at the most, for a browser to turn smoothly with several of them."""
+
+
+_SIDES: Final = {1: "right", 2: "left", 0: "side-unknown"}
+"""Of each code of `renalcore.ct.measure.sides`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,6 +91,30 @@ def mesh(
     if _volume_mm3(points, triangles) < 0:  # an affine that mirrors turns the faces inside out
         triangles = triangles[:, ::-1]
     return Mesh((points + origin).astype(np.float32), np.ascontiguousarray(triangles, np.int32))
+
+
+def surfaces(
+    labels: NDArray[np.uint8], sides: NDArray[np.uint8], affine: NDArray[np.floating[Any]]
+) -> Iterator[tuple[str, Mesh]]:
+    """The surface of each label on each side that holds something, with its name: `kidney-right`, `cyst-left` ...
+
+    Args:
+        labels: `(D, H, W)`: 0 background, 1 kidney, 2 tumour, 3 cyst.
+        sides: `(D, H, W)` as `renalcore.ct.measure.sides` tells them.
+        affine: 4 x 4, as `mesh` takes it.
+    """
+    held = ndimage.find_objects((labels > 0).view(np.uint8))
+    if not held:
+        return
+    box = held[0]
+    within, told = labels[box], sides[box]
+    moved = np.array(affine, np.float64)
+    moved[:3, 3] = moved[:3] @ [*(each.start for each in reversed(box)), 1.0]
+    for label, organ in LABELS.items():
+        for code, side in _SIDES.items():
+            mask = (within == label) & (told == code)
+            if mask.any():
+                yield f"{organ}-{side}", mesh(mask, moved)
 
 
 def to_stl(surface: Mesh, *, name: str = "") -> bytes:
