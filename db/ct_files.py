@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from db import files
 from db.settings import Settings
-from renalcore.io.volume import Volume, read_volume, write_labels
+from renalcore.io.volume import Volume, read_volume, slice_headers, write_labels
 from renalcore.io.volume.nifti import read_labels
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 MEDIA_TYPE = "application/gzip"
 """Of NIfTI as it is stored here: `.nii.gz`."""
@@ -45,6 +48,20 @@ def labels(sha256: str) -> NDArray[np.uint8]:
         InputError: It holds no labels.
     """
     return read_labels(_local(sha256))[0]
+
+
+def headers(sha256: str) -> list[Dataset]:
+    """The DICOM headers of a scan's slices as they are stored, in the order of its volume and without pixels.
+
+    Args:
+        sha256: Digest of its `CtScan.file`.
+
+    Raises:
+        NotFound: The store has no such file.
+        DamagedFile: The file's content is not what was stored.
+        InputError: The scan is no DICOM.
+    """
+    return slice_headers(_local(sha256))
 
 
 def put_labels(found: NDArray[Any], volume: Volume) -> tuple[str, int]:

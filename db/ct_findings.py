@@ -7,18 +7,17 @@ waits for it; where somebody else has corrected the scan in the meantime it is r
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final, Literal
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from db import analyses, audit, ct_files, specimens
-from db.engine import now, session_scope
+from db.engine import beforehand, now
 from db.models import CtAction, CtCorrection, CtResult, CtScan, Specimen, StoredFile, User
 from renalcore.ct import measure
 from renalcore.ct.measure import Measures
@@ -225,7 +224,7 @@ def _correct(
     session: Session, analysis_id: int, scan_id: int, voxel: Voxel, label: Label | None, *, by: User
 ) -> Standing:
     """Computes first and holds the study afterwards; `label` is None for what surrounds the lesion."""
-    with _beforehand(session) as reading:
+    with beforehand(session) as reading:
         start = _start(reading, analysis_id, scan_id)
     after = _after(start, tuple(voxel), label)
     _, specimen = analyses.hold_for_review(session, analysis_id)
@@ -259,17 +258,6 @@ def _correct(
         labels=(start.labels_sha256, after.sha256), by=by,
     )  # fmt: skip
     return standing(session, analysis_id, scan_id)
-
-
-@contextmanager
-def _beforehand(session: Session) -> Iterator[Session]:
-    """A session to read in before the given one has begun, or that one where it has."""
-    bind = session.get_bind()
-    if session.in_transaction() or not isinstance(bind, Engine):
-        yield session
-        return
-    with session_scope(bind, read_only=True) as reading:
-        yield reading
 
 
 def _start(session: Session, analysis_id: int, scan_id: int) -> _Start:

@@ -108,6 +108,20 @@ def session_scope(engine: Engine | None = None, *, read_only: bool = False) -> I
         raise translated from error
 
 
+@contextmanager
+def beforehand(session: Session) -> Iterator[Session]:
+    """A session to read in before the given one has begun, so that long work between holds up nobody.
+
+    Where the given one has begun, it is that one.
+    """
+    bind = session.get_bind()
+    if session.in_transaction() or not isinstance(bind, Engine):
+        yield session
+        return
+    with session_scope(bind, read_only=True) as reading:
+        yield reading
+
+
 def is_read_only(session: Session) -> bool:
     """Whether the session belongs to a read-only scope."""
     return bool(session.connection().get_execution_options().get("read_only", False))

@@ -1,0 +1,192 @@
+"""Exports of what CT studies report, as it stands or as it was signed; each is written into the audit trail.
+
+What is made of a scan's labels takes seconds: it is made before the database is asked for anything but what stands, so
+that nobody waits for it.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from sqlalchemy.orm import Session
+
+from db import audit, ct_files, ct_reports, files, reports, scans
+from db.ct_reports import CtReport, ReportedScan
+from db.engine import beforehand
+from db.models import User
+from renalcore.ct.measure import sides
+from renalcore.errors import InputError
+from renalcore.export import meshes
+from renalcore.export.ct import ScanOfReport, reported_kidneys_to_csv, reported_lesions_to_csv
+from renalcore.export.dicom_seg import dicom_seg
+
+Table = Literal["lesions", "kidneys"]
+
+NO_DICOM_SEG = (
+    "This scan was uploaded as NIfTI: there is no DICOM series that a DICOM SEG could refer to. Export its labels as "
+    "NIfTI, or upload the DICOM series."
+)
+"""Why there is no DICOM SEG of a scan without DICOM."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A reported scan and where its files are."""
+
+    report: CtReport
+    scan: ReportedScan
+    image_sha256: str
+
+
+def to_csv(
+    session: Session,
+    table: Table,
+    *,
+    by: User,
+    file_name: str,
+    entity: str,
+    entity_id: int | str,
+    specimen_id: int | None = None,
+    patient_id: int | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> bytes:
+    """A CSV file with a line for each lesion, or for each kidney.
+
+    Args:
+        session: An open session.
+        table: Which of the two.
+        by: Who exports.
+        file_name: Name of the file, for the audit trail.
+        entity: What is exported, for the audit trail: `specimen`, `patient` or `specimens`.
+        entity_id: Which one.
+        specimen_id: Only this study.
+        patient_id: Only studies of this patient.
+        since: Only studies registered at this moment or later.
+        until: Only studies registered before this moment.
+
+    Raises:
+        InputError: Nothing says which studies.
+    """
+    found = ct_reports.for_export(session, specimen_id=specimen_id, patient_id=patient_id, since=since, until=until)
+    reported = [_scan(one, scan) for one in found for scan in one.scans]
+    held = [scan.measures.lesions if table == "lesions" else scan.measures.kidneys for scan in reported]
+    audit.record(
+        session,
+        actor=by,
+        action="export.csv",
+        entity=entity,
+        entity_id=entity_id,
+        new={"file_name": file_name, "table": table, "rows": sum(map(len, held))},
+    )
+    return reported_lesions_to_csv(reported) if table == "lesions" else reported_kidneys_to_csv(reported)
+
+
+def to_nifti(session: Session, scan_id: int, *, by: User, file_name: str) -> bytes:
+    """The labels of a scan as NIfTI on its own grid: 0 background, 1 kidney, 2 tumour, 3 cyst.
+
+    Raises:
+        NotFound: There is no such scan, or it has no result.
+    """
+    with beforehand(session) as reading:
+        asked = _asked(reading, scan_id)
+    content = files.store().read(asked.scan.labels_sha256)
+    _record(session, asked, "export.nifti", by=by, file_name=file_name)
+    return content
+
+
+def to_dicom_seg(session: Session, scan_id: int, *, by: User, file_name: str) -> bytes:
+    """The labels of a scan as DICOM Segmentation that refers to the series as it is stored here.
+
+    Args:
+        session: A session in which nothing was asked yet, so that the database stays free while it is made.
+        scan_id: The scan.
+        by: Who exports.
+        file_name: Name of the file, for the audit trail.
+
+    Raises:
+        InputError: The scan is no DICOM, nothing is labelled, or its series cannot be referred to.
+        NotFound: There is no such scan, or it has no result.
+    """
+    with beforehand(session) as reading:
+        asked = _asked(reading, scan_id)
+    scan = asked.scan
+    if scan.format != "DICOM":
+        raise InputError(f"{scan.name}: {NO_DICOM_SEG}")
+    volume, labels = ct_files.image(asked.image_sha256, name=scan.name), ct_files.labels(scan.labels_sha256)
+    content = dicom_seg(
+        labels,
+        sides(labels, volume.affine, hu=volume.hu),
+        volume.affine,
+        ct_files.headers(scan.sha256),
+        algorithm=asked.report.model_key or "",
+        version=asked.report.code_version or "",
+        reviewed=asked.report.signature is not None or bool(scan.corrections),
+    )
+    _record(session, asked, "export.dicom_seg", by=by, file_name=file_name)
+    return content
+
+
+def to_stl(session: Session, scan_id: int, *, by: User, file_name: str) -> bytes:
+    """A zip archive with a surface in LPS mm for each label and side that holds something, as binary STL.
+
+    Args:
+        session: A session in which nothing was asked yet, so that the database stays free while it is made.
+        scan_id: The scan.
+        by: Who exports.
+        file_name: Name of the file, for the audit trail.
+
+    Raises:
+        InputError: Nothing is labelled.
+        NotFound: There is no such scan, or it has no result.
+    """
+    with beforehand(session) as reading:
+        asked = _asked(reading, scan_id)
+    volume, labels = ct_files.image(asked.image_sha256, name=asked.scan.name), ct_files.labels(asked.scan.labels_sha256)
+    if not labels.any():
+        raise InputError(f"{asked.scan.name}: nothing is labelled, so there is no surface to export.")
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, surface in meshes.surfaces(labels, sides(labels, volume.affine, hu=volume.hu), volume.affine):
+            archive.writestr(f"{name}.stl", meshes.to_stl(surface, name=name))
+    _record(session, asked, "export.stl", by=by, file_name=file_name)
+    return content.getvalue()
+
+
+def _asked(session: Session, scan_id: int) -> _Asked:
+    scan = scans.get(session, scan_id)
+    report = ct_reports.report(session, scan.specimen_id)
+    return _Asked(report, report.scan(scan_id), scan.image.sha256)
+
+
+def _record(session: Session, asked: _Asked, action: str, *, by: User, file_name: str) -> None:
+    audit.record(
+        session,
+        actor=by,
+        action=action,
+        entity="scan",
+        entity_id=asked.scan.scan_id,
+        new={
+            "file_name": file_name,
+            "accession": asked.report.accession,
+            "scan": asked.scan.name,
+            "labels_sha256": asked.scan.labels_sha256,
+        },
+    )
+
+
+def _scan(report: CtReport, scan: ReportedScan) -> ScanOfReport:
+    return ScanOfReport(
+        patient=report.patient_identifier,
+        accession=report.accession,
+        scanned_at=report.collected_at,
+        scan=scan.name,
+        phase=scan.phase,
+        measures=scan.measures,
+        corrections=len(scan.corrections),
+        whence=reports.whence(report.model_key, report.weights_sha256, report.signature, report.amendments),
+    )
