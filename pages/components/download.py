@@ -7,9 +7,9 @@ from collections.abc import Callable
 import streamlit as st
 from sqlalchemy.orm import Session
 
-from db import accounts, audit, reports, slide_exports
+from db import accounts, audit, ct_exports, reports, slide_exports
 from db.engine import session_scope
-from db.models import User
+from db.models import CtScan, User
 from pages.components import auth
 from renalcore.errors import Conflict
 from renalcore.export.csv import to_csv
@@ -65,6 +65,46 @@ def glomeruli_button(
     _button(label, make, key=key, file_name=file_name, mime="text/csv", disabled=disabled)
 
 
+def ct_button(
+    label: str,
+    table: ct_exports.Table,
+    *,
+    key: str,
+    file_name: str,
+    entity: str,
+    entity_id: int | str,
+    disabled: bool = False,
+    **which: object,
+) -> None:
+    """Offer what CT studies report as a CSV file, a row for each kidney or each lesion; the others as `csv_button`."""
+
+    def make(session: Session, user: User) -> bytes:
+        told = {"file_name": file_name, "entity": entity, "entity_id": entity_id}
+        return ct_exports.to_csv(session, table, by=user, **told, **which)  # type: ignore[arg-type]
+
+    _button(label, make, key=key, file_name=file_name, mime="text/csv", disabled=disabled)
+
+
+def scan_buttons(scan: CtScan, stem: str) -> None:
+    """Offer the labels of a scan as NIfTI, as DICOM SEG where it came as DICOM, and its surfaces as STL.
+
+    Args:
+        scan: The scan.
+        stem: What the files are called, without their endings.
+    """
+    offered = [("Labels as NIfTI", ct_exports.to_nifti, ".nii.gz", "application/gzip")]
+    if scan.format == "DICOM":
+        offered.append(("DICOM SEG, for 3D Slicer and OHIF", ct_exports.to_dicom_seg, "-seg.dcm", "application/dicom"))
+    offered.append(("Surfaces as STL", ct_exports.to_stl, "-stl.zip", "application/zip"))
+    for label, export, ending, mime in offered:
+        file_name = f"{stem}{ending}"
+
+        def make(session: Session, user: User, export=export, file_name=file_name) -> bytes:
+            return export(session, scan.id, by=user, file_name=file_name)
+
+        _button(label, make, key=f"export{ending}-{scan.id}", file_name=file_name, mime=mime)
+
+
 def geojson_button(label: str, slide_id: int, *, key: str, file_name: str) -> None:
     """Offer the outlines of a slide's glomeruli as GeoJSON."""
 
@@ -89,8 +129,9 @@ def _button(
         # Streamlit calls this on a click, maybe long after the page was shown: the session may have ended since.
         with session_scope() as session:
             user = accounts.user_for_token(session, token) if token else None
-            if user is None:
-                raise Conflict("Your session has ended. Sign in again to export.")
+        if user is None:
+            raise Conflict("Your session has ended. Sign in again to export.")
+        with session_scope() as session:  # one of its own: what takes long to make shall keep nobody waiting
             return make(session, user)
 
     st.download_button(label, content, file_name=file_name, mime=mime, key=key, on_click="ignore", disabled=disabled)

@@ -1,4 +1,4 @@
-"""What is seldom done to a specimen: a field or slide withdrawn or brought back, another patient."""
+"""What is seldom done to a specimen: a field, slide or scan withdrawn or brought back, another patient."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 import streamlit as st
 from sqlalchemy.orm import Session
 
-from db import analyses, audit, patients, slides, specimens
+from db import analyses, audit, patients, scans, slides, specimens
 from db.engine import session_scope
-from db.models import Modality, Slide, Specimen, User
+from db.models import CtScan, Modality, Slide, Specimen, User
 from pages.components import analysis, auth, findings, style
 from renalcore.errors import RenalError
 
@@ -64,12 +64,21 @@ _PICTURES: Mapping[Modality, _Pictures] = MappingProxyType(
             lambda slide: f"{slide.name} ({slide.stain})",
             "Another patient's slide, out of focus, wrong block, ...",
         ),
+        "ct": _Pictures(
+            "scan",
+            scans.of_specimen,
+            scans.withdrawn,
+            scans.withdraw,
+            scans.bring_back,
+            lambda scan: f"{scan.name} ({scan.slices} slices)",
+            "Another patient's scan, moved during the scan, wrong phase, ...",
+        ),
     }
 )
 
 
 def withdraw_words(modality: Modality) -> str:
-    """What the menu calls it to withdraw a field or slide."""
+    """What the menu calls it to withdraw a field, slide or scan."""
     return f"Withdraw a {_PICTURES[modality].word}..."
 
 
@@ -78,7 +87,7 @@ def menu(specimen: Specimen, shown_id: int | None, user: auth.CurrentUser) -> No
 
     Args:
         specimen: The specimen.
-        shown_id: The field or slide on the page, offered first; None where the page shows none.
+        shown_id: The field, slide or scan on the page, offered first; None where the page shows none.
         user: Who looks at it.
     """
     if specimen.state == "signed":
@@ -99,7 +108,7 @@ def menu(specimen: Specimen, shown_id: int | None, user: auth.CurrentUser) -> No
 
 
 def withdraw(specimen: Specimen, shown_id: int | None) -> None:
-    """Ask which field or slide to take out of the count, or to bring back.
+    """Ask which field, slide or scan to take out of the count, or to bring back.
 
     Args:
         specimen: The specimen.
@@ -204,21 +213,21 @@ def _change_patient(specimen: Specimen) -> None:
         st.rerun()
 
 
-def withdrawn(specimen: Specimen, shown: Slide) -> None:
-    """Says of a slide that was withdrawn when and why, and brings it back until the report is signed."""
+def withdrawn(specimen: Specimen, shown: Slide | CtScan) -> None:
+    """Says of a slide or scan that was withdrawn when and why, and brings it back until the report is signed."""
     kind = _PICTURES[specimen.modality]
     with session_scope(read_only=True) as session:
         why = _why_withdrawn(session, specimen.id, kind.word).get(shown.id)
     st.html(
         f'<div class="rc-banner" role="status">Withdrawn {style.when(shown.withdrawn_at)}: {escape(why or "")}<br>'
-        "Nothing on it counts.</div>"
+        f"{'Nothing in it counts' if specimen.modality == 'ct' else 'Nothing on it counts'}.</div>"
     )
     if specimen.state != "signed" and st.button("Bring back", key=f"bring-back-shown-{shown.id}"):
         _change(specimen.id, lambda session, by: kind.bring_back(session, shown.id, by=by))
 
 
 def _why_withdrawn(session: Session, specimen_id: int, word: str) -> dict[int, str | None]:
-    """Why each field or slide of a specimen was withdrawn last, by its id."""
+    """Why each field, slide or scan of a specimen was withdrawn last, by its id."""
     told = audit.events(session, action=f"specimen.withdraw_{word}", entity="specimen", entity_id=specimen_id)
     return {event.new[f"{word}_id"]: event.reason for event in reversed(told)}
 
