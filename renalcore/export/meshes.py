@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, sparse
 
-from renalcore.ct.steps import LABELS
+from renalcore.ct.kidneys import TOUCHING
+from renalcore.ct.measure import Kidney, Lesion, Measures
+from renalcore.ct.steps import KIDNEY, LABELS
 
 SHRINK: Final = 0.5
 """How far each point goes towards the middle of its neighbours in the first step; Taubin's lambda."""
@@ -107,14 +109,75 @@ def surfaces(
     if not held:
         return
     box = held[0]
-    within, told = labels[box], sides[box]
-    moved = np.array(affine, np.float64)
-    moved[:3, 3] = moved[:3] @ [*(each.start for each in reversed(box)), 1.0]
+    within, told, moved = labels[box], sides[box], _moved(affine, box)
     for label, organ in LABELS.items():
         for code, side in _SIDES.items():
             mask = (within == label) & (told == code)
             if mask.any():
                 yield f"{organ}-{side}", mesh(mask, moved)
+
+
+def surfaces_of(
+    measures: Measures,
+    labels: NDArray[np.uint8],
+    affine: NDArray[np.floating[Any]],
+    *,
+    kidney_faces: int = FACES,
+    lesion_faces: int = FACES,
+) -> Iterator[tuple[Kidney | Lesion, Mesh]]:
+    """The surface of the tissue of each kidney, then of each lesion, beside what is measured of it.
+
+    A piece of tissue belongs to the kidney whose centre is nearest; a fused one is cut between the centres of its
+    halves.
+
+    Args:
+        measures: What is measured on these labels.
+        labels: `(D, H, W)`: 0 background, 1 kidney, 2 tumour, 3 cyst.
+        affine: 4 x 4, as `mesh` takes it.
+        kidney_faces: The most of one kidney.
+        lesion_faces: The most of one lesion.
+    """
+    held = ndimage.find_objects((labels > 0).view(np.uint8))
+    if not held:
+        return
+    within, moved = labels[held[0]], _moved(affine, held[0])
+    numbers = _kidneys(measures, within, moved)
+    for kidney in measures.kidneys:
+        if (mask := (numbers == kidney.number) & (within == KIDNEY)).any():
+            yield kidney, mesh(mask, moved, faces=kidney_faces)
+    pieces = {name: ndimage.label(within == label, TOUCHING)[0] for label, name in LABELS.items() if label != KIDNEY}
+    for lesion in measures.lesions:
+        d, h, w = (index - side.start for index, side in zip(lesion.voxel, held[0], strict=True))
+        if number := pieces[lesion.label][d, h, w]:
+            yield lesion, mesh(pieces[lesion.label] == number, moved, faces=lesion_faces)
+
+
+def _kidneys(measures: Measures, labels: NDArray[np.uint8], affine: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
+    """The number of the kidney of each voxel."""
+    pieces, count = ndimage.label(labels > 0, TOUCHING)
+    centres = np.array([kidney.centre_lps_mm for kidney in measures.kidneys])
+    if not count or not len(centres):
+        return np.zeros(labels.shape, np.uint8)
+    if any(kidney.place == "fused" for kidney in measures.kidneys):
+        columns, rows, slices = (np.arange(length) for length in reversed(labels.shape))
+        (to_left, *along), start = affine[0, :3], affine[0, 3]
+        x = start + to_left * columns + along[0] * rows[:, None] + along[1] * slices[:, None, None]
+        right, left = measures.kidneys[0].number, measures.kidneys[-1].number
+        halves: NDArray[np.uint8] = np.where(x < centres[:, 0].mean(), right, left).astype(np.uint8)
+        return halves
+    at = np.array(ndimage.center_of_mass(pieces > 0, pieces, range(1, count + 1)))
+    places = at[:, ::-1] @ affine[:3, :3].T + affine[:3, 3]
+    nearest = np.linalg.norm(places[:, None] - centres, axis=2).argmin(axis=1)
+    own = np.array([kidney.number for kidney in measures.kidneys])[nearest]
+    numbers: NDArray[np.uint8] = np.concatenate(([0], own)).astype(np.uint8)[pieces]
+    return numbers
+
+
+def _moved(affine: NDArray[np.floating[Any]], box: tuple[slice, ...]) -> NDArray[np.float64]:
+    """The affine of a part of the volume."""
+    moved = np.array(affine, np.float64)
+    moved[:3, 3] = moved[:3] @ [*(each.start for each in reversed(box)), 1.0]
+    return moved
 
 
 def to_stl(surface: Mesh, *, name: str = "") -> bytes:
