@@ -178,9 +178,8 @@ class Plane {
         edge(row ? labels[from - down] : 0, column, row, column + 1, row);
         edge(row < rows - 1 ? labels[from + down] : 0, column, row + 1, column + 1, row + 1);
         if (number) {
-          const tag = tags.get(number) ?? { label, count: 0, x: 0, right: 0, top: row };
-          tag.right = Math.max(tag.right, column);
-          tag.count += 1;
+          const tag = tags.get(number) ?? { label, top: row, from: column };
+          if (tag.top === row) tag.to = column;
           tags.set(number, tag);
         }
       }
@@ -212,19 +211,20 @@ class Plane {
     pen.restore();
     this.drawScale(pen, scale, high);
     this.drawStrip(pen, wide, high);
-    const count = grid.count[this.through];
-    this.said.textContent = `${this.words} ${this.number(this.at)} / ${this.total}`;
-    this.box.dataset.slice = this.number(this.at);
-    this.box.setAttribute("aria-label", `${this.words}, slice ${this.number(this.at)} of ${this.total}`);
-    this.box.dataset.count = count;
+    const number = this.number(this.at);
+    this.said.textContent = `${this.words} ${number} / ${this.total}`;
+    this.box.dataset.slice = number;
+    this.box.setAttribute("aria-label", `${this.words}, slice ${number} of ${this.total}`);
   }
 
-  // Number of a slice as the scan counts them, though some may be left out here.
-  number(at) { return this.thinned ? this.grid.voxel(this.viewer.point.with(this.through, at))[0] + 1 : at + 1; }
+  // Number of a slice as the array of the scan counts, which is what lists of lesions name; some may be left out here.
+  number(at) {
+    const { grid, through } = this;
+    const axis = grid.order[through];
+    return grid.filed(this.viewer.point.with(through, at))[axis] * (axis === 2 ? grid.step : 1) + 1;
+  }
 
-  get total() { return this.thinned ? this.grid.size[2] : this.grid.count[this.through]; }
-
-  get thinned() { return this.grid.step > 1 && this.grid.order[this.through] === 2; }
+  get total() { return this.grid.size[this.grid.order[this.through]]; }
 
   drawLabels(pen, left, top, scale) {
     const { grid } = this;
@@ -243,18 +243,19 @@ class Plane {
       pen.setLineDash(dash);
       pen.stroke(onScreen);
     };
-    pen.globalAlpha = look.filled ? Math.min(1, look.opacity + 0.35) : look.opacity;
+    pen.globalAlpha = 0.5 + look.opacity / 2;
     this.lines.lines.forEach((path, at) => stroke(path, this.viewer.data.colours[LABELS[at]], WIDTHS[at], DASHES[at]));
     pen.globalAlpha = 1;
     stroke(this.lines.chosen, "#fff", 2.4, []);
     pen.setLineDash([]);
     pen.font = "600 12px system-ui, sans-serif";
+    pen.textAlign = "center";
     pen.lineWidth = 3;
     pen.strokeStyle = "rgba(0, 0, 0, 0.85)";
     for (const [number, tag] of this.lines.tags) {
       const words = this.viewer.tag(number);
       if (!words) continue;
-      const at = [left + (tag.right + 1) * x + 4, top + tag.top * y + 4];
+      const at = [left + ((tag.from + tag.to + 1) / 2) * x, Math.max(14, top + tag.top * y - 5)]; // above its highest row
       pen.fillStyle = number === selected ? "#fff" : this.viewer.data.colours[LABELS[tag.label - 1]];
       pen.strokeText(words, ...at);
       pen.fillText(words, ...at);

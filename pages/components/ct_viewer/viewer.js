@@ -48,7 +48,7 @@ class CtViewer {
     const group = (label, ...children) => element("span", { class: "part", role: "group", "aria-label": label }, ...children);
     this.layouts = Object.entries(LAYOUTS).map(([name, words], at) => this.button(words, `${words} (${at || 4})`, () => this.setLayout(name), { "data-layout": name }));
     this.windows = WINDOWS.map(([words, width, level]) => this.button(words, `Window ${words}: W ${width} L ${level} HU`, () => this.setWindow(width, level)));
-    this.windowed = this.button("Window", "Drag with the left button or one finger to change the window (w); the right button always does", () => this.setWindowing(!this.windowing));
+    this.windowed = this.button("Drag window", "Drag with the left button or one finger to change the window (w); the right button always does", () => this.setWindowing(!this.windowing));
     this.values = element("span", { class: "values", title: "Width and level of the window in HU" });
     this.chips = group("Labels");
     this.filled = this.button("Fill", "Filled, or lines only (l)", () => this.set({ filled: !this.look.filled }));
