@@ -109,6 +109,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._https = Settings.from_env().public_url.startswith("https:")
         self._seen: dict[str, float] = {}  # when the tiles of a session were allowed, by its token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -116,7 +117,6 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        https = Settings.from_env().public_url.startswith("https:")
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -126,7 +126,7 @@ class Guard:
                 headers["x-frame-options"] = "DENY"
                 headers["referrer-policy"] = "same-origin"
                 headers["permissions-policy"] = "camera=(), microphone=(), geolocation=()"
-                if https:
+                if self._https:
                     headers["strict-transport-security"] = "max-age=31536000"
             await send(message)
 
