@@ -1,21 +1,23 @@
-"""The compute side: takes analyses from the queue, searches their fields or slides with a model, draws heat maps.
+"""The compute side: takes analyses from the queue, searches what they are about with a model, draws heat maps.
 
-One durable workflow a specimen; one step a field, or one a block of a slide's tiles. DBOS remembers the steps that are
-done and the record keeps their results, so a worker killed at any moment costs the field or block it was at and
-nothing else:
+One durable workflow a specimen; one step a field, or one a block of a slide's tiles, or four a CT scan. DBOS remembers
+the steps that are done and the record keeps their results, so a worker killed at any moment costs the step it was at
+and nothing else:
 
 - restarted on the same machine, or on PostgreSQL any other worker, it goes on at the next one;
 - a worker that falls silent for 20 s loses what it held to the others; one that was only paused finds, when it wakes,
-  that the field or block is stored already or that the workflow is no longer its own, and lets go;
-- SIGTERM or Ctrl-C: it finishes the fields and blocks at hand and hands the rest back. A second one ends it at once.
+  that the step is stored already or that the workflow is no longer its own, and lets go;
+- SIGTERM or Ctrl-C: it finishes the steps at hand and hands the rest back. A second one ends it at once.
 
-The log has one line an event and names analyses, fields and slides by number: names may be those of patients.
+What the wings have in common is told once, in `Worker` and `_Wing`: each wing adds the model it searches with and the
+steps that one of its pictures (a field, a slide, a scan) takes.
+
+The log has one line an event and names analyses and pictures by number: names may be those of patients.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import io
 import logging
 import os
@@ -25,19 +27,36 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 from dbos import DBOS, DBOSConfig
 from sqlalchemy.orm import Session
 
-from db import analyses, files, heat_maps, queue, slide_searches, slides, uploads, workers
+from db import (
+    analyses,
+    ct_files,
+    ct_searches,
+    files,
+    heat_maps,
+    queue,
+    slide_searches,
+    slides,
+    specimens,
+    uploads,
+    workers,
+)
 from db.engine import session_scope
-from db.models import Analysis, HeatMap, SpecimenField
+from db.models import Analysis, CtScan, CtStepName, HeatMap, Modality, SpecimenField
+from db.models import Slide as SlideRow
 from db.settings import Settings
+from renalcore.ct.predict import Crops
 from renalcore.errors import (
     Conflict,
     DamagedFile,
@@ -52,7 +71,9 @@ from renalcore.histology.instances import join
 from renalcore.histology.tiles import Block, BlockResult
 from renalcore.io.image import read_field
 from renalcore.io.slide import Slide, open_slide
-from renalcore.types import Detections, Field
+from renalcore.io.volume import Volume
+from renalcore.serving import Detector, Explainer, Models, Searcher, Segmenter, registered
+from renalcore.types import Detections
 
 ATTEMPTS = 3  # at one step, before it is given up
 POLL_S = 0.5  # how soon a free worker notices new work
@@ -79,71 +100,6 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
-class Detector:
-    """A loaded model of fields, as far as the worker cares.
-
-    Attributes:
-        predict: Finds every object in one field, in px of that field; called from several threads.
-        device: What runs it, in words.
-        weights_sha256: Digest of the weights it was loaded with.
-        calibration_sha256: Digest of what makes its scores probabilities; empty where they are the network's own.
-    """
-
-    predict: Callable[[Field], Detections]
-    device: str
-    weights_sha256: str
-    calibration_sha256: str = ""
-
-
-DetectorFor = Callable[[str], Detector]
-"""Loads the model of a key. Called once for each key and worker; raises ModelError or UnknownName where it cannot."""
-
-
-@dataclass(frozen=True, slots=True)
-class Searcher:
-    """A loaded model of slides, as far as the worker cares.
-
-    Attributes:
-        blocks: How a slide is searched; one without tissue has one block without tiles.
-        results: What the network says of some blocks of a slide, one after the other. It may read ahead; nothing
-            reads from the slide once the generator is closed. Called from several threads.
-        device: What runs it, in words.
-        weights_sha256: Digest of the weights it was loaded with.
-    """
-
-    blocks: Callable[[Slide], Sequence[Block]]
-    results: Callable[[Slide, Sequence[Block]], Generator[BlockResult, None, None]]
-    device: str
-    weights_sha256: str
-
-
-SearcherFor = Callable[[str], Searcher]
-"""As `DetectorFor`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Explainer:
-    """What draws heat maps with a model, as far as the worker cares.
-
-    Attributes:
-        draw: Where the evidence for some boxes of one class lies: a PNG as large as the field, or None where there is
-            no heat at all; called from several threads.
-        classes: The classes of the model, in its order.
-        min_score_of: The lowest score of a class that the model reports.
-        weights_sha256: Digest of the weights it was loaded with.
-    """
-
-    draw: Callable[[Field, Detections], bytes | None]
-    classes: tuple[str, ...]
-    min_score_of: Callable[[str], float]
-    weights_sha256: str
-
-
-ExplainerFor = Callable[[str], Explainer]
-"""As `DetectorFor`; raises ModelError too where the model has no heat maps."""
-
-
-@dataclass(frozen=True, slots=True)
 class _Asked:
     """The model that an analysis was asked for with."""
 
@@ -156,19 +112,19 @@ class _Asked:
         return cls(analysis.model_key, analysis.weights_sha256, analysis.options.get("calibration", ""))
 
 
-_Outcome = tuple[str, str]
-"""What became of a step, and where it failed a message for the technologist."""
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One attempt at an analysis: its workflow's id tells it from those before and after."""
 
-_Model = TypeVar("_Model", Detector, Searcher)
+    analysis_id: int
+    attempt: str
+
+    def is_on(self, analysis: Analysis) -> bool:
+        """Whether the analysis still waits for this very attempt: not cancelled, given up or asked for anew."""
+        return analysis.state in ("queued", "running") and analysis.workflow_id == self.attempt
 
 
-class _Loaded(Generic[_Model]):
-    """The models of one kind that a worker holds. While one is loaded, those of other kinds go on."""
-
-    def __init__(self, load: Callable[[str], _Model]) -> None:
-        self.load: Callable[[str], _Model] = load
-        self.models: dict[str, _Model] = {}
-        self.lock = threading.Lock()
+_Kind = Literal["field", "slide", "scan"]
 
 
 @dataclass(slots=True)
@@ -181,9 +137,20 @@ class _Picture:
         name: What people call it, as soon as it is read from the record; never in the log.
     """
 
-    kind: Literal["field", "slide"]
+    kind: _Kind
     number: int
     name: str = ""
+
+
+_Outcome = tuple[str, str]
+"""What became of a step, and where it failed a message for the technologist:
+
+`done`; `left` where the picture is withdrawn or has its result; `plan again` where a slide got another scale meanwhile;
+`not ours` where the analysis was cancelled or begun anew by someone else; `field failed` and so on, the others go on;
+`all fail` where the others would fail in the same way."""
+
+_Value = TypeVar("_Value")
+_Model = TypeVar("_Model", Detector, Searcher, Segmenter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,308 +220,82 @@ class _Told(BaseException):
 
 
 class Worker:
-    """One worker process: its models, what it has at hand, and the words for what goes wrong."""
+    """One worker process: its wings, what it has at hand, and the words for what goes wrong."""
 
-    def __init__(
-        self, name: str, detector_for: DetectorFor, searcher_for: SearcherFor, explainer_for: ExplainerFor, pace: Pace
-    ) -> None:
+    def __init__(self, name: str, models: Models, pace: Pace) -> None:
         self.name = name
         self.pace = pace
         self.stopping = threading.Event()
         self.device: str | None = None
-        self._detectors = _Loaded(detector_for)
-        self._searchers = _Loaded(searcher_for)
-        self._explainer_for = explainer_for
+        self._wings: Mapping[Modality, _Wing[Any]] = {
+            "sediment": _Fields(self, models.detector),
+            "histology": _Slides(self, models.searcher),
+            "ct": _Scans(self, models.segmenter),
+        }
+        self._load_explainer = models.explainer
         self._explainers: dict[str, Explainer] = {}
         self._loading_explainer = threading.Lock()  # of its own: torch takes seconds, and fields go on meanwhile
 
     def analyse(self, analysis_id: int) -> None:
         """The workflow: its own code runs again after a kill, so all it does to the world lies in steps."""
-        attempt = str(DBOS.workflow_id)
+        run = _Run(analysis_id, str(DBOS.workflow_id))
         with session_scope(read_only=True) as session:
             modality = analyses.get(session, analysis_id).specimen.modality  # it never changes, so this is no step
-        search = self._search_fields if modality == "sediment" else self._search_slides
-        told = search(analysis_id, attempt)
-        if told is None:
-            return
-        if self.stopping.is_set():
-            raise _Told
-        DBOS.run_step({"name": "end"}, self.end, analysis_id, attempt, *told)
-
-    def _search_fields(self, analysis_id: int, attempt: str) -> tuple[list[str], str] | None:
-        """The workflow's part between begin and end: one step a field.
-
-        Returns:
-            What is wrong with single fields and with all; None where the analysis is no longer ours.
-        """
-        field_ids, trouble = DBOS.run_step({"name": "begin"}, self.begin, analysis_id, attempt)
-        problems: list[str] = []
-        for field_id in field_ids:
-            if self.stopping.is_set():
-                raise _Told
-            outcome, message = DBOS.run_step(
-                {"name": f"field {field_id}"}, self.search_field, analysis_id, field_id, attempt
-            )
+        wing = self._wings[modality]
+        picture_ids, trouble = DBOS.run_step({"name": "begin"}, self.begin, run, wing)
+        problems: dict[int, str] = {}
+        for search, picture_id in ((search, picture_id) for search in wing.passes() for picture_id in picture_ids):
+            if picture_id in problems:
+                continue
+            outcome, message = search(run, picture_id)
             if outcome == "not ours":
-                return None
-            if outcome == "field failed":
-                problems.append(message)
-            elif outcome == "all fail":
+                return
+            if outcome == "all fail":
                 trouble = message
                 break
-        return problems, trouble
+            if outcome.endswith(" failed"):
+                problems[picture_id] = message
+        self.step("end", partial(self.end, run, list(problems.values()), trouble))
 
-    def _search_slides(self, analysis_id: int, attempt: str) -> tuple[list[str], str] | None:
-        """As `_search_fields`: one step to plan a slide, one a block of its tiles, one to join what they say.
-
-        All slides are planned first, so that progress knows its whole.
-        """
-        slide_ids, trouble = DBOS.run_step({"name": "begin"}, self.begin, analysis_id, attempt)
-        problems: dict[int, str] = {}
-        for search in (self._plan, self._search_slide):
-            for slide_id in slide_ids:
-                if slide_id in problems:
-                    continue
-                outcome, message = search(analysis_id, slide_id, attempt)
-                if outcome == "not ours":
-                    return None
-                if outcome == "slide failed":
-                    problems[slide_id] = message
-                elif outcome == "all fail":
-                    return list(problems.values()), message
-        return list(problems.values()), trouble
-
-    def _plan(self, analysis_id: int, slide_id: int, attempt: str) -> _Outcome:
-        outcome, message, _ = self._planned(analysis_id, slide_id, attempt)
-        return outcome, message
-
-    def _planned(self, analysis_id: int, slide_id: int, attempt: str) -> tuple[str, str, list[int]]:
+    def step(self, name: str, does: Callable[[], _Value]) -> _Value:
+        """What a step of the workflow gives: of one that was done before a kill, what it gave then."""
         if self.stopping.is_set():
             raise _Told
-        return DBOS.run_step({"name": f"plan slide {slide_id}"}, self.plan_slide, analysis_id, slide_id, attempt)
+        return DBOS.run_step({"name": name}, does)
 
-    def _search_slide(self, analysis_id: int, slide_id: int, attempt: str) -> _Outcome:
-        """The blocks of a slide, and what follows from them; once more where its plan was replaced meanwhile."""
-        at_hand = _SlideAtHand()
-        try:
-            while True:
-                outcome, message, positions = self._planned(analysis_id, slide_id, attempt)
-                for position in positions:
-                    if self.stopping.is_set():
-                        raise _Told
-                    outcome, message = DBOS.run_step(
-                        {"name": f"slide {slide_id} block {position}"},
-                        self.search_block, analysis_id, slide_id, position, attempt, at_hand,
-                    )  # fmt: skip
-                    if outcome != "done":
-                        break
-                if outcome == "done":
-                    outcome, message = DBOS.run_step(
-                        {"name": f"join slide {slide_id}"}, self.join_slide, analysis_id, slide_id, attempt
-                    )
-                if outcome != "plan again":
-                    return outcome, message
-                at_hand.close()
-        finally:
-            at_hand.close()
-
-    def begin(self, analysis_id: int, attempt: str) -> tuple[list[int], str]:
+    def begin(self, run: _Run, wing: _Wing[Any]) -> tuple[list[int], str]:
         """The step before the search: load the model, name what is to be searched, or say why there is nothing."""
         with session_scope(read_only=True) as session:
-            analysis = analyses.get(session, analysis_id)
-            if not _is_ours(analysis, attempt):
+            analysis = analyses.get(session, run.analysis_id)
+            if not run.is_on(analysis):
                 return [], ""
-            asked, modality = _Asked.of(analysis), analysis.specimen.modality
+            asked = _Asked.of(analysis)
         try:
-            device = (self._detector(asked) if modality == "sediment" else self._searcher(asked)).device
+            device = wing.model(asked).device
         except ModelError as error:
-            _event("model failed", analysis=analysis_id, error=_fault(error))
+            _event("model failed", analysis=run.analysis_id, error=_fault(error))
             return [], str(error)
         with session_scope() as session:
-            if not analyses.start(session, analysis_id, device=device, worker=self.name):
+            if not analyses.start(session, run.analysis_id, device=device, worker=self.name):
                 return [], ""
-            pending = analyses.pending_fields if modality == "sediment" else slide_searches.pending_slides
-            ids = [picture.id for picture in pending(session, analysis_id)]
-        _event("analysis begun", analysis=analysis_id, **{analyses.pictures(modality): len(ids)}, device=device)
+            ids = [picture.id for picture in analyses.pending(session, run.analysis_id, wing.table)]
+        _event("analysis begun", analysis=run.analysis_id, **{f"{wing.kind}s": len(ids)}, device=device)
         return ids, ""
 
-    def search_field(self, analysis_id: int, field_id: int, attempt: str) -> _Outcome:
-        """The step of one field.
-
-        Returns:
-            `done`, `not ours` (cancelled, or begun anew by someone else), or how it failed, see `_tried`.
-        """
-        picture = _Picture("field", field_id)
-
-        def once() -> _Outcome:
-            with session_scope(read_only=True) as session:
-                analysis = analyses.get(session, analysis_id)
-                if not _is_ours(analysis, attempt):
-                    return "not ours", ""
-                if field_id not in {field.id for field in analyses.pending_fields(session, analysis_id)}:
-                    return "done", ""  # stored by the worker that was killed before it could say so
-                row = session.get_one(SpecimenField, field_id)
-                picture.name, sha256, um_per_px = row.name, row.file.sha256, row.specimen.um_per_px
-            detector = self._detector(_Asked.of(analysis))
-            field = read_field(files.store().read(sha256), name=picture.name, um_per_px=um_per_px)
-            started = time.monotonic()
-            detections = detector.predict(field)
-            seconds = time.monotonic() - started
-            with session_scope() as session:
-                stored = analyses.store_field(
-                    session, analysis_id, field_id, detections=detections, seconds=seconds, worker=self.name
-                )
-            _event("field done" if stored else "field known", analysis=analysis_id, field=field_id,
-                   objects=len(detections), seconds=round(seconds, 3))  # fmt: skip
-            return "done", ""
-
-        return self._tried(analysis_id, picture, once)
-
-    def plan_slide(self, analysis_id: int, slide_id: int, attempt: str) -> tuple[str, str, list[int]]:
-        """The step that finds the tissue of a slide and cuts it into blocks, unless that is done.
-
-        Returns:
-            As `search_field`, or `left` where the slide is withdrawn or has its result; and the positions of the
-            blocks still to be searched.
-        """
-        picture = _Picture("slide", slide_id)
-        positions: list[int] = []
-
-        def once() -> _Outcome:
-            while True:
-                with session_scope(read_only=True) as session:
-                    analysis = analyses.get(session, analysis_id)
-                    if not _is_ours(analysis, attempt):
-                        return "not ours", ""
-                    if not slide_searches.is_pending(session, analysis_id, slide_id):
-                        return "left", ""
-                    file = _SlideFile.of(session, slide_id)
-                    picture.name = file.name
-                    if slide_searches.is_planned(session, analysis_id, slide_id):
-                        pending = slide_searches.pending_blocks(session, analysis_id, slide_id)
-                        positions[:] = [row.position for row in pending]
-                        return "done", ""
-                searcher = self._searcher(_Asked.of(analysis))
-                started = time.monotonic()
-                with file.open(verify=True) as slide:
-                    blocks = searcher.blocks(slide)
-                with session_scope() as session:
-                    stored = slide_searches.plan(session, analysis_id, slide_id, blocks)
-                _event("slide planned" if stored else "slide known", analysis=analysis_id, slide=slide_id,
-                       blocks=len(blocks), tiles=sum(len(block.tiles) for block in blocks),
-                       seconds=round(time.monotonic() - started, 3))  # fmt: skip
-
-        outcome, message = self._tried(analysis_id, picture, once)
-        return outcome, message, positions
-
-    def search_block(
-        self, analysis_id: int, slide_id: int, position: int, attempt: str, at_hand: _SlideAtHand
-    ) -> _Outcome:
-        """The step of one block of a slide.
-
-        Returns:
-            As `plan_slide`, or `plan again` where the slide got another scale meanwhile.
-        """
-        picture = _Picture("slide", slide_id)
-
-        def planned() -> tuple[_SlideFile, dict[int, Block]]:
-            with session_scope(read_only=True) as session:
-                rows = slide_searches.pending_blocks(session, analysis_id, slide_id)
-                return _SlideFile.of(session, slide_id), {row.position: Block.from_json(row.plan) for row in rows}
-
-        def once() -> _Outcome:
-            with session_scope(read_only=True) as session:
-                analysis = analyses.get(session, analysis_id)
-                if not _is_ours(analysis, attempt):
-                    return "not ours", ""
-                picture.name = slides.get(session, slide_id).name
-                if not slide_searches.is_pending(session, analysis_id, slide_id):
-                    return "left", ""
-                if not slide_searches.is_planned(session, analysis_id, slide_id):
-                    return "plan again", ""
-                if not slide_searches.is_pending(session, analysis_id, slide_id, position):
-                    return "done", ""  # stored by the worker that was killed before it could say so
-            searcher = self._searcher(_Asked.of(analysis))
-            started = time.monotonic()
-            result = at_hand.result(searcher, position, planned)
-            seconds = time.monotonic() - started
-            with session_scope() as session:
-                stored = slide_searches.store_block(session, analysis_id, slide_id, position, result, seconds=seconds)
-            _event("block done" if stored else "block known", analysis=analysis_id, slide=slide_id, block=position,
-                   tiles=len(result.block.tiles), seconds=round(seconds, 3))  # fmt: skip
-            return "done", ""
-
-        return self._tried(analysis_id, picture, once)
-
-    def join_slide(self, analysis_id: int, slide_id: int, attempt: str) -> _Outcome:
-        """The step after the blocks of a slide: its glomeruli. Returns as `search_block`."""
-        picture = _Picture("slide", slide_id)
-
-        def once() -> _Outcome:
-            with session_scope(read_only=True) as session:
-                if not _is_ours(analyses.get(session, analysis_id), attempt):
-                    return "not ours", ""
-                picture.name = slides.get(session, slide_id).name
-                if not slide_searches.is_pending(session, analysis_id, slide_id):
-                    return "left", ""
-                if slide_searches.pending_blocks(session, analysis_id, slide_id):
-                    return "plan again", ""
-                started = time.monotonic()
-                found = join(slide_searches.results(session, analysis_id, slide_id))
-            with session_scope() as session:
-                if not slide_searches.finish_slide(session, analysis_id, slide_id, found, worker=self.name):
-                    return "plan again", ""
-            _event("slide done", analysis=analysis_id, slide=slide_id, glomeruli=len(found),
-                   seconds=round(time.monotonic() - started, 3))  # fmt: skip
-            return "done", ""
-
-        return self._tried(analysis_id, picture, once)
-
-    def _tried(self, analysis_id: int, picture: _Picture, once: Callable[[], _Outcome]) -> _Outcome:
-        """What `once` returns, tried again up to `ATTEMPTS` times.
-
-        Returns:
-            Where it failed: `field failed` or `slide failed`, the others go on; or `all fail`, the others would fail
-            in the same way.
-        """
-        kind = picture.kind
-        about = {"analysis": analysis_id, kind: picture.number}
-        for tried in range(1, ATTEMPTS + 1):
-            try:
-                return once()
-            except (InputError, NotFound, DamagedFile) as error:
-                _event(f"{kind} unreadable", **about, error=_fault(error))
-                return f"{kind} failed", _unreadable(error, picture)
-            except ModelError as error:
-                _event("model failed", **about, error=_fault(error))
-                return "all fail", str(error)
-            except Exception as error:  # noqa: BLE001  # whatever a model or a driver raises must end in words
-                _event("attempt failed", **about, attempt=tried, error=_fault(error, hide=picture))
-                if tried < ATTEMPTS:
-                    self.stopping.wait(self.pace.waits_s[tried - 1])
-                    continue
-                if isinstance(error, StorageError):
-                    return "all fail", str(error)
-                return f"{kind} failed", (
-                    f"{picture.name}: the search failed {ATTEMPTS} times ({type(error).__name__}). Tell your "
-                    "administrator, who finds the reason in the worker's log."
-                )
-        raise AssertionError("every attempt returns or raises")
-
-    def end(self, analysis_id: int, attempt: str, problems: list[str], trouble: str) -> None:
+    def end(self, run: _Run, problems: list[str], trouble: str) -> None:
         """The step after the search: complete, or failed with what went wrong and what to do."""
         with session_scope() as session:
-            analysis, specimen = analyses.hold(session, analysis_id)
-            if not _is_ours(analysis, attempt):
+            analysis, specimen = analyses.hold(session, run.analysis_id)
+            if not run.is_on(analysis):
                 return
-            without, total = analyses.lacking(session, analysis_id)
+            without, total = analyses.lacking(session, run.analysis_id)
             what, done = analyses.pictures(specimen.modality), total - without
             if not without:
-                analyses.finish(session, analysis_id)
-                _event("analysis done", analysis=analysis_id, **{what: total})
+                analyses.finish(session, run.analysis_id)
+                _event("analysis done", analysis=run.analysis_id, **{what: total})
                 return
-            analyses.fail(session, analysis_id, _told(what, done, total, problems, trouble))
-        _event("analysis failed", analysis=analysis_id, **{f"{what}_done": done, what: total})
+            analyses.fail(session, run.analysis_id, _told(what, done, total, problems, trouble))
+        _event("analysis failed", analysis=run.analysis_id, **{f"{what}_done": done, what: total})
 
     def draw_heat_map(self, heat_map_id: int) -> None:
         """The workflow of a heat map."""
@@ -613,7 +354,7 @@ class Worker:
     def _explainer(self, model_key: str, weights_sha256: str) -> Explainer:
         with self._loading_explainer:
             if model_key not in self._explainers:
-                self._explainers[model_key] = self._explainer_for(model_key)
+                self._explainers[model_key] = self._load_explainer(model_key)
             explainer = self._explainers[model_key]
         if explainer.weights_sha256 != weights_sha256:
             raise ModelError(
@@ -622,32 +363,87 @@ class Worker:
             )
         return explainer
 
-    def _detector(self, asked: _Asked) -> Detector:
-        detector = self._model(self._detectors, asked)
-        if detector.calibration_sha256 != asked.calibration_sha256:
-            raise ModelError(
-                f"The scores of {asked.model_key} have been calibrated anew since the analysis was asked for, so they "
-                "cannot be compared with its thresholds. Cancel it and ask for a new analysis."
-            )
-        return detector
 
-    def _searcher(self, asked: _Asked) -> Searcher:
-        return self._model(self._searchers, asked)
+class _Wing(ABC, Generic[_Model]):
+    """What the worker does with the pictures of one modality.
 
-    def _model(self, loaded: _Loaded[_Model], asked: _Asked) -> _Model:
+    Attributes:
+        kind: What a picture is called.
+        table: Where pictures stand in the record.
+    """
+
+    kind: ClassVar[_Kind]
+    table: ClassVar[Any]
+
+    def __init__(self, worker: Worker, load: Callable[[str], _Model]) -> None:
+        self.worker = worker
+        self._load: Callable[[str], _Model] = load
+        self._models: dict[str, _Model] = {}
+        self._loading = threading.Lock()  # while a model is loaded, those of other wings go on
+
+    @abstractmethod
+    def search(self, run: _Run, picture_id: int) -> _Outcome:
+        """The workflow's part for one picture."""
+
+    def passes(self) -> tuple[Callable[[_Run, int], _Outcome], ...]:
+        """What is done to all pictures before the next is done to any."""
+        return (self.search,)
+
+    def step(self, name: str, run: _Run, picture_id: int, once: Callable[[_Asked, _Picture], _Outcome]) -> _Outcome:
+        """A step of the workflow that is about one picture, see `Worker.step`."""
+        return self.worker.step(name, partial(self.tried, run, picture_id, once))
+
+    def tried(self, run: _Run, picture_id: int, once: Callable[[_Asked, _Picture], _Outcome]) -> _Outcome:
+        """What `once` returns for a picture that is still to be searched, tried again up to `ATTEMPTS` times."""
+        kind, picture = self.kind, _Picture(self.kind, picture_id)
+        about = {"analysis": run.analysis_id, kind: picture_id}
+        for tried in range(1, ATTEMPTS + 1):
+            try:
+                with session_scope(read_only=True) as session:
+                    analysis = analyses.get(session, run.analysis_id)
+                    if not run.is_on(analysis):
+                        return "not ours", ""
+                    names = {row.id: row.name for row in analyses.pending(session, run.analysis_id, self.table)}
+                    if picture_id not in names:
+                        return "left", ""  # perhaps stored by the worker that was killed before it could say so
+                    picture.name, asked = names[picture_id], _Asked.of(analysis)
+                return once(asked, picture)
+            except (InputError, NotFound, DamagedFile) as error:
+                _event(f"{kind} unreadable", **about, error=_fault(error))
+                return f"{kind} failed", _unreadable(error, picture)
+            except ModelError as error:
+                _event("model failed", **about, error=_fault(error))
+                return "all fail", str(error)
+            except Exception as error:  # noqa: BLE001  # whatever a model or a driver raises must end in words
+                _event("attempt failed", **about, attempt=tried, error=_fault(error, hide=picture))
+                if tried < ATTEMPTS:
+                    self.worker.stopping.wait(self.worker.pace.waits_s[tried - 1])
+                    continue
+                if isinstance(error, StorageError):
+                    return "all fail", str(error)
+                return f"{kind} failed", (
+                    f"{picture.name}: the search failed {ATTEMPTS} times ({type(error).__name__}). Tell your "
+                    "administrator, who finds the reason in the worker's log."
+                )
+        raise AssertionError("every attempt returns or raises")
+
+    def model(self, asked: _Asked) -> _Model:
+        """The model that an analysis was asked for with, loaded once.
+
+        Raises:
+            ModelError: It cannot be loaded, or is another by now.
+        """
         model_key = asked.model_key
-        with loaded.lock:
-            if model_key not in loaded.models:
+        with self._loading:
+            if model_key not in self._models:
                 started = time.monotonic()
                 try:
-                    model = loaded.models[model_key] = loaded.load(model_key)
+                    model = self._models[model_key] = self._load(model_key)
                 except UnknownName as error:  # no fault of the picture at hand
                     raise ModelError(str(error)) from error
-                self.device = model.device
-                _event(
-                    "model loaded", model=model_key, device=self.device, seconds=round(time.monotonic() - started, 1)
-                )
-            model = loaded.models[model_key]
+                self.worker.device = model.device
+                _event("model loaded", model=model_key, device=model.device, seconds=_since(started))
+            model = self._models[model_key]
         if model.weights_sha256 != asked.weights_sha256:
             raise ModelError(
                 f"The analysis was asked for with other weights of {model_key} ({asked.weights_sha256[:12]}) than this "
@@ -656,11 +452,243 @@ class Worker:
         return model
 
 
+class _Fields(_Wing[Detector]):
+    """Sediment: one step a field."""
+
+    kind = "field"
+    table = SpecimenField
+
+    def model(self, asked: _Asked) -> Detector:
+        detector = super().model(asked)
+        if detector.calibration_sha256 != asked.calibration_sha256:
+            raise ModelError(
+                f"The scores of {asked.model_key} have been calibrated anew since the analysis was asked for, so they "
+                "cannot be compared with its thresholds. Cancel it and ask for a new analysis."
+            )
+        return detector
+
+    def search(self, run: _Run, field_id: int) -> _Outcome:
+        def once(asked: _Asked, picture: _Picture) -> _Outcome:
+            with session_scope(read_only=True) as session:
+                row = session.get_one(SpecimenField, field_id)
+                sha256, um_per_px = row.file.sha256, row.specimen.um_per_px
+            detector = self.model(asked)
+            field = read_field(files.store().read(sha256), name=picture.name, um_per_px=um_per_px)
+            started = time.monotonic()
+            detections = detector.predict(field)
+            seconds = time.monotonic() - started
+            with session_scope() as session:
+                stored = analyses.store_field(
+                    session, run.analysis_id, field_id, detections=detections, seconds=seconds, worker=self.worker.name
+                )
+            _event("field done" if stored else "field known", analysis=run.analysis_id, field=field_id,
+                   objects=len(detections), seconds=round(seconds, 3))  # fmt: skip
+            return "done", ""
+
+        return self.step(f"field {field_id}", run, field_id, once)
+
+
+class _Slides(_Wing[Searcher]):
+    """Histology: one step to plan a slide, one a block of its tiles, one to join what they say."""
+
+    kind = "slide"
+    table = SlideRow
+
+    def passes(self) -> tuple[Callable[[_Run, int], _Outcome], ...]:
+        return self.plan, self.search  # all slides are planned first, so that progress knows its whole
+
+    def plan(self, run: _Run, slide_id: int) -> _Outcome:
+        """As `search`, up to the plan."""
+        return self._planned(run, slide_id)[:2]
+
+    def search(self, run: _Run, slide_id: int) -> _Outcome:
+        """The blocks of a slide, and what follows from them; once more where its plan was replaced meanwhile."""
+        with closing(_SlideAtHand()) as at_hand:
+            while True:
+                outcome, message, positions = self._planned(run, slide_id)
+                for position in positions:
+                    once = partial(self._search_block, run, slide_id, position, at_hand)
+                    outcome, message = self.step(f"slide {slide_id} block {position}", run, slide_id, once)
+                    if outcome != "done":
+                        break
+                if outcome == "done":
+                    once = partial(self._join, run, slide_id)
+                    outcome, message = self.step(f"join slide {slide_id}", run, slide_id, once)
+                if outcome != "plan again":
+                    return outcome, message
+                at_hand.close()
+
+    def _planned(self, run: _Run, slide_id: int) -> tuple[str, str, list[int]]:
+        """The step that finds the tissue of a slide and cuts it into blocks, unless that is done.
+
+        Returns:
+            Its outcome, and the positions of the blocks still to be searched.
+        """
+
+        def planned() -> tuple[str, str, list[int]]:
+            positions: list[int] = []
+            outcome, message = self.tried(run, slide_id, partial(self._find_tissue, run, slide_id, positions))
+            return outcome, message, positions
+
+        return self.worker.step(f"plan slide {slide_id}", planned)
+
+    def _find_tissue(
+        self, run: _Run, slide_id: int, positions: list[int], asked: _Asked, _picture: _Picture
+    ) -> _Outcome:
+        while True:
+            with session_scope(read_only=True) as session:
+                if not slide_searches.is_pending(session, run.analysis_id, slide_id):
+                    return "left", ""
+                file = _SlideFile.of(session, slide_id)
+                if slide_searches.is_planned(session, run.analysis_id, slide_id):
+                    pending = slide_searches.pending_blocks(session, run.analysis_id, slide_id)
+                    positions[:] = [row.position for row in pending]
+                    return "done", ""
+            searcher = self.model(asked)
+            started = time.monotonic()
+            with file.open(verify=True) as slide:
+                blocks = searcher.blocks(slide)
+            with session_scope() as session:
+                stored = slide_searches.plan(session, run.analysis_id, slide_id, blocks)
+            _event("slide planned" if stored else "slide known", analysis=run.analysis_id, slide=slide_id,
+                   blocks=len(blocks), tiles=sum(len(block.tiles) for block in blocks),
+                   seconds=_since(started))  # fmt: skip
+
+    def _search_block(
+        self, run: _Run, slide_id: int, position: int, at_hand: _SlideAtHand, asked: _Asked, _picture: _Picture
+    ) -> _Outcome:
+        def planned() -> tuple[_SlideFile, dict[int, Block]]:
+            with session_scope(read_only=True) as session:
+                rows = slide_searches.pending_blocks(session, run.analysis_id, slide_id)
+                return _SlideFile.of(session, slide_id), {row.position: Block.from_json(row.plan) for row in rows}
+
+        with session_scope(read_only=True) as session:
+            if not slide_searches.is_planned(session, run.analysis_id, slide_id):
+                return "plan again", ""
+            if not slide_searches.is_pending(session, run.analysis_id, slide_id, position):
+                return "done", ""  # stored by the worker that was killed before it could say so
+        searcher = self.model(asked)
+        started = time.monotonic()
+        result = at_hand.result(searcher, position, planned)
+        seconds = time.monotonic() - started
+        with session_scope() as session:
+            stored = slide_searches.store_block(session, run.analysis_id, slide_id, position, result, seconds=seconds)
+        _event("block done" if stored else "block known", analysis=run.analysis_id, slide=slide_id, block=position,
+               tiles=len(result.block.tiles), seconds=round(seconds, 3))  # fmt: skip
+        return "done", ""
+
+    def _join(self, run: _Run, slide_id: int, _asked: _Asked, _picture: _Picture) -> _Outcome:
+        """The glomeruli of a slide."""
+        with session_scope(read_only=True) as session:
+            if slide_searches.pending_blocks(session, run.analysis_id, slide_id):
+                return "plan again", ""
+            started = time.monotonic()
+            found = join(slide_searches.results(session, run.analysis_id, slide_id))
+        with session_scope() as session:
+            if not slide_searches.finish_slide(session, run.analysis_id, slide_id, found, worker=self.worker.name):
+                return "plan again", ""
+        _event("slide done", analysis=run.analysis_id, slide=slide_id, glomeruli=len(found), seconds=_since(started))
+        return "done", ""
+
+
+class _Scans(_Wing[Segmenter]):
+    """CT: one step of the workflow for each of the model's, and one for labels and measures.
+
+    The volume stays at hand from the first to the last, and there is one at a time, whatever the number of specimens:
+    a scan of 1,000 slices takes more memory than all else that the worker does.
+    """
+
+    kind = "scan"
+    table = CtScan
+
+    def __init__(self, worker: Worker, load: Callable[[str], Segmenter]) -> None:
+        super().__init__(worker, load)
+        self._one_at_a_time = threading.Lock()
+
+    def search(self, run: _Run, scan_id: int) -> _Outcome:
+        with self._one_at_a_time:
+            read = cache(ct_files.image)
+            for name in ct_searches.STEPS:
+                once = partial(self._take, run, scan_id, name, read)
+                outcome, message = self.step(f"scan {scan_id} {name}", run, scan_id, once)
+                if outcome != "done":
+                    return outcome, message
+            return self.step(f"finish scan {scan_id}", run, scan_id, partial(self._finish, run, scan_id, read))
+
+    def _take(
+        self, run: _Run, scan_id: int, name: CtStepName, read: Callable[..., Volume], asked: _Asked, picture: _Picture
+    ) -> _Outcome:
+        """A step of the model."""
+        so_far = _ScanSoFar.of(run, scan_id)
+        if name in so_far.seconds:
+            return "done", ""  # stored by the worker that was killed before it could say so
+        segmenter, volume = self.model(asked), read(so_far.sha256, name=picture.name)
+        started = time.monotonic()
+        crops = segmenter.steps[name](volume, so_far.crops(before=name))
+        seconds = time.monotonic() - started
+        with session_scope() as session:
+            stored = ct_searches.store_step(session, run.analysis_id, scan_id, name, crops.to_bytes(), seconds=seconds)
+        _event("step done" if stored else "step known", analysis=run.analysis_id, scan=scan_id, step=name,
+               kidneys=len(crops), seconds=round(seconds, 3))  # fmt: skip
+        return "done", ""
+
+    def _finish(
+        self, run: _Run, scan_id: int, read: Callable[..., Volume], asked: _Asked, picture: _Picture
+    ) -> _Outcome:
+        """The labels and measures of a scan."""
+        so_far = _ScanSoFar.of(run, scan_id)
+        segmenter, volume = self.model(asked), read(so_far.sha256, name=picture.name)
+        started = time.monotonic()
+        found = segmenter.finish(volume, so_far.crops(), so_far.seconds)
+        sha256, size = ct_files.put_labels(found.labels, volume)
+        with session_scope() as session:
+            labels = specimens.stored_file(session, sha256, size=size, media_type=ct_files.MEDIA_TYPE)
+            stored = ct_searches.finish_scan(
+                session, run.analysis_id, scan_id, labels.id, found.measures, found.words, found.seconds,
+                self.worker.name,
+            )  # fmt: skip
+        _event("scan done" if stored else "scan known", analysis=run.analysis_id, scan=scan_id,
+               kidneys=len(found.measures.kidneys), lesions=len(found.measures.lesions),
+               seconds=_since(started))  # fmt: skip
+        return "done", ""
+
+
+@dataclass(frozen=True, slots=True)
+class _ScanSoFar:
+    """Where a scan lies, and what was said of it so far.
+
+    Attributes:
+        sha256: Digest of its volume in the file store.
+        seconds: Of the steps that are stored, by their names in their order.
+        content: What the last of them gave.
+    """
+
+    sha256: str
+    seconds: dict[str, float]
+    content: bytes | None
+
+    @classmethod
+    def of(cls, run: _Run, scan_id: int) -> _ScanSoFar:
+        with session_scope(read_only=True) as session:
+            rows = ct_searches.stored_steps(session, run.analysis_id, scan_id)
+            sha256 = session.get_one(CtScan, scan_id).image.sha256
+        return cls(sha256, {row.name: row.seconds for row in rows}, rows[-1].content if rows else None)
+
+    def crops(self, *, before: CtStepName | None = None) -> Crops:
+        """What a step goes on with, or where none is named what there is after all of them.
+
+        Raises:
+            Conflict: What a step gave is not in the record, though the queue takes it for done.
+        """
+        names = list(ct_searches.STEPS)
+        if list(self.seconds) != (names if before is None else names[: names.index(before)]):
+            raise Conflict(f"The record has {list(self.seconds)} of the scan, and the queue takes more for done.")
+        return Crops((), ()) if self.content is None else Crops.from_bytes(self.content)
+
+
 def run(
     *,
-    detector_for: DetectorFor | None = None,
-    searcher_for: SearcherFor | None = None,
-    explainer_for: ExplainerFor | None = None,
+    models: Models | None = None,
     name: str | None = None,
     concurrency: int = 2,
     parent: int | None = None,
@@ -669,9 +697,7 @@ def run(
     """Work until told to stop.
 
     Args:
-        detector_for: Gives the detector of a model's key; by default the registry's.
-        searcher_for: Gives the searcher of a model's key; by default the registry's.
-        explainer_for: Gives what draws heat maps with the model of a key; by default the registry's.
+        models: How models are loaded; by default those of the registry, on the device of the settings.
         name: The worker's name, its own among all workers of the database; host and process id by default.
         concurrency: Specimens at a time. All workers of a database share the figure of the one started last.
         parent: Stop when this process has ended.
@@ -684,9 +710,7 @@ def run(
     host, pid = socket.gethostname(), os.getpid()
     worker = Worker(
         name or f"{host}-{pid}",
-        detector_for or functools.partial(_registered_detector, settings.device),
-        searcher_for or functools.partial(_registered_searcher, settings.device),
-        explainer_for or functools.partial(_registered_explainer, settings.device),
+        models or registered(settings.device),
         pace or Pace(),
     )
     _listen_to_signals(worker.stopping)
@@ -694,7 +718,8 @@ def run(
 
     with session_scope() as session:
         for node in workers.alive(session):
-            if node.name == worker.name and not (node.host == host and (node.pid == pid or not _is_running(node.pid))):
+            is_gone = node.host == host and (node.pid == pid or not workers.is_running(node.pid))
+            if node.name == worker.name and not is_gone:
                 raise Conflict(f"A worker named {node.name} is at work on {node.host}. Give this one another --name.")
         workers.beat(session, worker.name, host=host, pid=pid)
     config: DBOSConfig = {
@@ -753,7 +778,7 @@ def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="worker.py",
-        description="Take analyses from the queue and search their fields and slides. Several workers share one "
+        description="Take analyses from the queue and search their fields, slides and scans. Several workers share one "
         "PostgreSQL database; DATABASE_URL, RENAL_FILES and RENAL_DEVICE say which database, files and device.",
     )
     parser.add_argument("--name", help="the worker's name, its own among all workers (default: host and process id)")
@@ -776,11 +801,6 @@ def main(argv: list[str] | None = None) -> int:
         log.error("%s", error)
         return 1
     return 0
-
-
-def _is_ours(analysis: Analysis, attempt: str) -> bool:
-    """Whether the analysis still waits for this very workflow, not cancelled, given up or asked for anew."""
-    return analysis.state in ("queued", "running") and analysis.workflow_id == attempt
 
 
 def _unreadable(error: InputError | NotFound | DamagedFile, picture: _Picture) -> str:
@@ -808,34 +828,6 @@ def _told(what: str, done: int, total: int, problems: list[str], trouble: str) -
     return " ".join(shown)
 
 
-def _registered_detector(device: str, model_key: str) -> Detector:
-    from renalcore.sediment.predict import SedimentDetector
-
-    loaded = SedimentDetector.load(model_key, device=device)
-    return Detector(loaded.predict, str(loaded.device), loaded.card.sha256, loaded.card.calibration_sha256)
-
-
-def _registered_searcher(device: str, model_key: str) -> Searcher:
-    from renalcore.histology.predict import GlomerulusModel
-
-    # The INT8 form is one of the models of fields; the same CPU runs those of slides as they are.
-    loaded = GlomerulusModel.load(model_key, device="openvino" if device == "openvino-int8" else device)
-    return Searcher(loaded.blocks, loaded.results, str(loaded.device), loaded.card.sha256)
-
-
-def _registered_explainer(device: str, model_key: str) -> Explainer:
-    from renalcore.sediment import explain
-
-    # Where OpenVINO searches, torch explains: OpenVINO computes no gradients.
-    loaded = explain.Explainer.load(model_key, device="auto" if device.startswith("openvino") else device)
-
-    def draw(field: Field, found: Detections) -> bytes | None:
-        (of_class,) = loaded.explain(field, found).classes
-        return explain.png(of_class.heat) if of_class.heat.any() else None
-
-    return Explainer(draw, loaded.card.classes, loaded.card.min_score_of, loaded.card.sha256)
-
-
 def _keep_duties(worker: Worker, host: str, pid: int, ended: threading.Event) -> None:
     """Report for duty until the very end; until told to stop, also look after what others left undone."""
     while True:
@@ -843,7 +835,7 @@ def _keep_duties(worker: Worker, host: str, pid: int, ended: threading.Event) ->
             with session_scope() as session:
                 workers.beat(session, worker.name, host=host, pid=pid, device=worker.device)
             if not worker.stopping.is_set():
-                for left in queue.take_over(functools.partial(_at_work, host, worker.pace.silent_after_s)):
+                for left in queue.take_over(partial(_at_work, host, worker.pace.silent_after_s)):
                     _event("given up" if left.given_up else "taken over",
                            **{left.task.work.name: left.task.record_id}, from_worker=left.from_worker)  # fmt: skip
                 for task in queue.mend():
@@ -880,29 +872,15 @@ def _sweep_uploads() -> int:
 
 
 def _at_work(host: str, silent_after_s: float) -> set[str]:
-    """Names of the workers that are at work."""
     with session_scope(read_only=True) as session:
-        nodes = workers.alive(session, silent_after_s)
-        # A SQLite file has all its workers on one machine: there a dead process is known to be dead at once.
-        one_machine = session.get_bind().dialect.name == "sqlite"
-    return {node.name for node in nodes if not (one_machine and node.host == host and not _is_running(node.pid))}
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it runs, under another user
-        return True
-    return True
+        return workers.at_work(session, host, silent_after_s)
 
 
 def _watch(parent: int) -> Callable[[], bool]:
     """Tells whether the parent has ended. A child asks for its parent, which no later process can imitate."""
     if os.getppid() == parent:
         return lambda: os.getppid() != parent
-    return lambda: not _is_running(parent)
+    return lambda: not workers.is_running(parent)
 
 
 def _listen_to_signals(stopping: threading.Event) -> None:
@@ -928,6 +906,10 @@ def _fault(error: BaseException, *, hide: _Picture | None = None) -> str:
     if hide is not None and hide.name:
         words = words.replace(hide.name, f"({hide.kind})")
     return f"{type(error).__name__}({words}){place}"
+
+
+def _since(started: float) -> float:
+    return round(time.monotonic() - started, 3)
 
 
 def _positive(text: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime, timedelta
 
 from sqlalchemy import func, select
@@ -56,6 +57,28 @@ def alive(session: Session, within_s: float = SILENT_AFTER_S) -> list[WorkerNode
             .order_by(WorkerNode.name)
         )
     )
+
+
+def at_work(session: Session, host: str, silent_after_s: float = SILENT_AFTER_S) -> set[str]:
+    """Names of the workers that are at work, as the machine `host` can tell."""
+    # A SQLite file has all its workers on one machine: there a dead process is known to be dead at once.
+    one_machine = session.get_bind().dialect.name == "sqlite"
+    return {
+        node.name
+        for node in alive(session, silent_after_s)
+        if not (one_machine and node.host == host and not is_running(node.pid))
+    }
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of this machine runs, under whatever user."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def are_loading(session: Session) -> bool:

@@ -1,7 +1,7 @@
 """The real worker with a model that needs no weights: `python tests/fake_worker.py --calls FILE [...]`.
 
-It finds one erythrocyte in every field and the dark discs of drawn slides (`slide_files.a_section`), draws a heat map
-of one byte, notes each call, and misbehaves on request.
+It finds one erythrocyte in every field, the dark discs of drawn slides (`slide_files.a_section`) and the bright kidneys
+of drawn scans (`renalcore.ct.bright`), draws a heat map of one byte, notes each call, and misbehaves on request.
 """
 
 from __future__ import annotations
@@ -10,22 +10,30 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import worker
+from renalcore.ct.predict import Crops, Found
+from renalcore.ct.steps import StepName
 from renalcore.errors import ModelError
 from renalcore.histology.tiles import Block, BlockResult
 from renalcore.io.slide import Slide
+from renalcore.io.volume import Volume
+from renalcore.serving import Detector, Explainer, Models, Searcher, Segmenter
 from renalcore.types import Detections, Field
+from tests.renalcore.ct import bright
 from tests.renalcore.histology import discs
 
 WEIGHTS_SHA256 = "f" * 64
+
+Loaded = TypeVar("Loaded")
 
 
 def noted(options: argparse.Namespace, call: str, name: str) -> None:
@@ -39,46 +47,36 @@ def noted(options: argparse.Namespace, call: str, name: str) -> None:
     time.sleep(options.seconds)
 
 
-def detector_for(options: argparse.Namespace) -> worker.DetectorFor:
-    """What takes the place of the registry: any key gives the same fake."""
+def models(options: argparse.Namespace) -> Models:
+    """What takes the place of the registry: any key gives the same fakes."""
+    same = {"device": "no device at all", "weights_sha256": options.weights_sha256}
+    slides, scans = discs.model(), bright.model()
 
     def predict(field: Field) -> Detections:
         noted(options, field.name, field.name)
         box = np.array([[1, 1, 9, 9]], np.float32)
         return Detections(box, np.array([0.9], np.float32), np.array([0]), ("RBC",))
 
-    def load(key: str) -> worker.Detector:
-        if options.no_model:
-            raise ModelError(f"The weights of {key} are missing. Ask IT to install them again.")
-        return worker.Detector(predict, "no device at all", options.weights_sha256)
-
-    return load
-
-
-def searcher_for(options: argparse.Namespace) -> worker.SearcherFor:
-    """The whole model of slides around a 'network' that sees dark discs; some blocks a slide."""
-    model = discs.model()
-
     def blocks(slide: Slide) -> Sequence[Block]:
         noted(options, f"plan of {slide.name}", slide.name)
-        return model.blocks(slide, block_tiles=3)
+        return slides.blocks(slide, block_tiles=3)
 
     def results(slide: Slide, of: Sequence[Block]) -> Generator[BlockResult, None, None]:
-        with closing(model.results(slide, of)) as coming:
+        with closing(slides.results(slide, of)) as coming:
             for block in of:
                 noted(options, f"row {block.first_row} of {slide.name}", slide.name)
                 yield next(coming)
 
-    def load(key: str) -> worker.Searcher:
-        if options.no_model:
-            raise ModelError(f"The weights of {key} are missing. Ask IT to install them again.")
-        return worker.Searcher(blocks, results, "no device at all", options.weights_sha256)
+    def step(name: StepName, does: Callable[[Volume, Crops], Crops]) -> Callable[[Volume, Crops], Crops]:
+        def taken(volume: Volume, crops: Crops) -> Crops:
+            noted(options, f"{name} of {volume.slices} slices", "a scan")
+            return does(volume, crops)
 
-    return load
+        return taken
 
-
-def explainer_for(options: argparse.Namespace) -> worker.ExplainerFor:
-    """The fake's heat maps: the number of boxes as a byte."""
+    def finish(volume: Volume, crops: Crops, seconds: Mapping[str, float]) -> Found:
+        noted(options, f"finish of {volume.slices} slices", "a scan")
+        return scans.finish(volume, crops, seconds=seconds)
 
     def draw(field: Field, found: Detections) -> bytes | None:
         with options.calls.open("a") as calls:
@@ -87,7 +85,26 @@ def explainer_for(options: argparse.Namespace) -> worker.ExplainerFor:
             os._exit(9)
         return bytes([len(found)])
 
-    return lambda _key: worker.Explainer(draw, ("RBC",), lambda _class_name: 0.5, options.weights_sha256)
+    steps: dict[StepName, Callable[[Volume, Crops], Crops]] = {
+        "rough": step("rough", lambda volume, _nothing: scans.rough(volume)),
+        "kidney": step("kidney", scans.refine),
+        "lesion": step("lesion", scans.lesions),
+    }
+
+    def loaded(model: Loaded) -> Callable[[str], Loaded]:
+        def load(key: str) -> Loaded:
+            if options.no_model:
+                raise ModelError(f"The weights of {key} are missing. Ask IT to install them again.")
+            return model
+
+        return load
+
+    return Models(
+        detector=loaded(Detector(predict, **same)),
+        searcher=loaded(Searcher(blocks, results, **same)),
+        segmenter=loaded(Segmenter(steps, finish, **same)),
+        explainer=loaded(Explainer(draw, ("RBC",), lambda _class_name: 0.5, options.weights_sha256)),
+    )
 
 
 if __name__ == "__main__":
@@ -105,9 +122,7 @@ if __name__ == "__main__":
     chosen = parser.parse_args()
     worker.log_to_stderr()
     worker.run(
-        detector_for=detector_for(chosen),
-        searcher_for=searcher_for(chosen),
-        explainer_for=explainer_for(chosen),
+        models=models(chosen),
         name=chosen.name,
         concurrency=chosen.concurrency,
         parent=chosen.parent,

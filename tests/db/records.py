@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import event, insert, select
+from sqlalchemy import event, insert
 from sqlalchemy.orm import Session
 
-from db import analyses, slides, specimens, uploads
+from db import analyses, patients, slides, specimens, uploads
 from db.models import (
     Analysis,
     CtScan,
     GlomerulusFinding,
-    Patient,
     Slide,
     SlideResult,
     Specimen,
@@ -124,10 +123,8 @@ def a_ct_study(
     shape: tuple[int, int, int] = (60, 60, 80), spacing_mm: tuple[float, float, float] = (5.0, 4.0, 4.0),
 ) -> Specimen:  # fmt: skip
     """A CT study of patient H-1 with scans of these names; `images` has the sha256 of their NIfTI files by name."""
-    patient = session.scalars(select(Patient).where(Patient.identifier == "H-1")).one_or_none()
-    specimen = Specimen(
-        patient=patient or Patient(identifier="H-1"), accession=accession, modality="ct", created_by_id=by.id
-    )
+    patient, _ = patients.found_or_new(session, "H-1", None)
+    specimen = Specimen(patient_id=patient.id, accession=accession, modality="ct", created_by_id=by.id)
     slices, height_px, width_px = shape
     for position, name in enumerate(names):
         digests = hashlib.sha256(name.encode()).hexdigest(), (images or {}).get(name, "d" * 64)
