@@ -2,54 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from html import escape
 
 import streamlit as st
 
-from db import analyses, patients, slides, specimens, uploads, watched
+from db import analyses, slides, specimens, uploads, watched
 from db.engine import session_scope
 from db.files import store
 from db.models import SPECIES, STAINS, Upload
 from db.settings import Settings
 from db.slides import LARGEST_UM_PER_PX, SMALLEST_UM_PER_PX, NewSlide
 from db.uploads import Checked
-from pages.components import analysis, auth, links, status, style
+from pages.components import analysis, auth, registering, status, style
 from pages.components.file_upload import file_upload
-from pages.components.scanning import focus_chain
 from renalcore.errors import InputError, RenalError
 
-
-def _key(name: str) -> str:
-    """Widget keys change with every specimen, so that nothing of the last one stays in the form."""
-    return f"new-slides-{st.session_state.get('new-slides-number', 0)}-{name}"
-
+FORM = "new-slides"
 
 user = auth.require()
 action = style.page_header("New slides")
 can_analyse = not analysis.no_glomeruli_are_found()
 if can_analyse:
     status.worker_banner()
-done = st.session_state.get("new-slides-done")
-if done:
-    with st.container(border=True, horizontal=True, vertical_alignment="center", key="new-slides-done-box"):
-        st.html(f'<span role="status"><strong>{escape(done["accession"])}</strong>: {escape(done["words"])}</span>')
-        if st.button("Open slide", key=_key("open-done")):
-            links.open_page("slide", slide=done["slide"])
-        if st.button("All slides", key=_key("to-slides")):
-            links.open_page("slides")
-
-with st.container(horizontal=True, vertical_alignment="bottom"):
-    identifier = st.text_input(
-        "Patient number", key=_key("identifier"), max_chars=100, placeholder="Scan or type", width=218
-    )
-    accession = st.text_input(
-        "Accession number", key=_key("accession"), max_chars=100, placeholder="Scan or type", width=218
-    )
-    patient_name = st.text_input("Patient name (optional)", key=_key("name"), max_chars=200, width=218)
-    collected = st.datetime_input("Collected (optional)", None, key=_key("collected"), format="YYYY-MM-DD", width=218)
-focus_chain([_key("identifier"), _key("accession"), _key("name")], after=_key("no-button"))
+registering.last_one(FORM, opens="slide", record="slide", listed="slides", all_of="All slides")
+typed = registering.numbers(FORM, collected="Collected")
 
 with session_scope(read_only=True) as session:
     mine = uploads.of_user(session, user)
@@ -187,49 +163,14 @@ for upload in arrived:
     if one is not None:
         ready.append(one)
 
-existing = None
-adding = False
-if accession.strip():
-    with session_scope(read_only=True) as session:
-        existing = specimens.by_accession(session, accession)
-        holder = patients.get(session, existing.patient_id).identifier if existing else ""
-if existing is not None:
-    with st.container(border=True, key=_key("existing-box")):
-        st.warning(style.plain(f"Accession number {existing.accession} is already registered for patient {holder}."))
-        if existing.modality != "histology":
-            st.markdown("It is a urine sediment. Check the accession number.")
-        elif existing.state == "signed":
-            st.markdown("It is signed: a reviewer must reopen it before slides can be added.")
-        elif existing.state == "running":
-            st.markdown("It is being analysed: wait for it, or cancel that, before slides are added.")
-        elif identifier.strip() and identifier.strip() != holder:
-            st.markdown("It belongs to another patient than the number you entered. Check both numbers.")
-        else:
-            adding = st.checkbox("Add these slides to it", key=_key("adding"))
-
-missing = [
-    words
-    for words, absent in (
-        ("the patient number", not identifier.strip() and not adding),
-        ("the accession number", not accession.strip()),
-        ("at least one slide", not ready and not missing_stains),
-    )
-    if absent
-] + missing_stains
-blocked = existing is not None and not adding
+where = registering.target(FORM, typed, modality="histology", pictures="slides")
+lacking = registering.missing(
+    typed, where, [*(["at least one slide"] if not ready and not missing_stains else []), *missing_stains]
+)
 
 
 def _slides(number: int) -> str:
     return f"{number} slide" if number == 1 else f"{number} slides"
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    try:
-        yield
-    except RenalError as error:
-        st.error(style.plain(str(error)))
-        st.stop()
 
 
 with action:
@@ -237,27 +178,27 @@ with action:
     pressed = st.button(
         f"{verb} {_slides(len(ready))}" if ready else verb,
         type="primary",
-        disabled=bool(missing) or blocked,
-        key=_key("register"),
+        disabled=bool(lacking) or where.is_blocked,
+        key=registering.key(FORM, "register"),
     )
-if missing and (arrived or identifier or accession):
-    st.html(f'<p class="rc-quiet-text" role="status">Still missing: {escape(", ".join(missing))}.</p>')
+if lacking and (arrived or typed.identifier or typed.accession):
+    registering.still_missing(lacking)
 if pressed:
-    with _told(), st.spinner("Storing the slides"):
+    with registering.told(), st.spinner("Storing the slides"):
         for one in ready:
             uploads.hand_over(one.upload, store())
         with session_scope() as session:
-            if adding and existing is not None:
-                specimen = specimens.get(session, existing.id)
+            if where.existing is not None:
+                specimen = specimens.get(session, where.existing.id)
                 first = slides.add(session, specimen.id, ready, by=user)[0]
                 asked = analyses.current(session, specimen.id)
             else:
                 specimen = slides.register(
                     session,
-                    identifier=identifier,
-                    patient_name=patient_name.strip() or None,
-                    accession=accession,
-                    collected_at=collected.replace(tzinfo=style.browser_zone()) if collected else None,
+                    identifier=typed.identifier,
+                    patient_name=typed.patient_name,
+                    accession=typed.accession,
+                    collected_at=typed.collected_at,
                     slides=ready,
                     by=user,
                 )
@@ -267,7 +208,5 @@ if pressed:
                 asked = analysis.request(session, specimen, by=user)
         if asked is not None and asked.state == "queued":
             analysis.send(asked.id)
-    words = f"{_slides(len(ready))} {'added' if adding else 'registered'}{' and sent to analysis' * can_analyse}."
-    st.session_state["new-slides-done"] = {"slide": first.id, "accession": specimen.accession, "words": words}
-    st.session_state["new-slides-number"] = st.session_state.get("new-slides-number", 0) + 1
-    st.rerun()
+    words = f"{_slides(len(ready))} {'added' if where.adding else 'registered'}{' and sent to analysis' * can_analyse}."
+    registering.done(FORM, specimen.accession, words, first.id)

@@ -16,6 +16,8 @@ from sqlalchemy import select
 
 from db.models import Upload
 from pages.routes.uploads import PIECE
+from tests.ct_files import body, ct_series
+from tests.ct_uploads import tarred
 from tests.running_app import RunningApp
 
 NAME = "Maria Secret 1960.png"
@@ -104,6 +106,34 @@ def test_an_upload_goes_on_after_the_connection_broke_and_the_server_was_killed(
     done = row(web_app, key)
     assert done is not None
     assert done.sha256 == hashlib.sha256(content).hexdigest(), "counted anew, since the server forgot it"
+
+
+def test_a_ct_study_goes_on_where_it_was_and_tells_its_series_without_the_patient(
+    web_app: RunningApp, client: httpx.Client
+) -> None:
+    scout = ct_series(body(1), series="1.1", number=1, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    named = {"PatientName": "Secret^Maria", "SeriesDescription": "Maria portal", "PatientID": "4711"}
+    study = tarred([*scout, *ct_series(body(12), **named)])
+    key = begin(client, len(study), name="Maria Secret", modality="ct").json()["key"]
+    assert piece(client, key, 0, study[:60_000]).status_code == 204
+    assert begin(client, len(study), name="Maria Secret").json()["key"] != key, "a slide is another upload"
+    known = begin(client, len(study), name="Maria Secret", modality="ct").json()
+    assert known == {"key": key, "offset": 60_000, "size": len(study)}
+    assert piece(client, key, 60_000, study[60_000:]).status_code == 204
+    done = row(web_app, key)
+    assert done is not None
+    assert done.found is not None
+    read, refused = done.found["series"]
+    assert (read["key"], read["slices"], read["phase"], read["refused"]) == ("3", 12, "portal venous", "")
+    assert refused["refused"].startswith("Only scout views")
+    assert "Maria" not in str(done.found) + web_app.log.read_text()
+    no_study = tarred(ct_series(body(12), Modality="MR", **named))
+    key = begin(client, len(no_study), modality="ct").json()["key"]
+    refusal = piece(client, key, 0, no_study)
+    assert (refusal.status_code, refusal.text[:15]) == (422, "MR, not CT. Cho")
+    assert (
+        client.post("/uploads", json={"modality": "sediment", "name": "a", "size": 9, "modified": 1}).status_code == 400
+    )
 
 
 def test_a_piece_out_of_order_changes_nothing_and_tells_where_to_go_on(client: httpx.Client, content: bytes) -> None:

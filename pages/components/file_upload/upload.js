@@ -185,7 +185,7 @@ class Uploader {
       element("button", { type: "button", class: "choose folder", onclick: () => this.folder.click() }, "Choose a folder"),
       element("span", {}, element("span", {}, "or drop them here"), element("small", {})));
     this.list = element("ul", {});
-    this.root = element("div", { class: "uploads" }, this.input, this.folder, this.place, this.begun, this.list);
+    this.root = element("div", { class: "uploads" }, this.input, this.place, this.begun, this.list);
     this.root.addEventListener("dragover", (event) => { event.preventDefault(); this.place.classList.add("over"); });
     this.root.addEventListener("dragleave", () => this.place.classList.remove("over"));
     this.root.addEventListener("drop", (event) => {
@@ -207,6 +207,7 @@ class Uploader {
     this.together = data.together;
     this.place.querySelector(".choose").textContent = data.choose;
     this.place.querySelector(".folder").hidden = !data.together;
+    if (data.together) this.root.append(this.folder);
     this.tell = setStateValue;
     this.place.querySelector("small").textContent = data.hint;
     this.interrupted = data.interrupted;
