@@ -228,8 +228,13 @@ def _join_loose(
 
 def box_of(labels: Labels) -> Box:
     """Where labels are; one voxel where there are none."""
-    held: list[Box] = ndimage.find_objects((labels > 0).view(np.uint8))
-    return held[0] if held else (slice(0, 1), slice(0, 1), slice(0, 1))
+    slices = np.flatnonzero(labels.max(axis=(1, 2), initial=0))
+    if not len(slices):
+        return slice(0, 1), slice(0, 1), slice(0, 1)
+    depth = slice(int(slices[0]), int(slices[-1]) + 1)
+    across = labels[depth].max(axis=0)
+    rows, columns = np.flatnonzero(across.max(axis=1)), np.flatnonzero(across.max(axis=0))
+    return depth, slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def pieces_of(mask: Mask, grid: Grid) -> tuple[NDArray[np.int32], list[Box], Floats]:

@@ -346,7 +346,7 @@ def _lesions(
             diameter = _diameter(ConvexHull(inner.to_mm(_ends(mine))))
             axial, slice_index = _axial_diameter(mine, inner)
             hull = hulls[kidney - 1] if kidney else None
-            outside = None if hull is None else _outside(hull, inner.to_mm(np.argwhere(mine)))
+            outside = None if hull is None else _outside(hull, mine, inner)
             axis = axial_axis(part)
             first = np.array([outer.start + each.start for outer, each in zip(parts.box, box, strict=True)])
             voxel = first + _middle_voxel(mine, axis, slice_index)
@@ -447,11 +447,23 @@ def _axial_diameter(mask: Mask, grid: Grid) -> tuple[float, int]:
     return best, at
 
 
-def _outside(hull: ConvexHull, points: Floats) -> float:
-    """Share of the points outside a convex hull; some at a time, since each is held against each of its faces."""
-    normals, offsets = hull.equations[:, :3].T.astype(np.float32), hull.equations[:, 3].astype(np.float32)
-    beyond = 0
-    for start in range(0, len(points), 8192):
-        heights = points[start : start + 8192].astype(np.float32) @ normals + offsets
-        beyond += int(np.count_nonzero(heights.max(axis=1) > 0.01))
-    return beyond / len(points)
+def _outside(hull: ConvexHull, mask: Mask, grid: Grid) -> float:
+    """Share of a mask that lies outside a convex hull.
+
+    Of each line of voxels the hull holds one stretch, which ends where the line meets the first of its faces.
+    """
+    lines = np.argwhere(mask.any(axis=2))
+    normals, offsets = hull.equations[:, :3].T, hull.equations[:, 3] - 0.01  # mm: what touches is inside
+    slopes = grid.affine[:3, 0] @ normals
+    rising, falling = slopes > 0, slopes < 0
+    along = np.arange(mask.shape[2])
+    inside = 0
+    for start in range(0, len(lines), 4096):
+        some = lines[start : start + 4096]
+        heights = grid.to_mm(np.insert(some, 2, 0, axis=1)) @ normals + offsets
+        last = (-heights[:, rising] / slopes[rising]).min(axis=1, initial=np.inf)
+        first = (-heights[:, falling] / slopes[falling]).max(axis=1, initial=-np.inf)
+        first[(heights[:, slopes == 0] > 0).any(axis=1)] = np.inf
+        held = mask[some[:, 0], some[:, 1]]
+        inside += np.count_nonzero(held & (along >= first[:, None]) & (along <= last[:, None]))
+    return float(1 - inside / np.count_nonzero(mask))
