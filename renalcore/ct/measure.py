@@ -465,5 +465,5 @@ def _outside(hull: ConvexHull, mask: Mask, grid: Grid) -> float:
         first = (-heights[:, falling] / slopes[falling]).max(axis=1, initial=-np.inf)
         first[(heights[:, slopes == 0] > 0).any(axis=1)] = np.inf
         held = mask[some[:, 0], some[:, 1]]
-        inside += np.count_nonzero(held & (along >= first[:, None]) & (along <= last[:, None]))
-    return float(1 - inside / np.count_nonzero(mask))
+        inside += int(np.count_nonzero(held & (along >= first[:, None]) & (along <= last[:, None])))
+    return 1 - inside / int(np.count_nonzero(mask))
