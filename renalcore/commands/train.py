@@ -363,6 +363,13 @@ def _ct_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--items", type=count, default=None, metavar="N", help="samples an epoch; by default each scan")
     parser.add_argument("--batch", type=count, default=None, metavar="N", help="samples a step")
     parser.add_argument(
+        "--slices", action="append", default=[], type=Path, metavar="DIR",
+        help="folder of labelled axial slices to train on as well; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--start", type=Path, default=None, metavar="FILE", help="begin from weights of the same network"
+    )
+    parser.add_argument(
         "--hold-out", action="append", default=[], metavar="CASE",
         help="validate on this patient instead of a share chosen by name; may be repeated",
     )  # fmt: skip
@@ -389,6 +396,8 @@ def _ct(arguments: argparse.Namespace) -> int:
         network=arguments.network,
         hours=arguments.hours,
         licence=arguments.licence,
+        slices=tuple(arguments.slices),
+        start=arguments.start,
         held_out=tuple(arguments.hold_out),
         resume=arguments.resume,
         validate_every=arguments.validate_every,

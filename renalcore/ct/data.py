@@ -1,15 +1,16 @@
 """What the three steps are trained on: KiTS folders of real scans, and scans drawn around the kidneys of label maps.
 
 A **case** is a patient: `case_00042/imaging.nii.gz` with `case_00042/segmentation.nii.gz` (1 kidney, 2 tumour, 3 cyst),
-or `case_00042.nii.gz`, a label map without a scan, around which as many scans are drawn as asked for. Either becomes a
-file of samples, made once: the whole scan on the grid of step 1, and a crop around each kidney on that of steps 2 and
-3, all in HU with their labels. Training changes them anew each time it looks.
+or `case_00042.nii.gz`, a label map without a scan, around which as many scans are drawn as asked for; slices
+(`renalcore.ct.slices`) may come to help. Each becomes a file of samples, made once: the whole scan on the grid of step
+1, and a crop around each kidney on that of steps 2 and 3, all in HU with their labels. Training changes them anew each
+time it looks.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -25,9 +26,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from renalcore.ct.nifti import read_nifti
+from renalcore.ct.slices import Slice, grow
 from renalcore.ct.steps import (
     AIR_HU,
     CYST,
+    STEPS,
     TUMOUR,
     WINDOW_HU,
     Grid,
@@ -175,6 +178,25 @@ def prepare(
     for number in range(drawn if shapes else 0):
         case, seed = shapes[number % len(shapes)], first + number
         wanted[f"{case.group}-{seed}"] = partial(_drawn, case.labels, seed)
+    return _made(wanted, folder, workers)
+
+
+def prepare_slices(slices: Sequence[Slice], folder: Path, *, workers: int = 1) -> list[Path]:
+    """Files of samples grown from slices, as those of `prepare`: a file for each slice.
+
+    Raises:
+        UnreadableFile: A picture cannot be read.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    return _made(
+        {f"slice-{each.image.stem}": partial(_grown, each, seed) for seed, each in enumerate(slices)}, folder, workers
+    )
+
+
+def _made(
+    wanted: Mapping[str, Callable[[], tuple[list[Sample], list[Sample]]]], folder: Path, workers: int
+) -> list[Path]:
+    """The files of samples by name, made where they are not there yet."""
     paths = {folder / f"{name}.npz": make for name, make in wanted.items()}
     missing = {path: make for path, make in paths.items() if not path.is_file()}
     if len(missing) < _WORTH_PROCESSES or workers == 1:
@@ -226,12 +248,8 @@ def _real(name: str, image: Path, segmentation: Path) -> tuple[list[Sample], lis
         raise InputError(f"{name}: labels are 1 kidney, 2 tumour and 3 cyst; others stand there")
     labels = labels.astype(np.uint8)
 
-    def on(to: Grid) -> Sample:
-        shown = np.clip(np.rint(resample(hu, grid, to)), -1024, 3071).astype(np.int16)
-        return _sample(shown, resample_labels(labels, grid, to), to)
-
     crops = kidney_grids(grid, labels > 0, grid)
-    return [on(each) for each in rough_grids(grid)], [on(each) for each in crops]
+    return [_on(each, hu, labels, grid) for each in rough_grids(grid)], [_on(each, hu, labels, grid) for each in crops]
 
 
 def _drawn(shape_map: Path, seed: int) -> tuple[list[Sample], list[Sample]]:
@@ -241,6 +259,21 @@ def _drawn(shape_map: Path, seed: int) -> tuple[list[Sample], list[Sample]]:
     shape = scene.body.shape
     crops = kidney_grids(scan, shape.labels > 0, shape.grid)
     return rough, [_sample(*scene.render(grid), grid) for grid in crops]
+
+
+def _grown(of: Slice, seed: int) -> tuple[list[Sample], list[Sample]]:
+    step = STEPS["rough"]
+    hu, labels, grid = grow(of, seed, slices=step.shape[0], slice_mm=step.spacing_mm[0], pixel_mm=step.spacing_mm[1])
+    rough = [_on(each, hu, labels, grid) for each in rough_grids(grid)]
+    step = STEPS["kidney"]
+    hu, labels, grid = grow(of, seed, slices=step.shape[0], slice_mm=step.spacing_mm[0], pixel_mm=step.spacing_mm[1])
+    return rough, [_on(each, hu, labels, grid) for each in kidney_grids(grid, labels > 0, grid)]
+
+
+def _on(to: Grid, hu: NDArray[Any], labels: NDArray[np.uint8], grid: Grid) -> Sample:
+    """A sample of a scan that lies on `grid`."""
+    shown = np.clip(np.rint(resample(hu, grid, to)), -1024, 3071).astype(np.int16)
+    return _sample(shown, resample_labels(labels, grid, to), to)
 
 
 def _sample(hu: NDArray[np.int16], labels: NDArray[np.uint8], grid: Grid) -> Sample:

@@ -33,6 +33,7 @@ from renalcore.ct.data import (
     StepDataset,
     folds_of,
     prepare,
+    prepare_slices,
     read_cases,
     train_and_validation,
     whole_samples,
@@ -47,6 +48,7 @@ from renalcore.ct.networks import (
     load_networks,
     save_networks,
 )
+from renalcore.ct.slices import Slice, read_slices
 from renalcore.ct.steps import LABELS, STEPS, Shape, Step, StepName
 from renalcore.engine.devices import usable_threads
 from renalcore.errors import InputError, ModelError
@@ -99,6 +101,8 @@ class TrainConfig:
         weight_decay: Pull of the weights towards zero.
         average: Steps over which the weights are averaged; 1 keeps the last ones.
         licence: Licence words of the data, for the model's card.
+        slices: Folders of labelled slices to train on as well, see `renalcore.ct.slices`.
+        start: Weights of all steps or of this one to begin from (safetensors), of the same network and width.
         held_out: Patients to validate on, instead of a share chosen by their names.
         resume: Go on from the checkpoint.
         validate_every: Measure after every so many epochs, and at the end; 0 at the end only.
@@ -129,6 +133,8 @@ class TrainConfig:
     weight_decay: float = 0.01
     average: int = 300
     licence: str = "not stated"
+    slices: tuple[Path, ...] = ()
+    start: Path | None = None
     held_out: tuple[str, ...] = ()
     resume: bool = False
     validate_every: int = 5
@@ -272,6 +278,9 @@ def train(config: TrainConfig) -> Path:
     samples = config.output / "samples"
     cores = usable_threads()
     shown = prepare(training, samples, drawn=config.synthetic, workers=cores)
+    validating = {case.group for case in validation}
+    slices = [each for folder in config.slices for each in read_slices(folder) if each.group not in validating]
+    shown += prepare_slices(slices, samples, workers=cores)
     checked = prepare(validation, samples, drawn=config.validation_scans, validation=True, workers=cores)
     step = STEPS[config.step]
     items = StepDataset(
@@ -341,14 +350,22 @@ def train(config: TrainConfig) -> Path:
     draw_curves(table, config.folder / "curves.png")
     told = {"epoch": run.epoch, "scans": len(checked), **{name: round(value, 5) for name, value in figures.items()}}
     finished.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    _describe(config, training, shown)
+    _describe(config, training, shown, slices)
     model_of(config)
     return config.weights
 
 
 def _begun(config: TrainConfig) -> StepNetwork:
     torch.manual_seed(config.seed)
-    return build_network(config.network, config.step, width=config.width)
+    if config.start is None:
+        return build_network(config.network, config.step, width=config.width)
+    network = load_networks(config.start).get(config.step)
+    if network is None or (network.name, network.width) != (config.network, config.width):
+        raise ModelError(
+            f"{config.start.name} holds no {config.network} of width {config.width} for the step {config.step!r}; "
+            "give weights of the same network"
+        )
+    return network
 
 
 def _step(
@@ -422,15 +439,19 @@ def _restore(
     run.epoch, run.steps, run.seconds = kept["progress"]
 
 
-def _describe(config: TrainConfig, training: Sequence[Case], shown: Sequence[Path]) -> None:
+def _describe(config: TrainConfig, training: Sequence[Case], shown: Sequence[Path], slices: Sequence[Slice]) -> None:
     """Write down what this step was trained on, for the card of the model."""
     real = sum(case.image is not None for case in training)
+    drawn = len(shown) - real - len(slices)
     content = {
         "data": config.data.resolve().name,
         "licence": config.licence,
         "real_scans": real,
-        "drawn_scans": len(shown) - real,
-        "real_shapes": min(len(training) - real, len(shown) - real),
+        "drawn_scans": drawn,
+        "real_shapes": min(len(training) - real, drawn),
+        "slices": len(slices),
+        "slices_of": " and ".join(folder.resolve().name for folder in config.slices),
+        "patients_of_slices": len({each.group for each in slices}),
     }
     (config.folder / "trained_on.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
@@ -469,9 +490,15 @@ def _card(config: TrainConfig, weights: Path, told: Sequence[dict[str, Any]]) ->
                 "everything else, and every HU, is drawn from measured statistics; no real voxel of CT"
             )
             data["drawn"] = TrainingData(each["data"], each["licence"], drawn, note)
+        if each["slices"]:
+            note = (
+                f"labelled axial slices of {each['patients_of_slices']} real patients, each grown into a volume: real "
+                "brightness and texture, drawn shape along the body"
+            )
+            data["slices"] = TrainingData(each["slices_of"], each["licence"], each["slices"], note)
     limits = ["Never validated on real scans."]
     if "real" not in data:
-        limits.append("Trained without a single real CT image; expect less on real scans than on drawn ones.")
+        limits.append("Trained without a single real CT scan; expect less on real scans than on drawn ones.")
     limits += [
         "Tumours and cysts outside of the kidney that was found are not sought.",
         "Bosniak classes, stones and the renal pelvis are not told.",
