@@ -1,8 +1,8 @@
-"""A patient's results, of kidney slides and of sediment over time, each value traceable to where it was counted."""
+"""A patient's results, of kidney slides, of CT and of sediment over time, each traceable to where it was counted."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from html import escape
 from zoneinfo import ZoneInfo
@@ -10,19 +10,21 @@ from zoneinfo import ZoneInfo
 import plotly.graph_objects as go
 import streamlit as st
 
-from db import patients, slide_list, slide_reports, worklist
+from db import ct_list, ct_reports, patients, slide_list, slide_reports, worklist
 from db.engine import session_scope
 from db.models import Patient
 from db.reports import SpecimenReport, patient_history
 from db.slide_list import SlideRow
 from db.slide_reports import SlideReport
-from pages.components import auth, counts, download, glomeruli, links, status, style
+from pages.components import auth, counts, ct_history, download, glomeruli, links, status, style
 from pages.components.rows import Row, rows
 from renalcore import taxonomy
 from renalcore.errors import NotFound
 from renalcore.sediment.measure import ReportedValue
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+SLIDE_TABLES = (("slides", "CSV, a row a slide"), ("glomeruli", "CSV, a row a glomerulus"))
+CT_TABLES = (("kidneys", "CSV, a row a kidney"), ("lesions", "CSV, a row a lesion"))
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down")
 
 
@@ -61,10 +63,13 @@ def _patient(patient_id: int) -> None:
         mine = worklist.page(session, patient_id=patient_id, limit=500).rows
         scanned = slide_list.page(session, patient_id=patient_id, limit=500).rows
         reported = slide_reports.patient_history(session, patient_id) if scanned else []
+        studies = ct_list.page(session, patient_id=patient_id, limit=500).rows
+        measured = ct_reports.patient_history(session, patient_id) if studies else []
+    beside = bool(scanned or studies)
     with style.page_header(patient.identifier, patient.name):
-        if mine or not scanned:
+        if mine or not beside:
             download.csv_button(
-                "CSV of sediment" if scanned else "CSV",
+                "CSV of sediment" if beside else "CSV",
                 key=f"csv-patient-{patient_id}",
                 file_name=f"patient-{patient.identifier}.csv",
                 entity="patient",
@@ -78,10 +83,15 @@ def _patient(patient_id: int) -> None:
         st.header("Kidney slides", anchor=False)
         _slides(scanned, reported)
         if reported:
-            _slide_exports(patient)
-    if scanned and not mine:
+            _exports(download.glomeruli_button, SLIDE_TABLES, patient)
+    if studies:
+        st.header("Kidneys on CT", anchor=False)
+        ct_history.show(studies, measured, patient_id)
+        if measured:
+            _exports(download.ct_button, CT_TABLES, patient)
+    if beside and not mine:
         return
-    if scanned:
+    if beside:
         st.header("Urine sediment", anchor=False)
     lines = "".join(
         f'<tr><td><a href="{links.address("review", specimen=row.specimen_id)}" target="_self">'
@@ -158,10 +168,11 @@ def _slides(scanned: Sequence[SlideRow], reported: Sequence[SlideReport]) -> Non
     )
 
 
-def _slide_exports(patient: Patient) -> None:
+def _exports(offer: Callable[..., None], tables: Sequence[tuple[str, str]], patient: Patient) -> None:
+    """CSV files of all that a patient has of one kind: names of the tables, and the words on their buttons."""
     with st.container(horizontal=True):
-        for table, words in (("slides", "CSV, a row a slide"), ("glomeruli", "CSV, a row a glomerulus")):
-            download.glomeruli_button(
+        for table, words in tables:
+            offer(
                 words,
                 table,
                 key=f"{table}-patient-{patient.id}",

@@ -66,6 +66,8 @@ def rows(
     minor: Sequence[int] = (),
     least: Sequence[int] = (),
     wide: int | None = None,
+    selected: int | None = None,
+    dense: bool = False,
 ) -> Answer:
     """Show the table.
 
@@ -78,6 +80,8 @@ def rows(
         minor: Columns left out where the page is narrow.
         least: Columns left out where it is narrower still, as on a tablet beside the menu.
         wide: The column that takes the room left over, and is cut off where there is none.
+        selected: The line that is chosen, where a line is chosen and not opened.
+        dense: Narrower lines, for a table beside a picture.
     """
     result = _component(
         key=key,
@@ -88,6 +92,8 @@ def rows(
             "minor": list(minor),
             "least": list(least),
             "wide": wide,
+            "selected": selected,
+            "dense": dense,
             "rows": [{"id": row.id, "href": row.href, "cells": list(row.cells)} for row in rows],
         },
         on_open_change=_nothing,

@@ -27,6 +27,7 @@ export default function mount({ parentElement, data, setTriggerValue }) {
     root = element("table", { class: "rows" });
     parentElement.append(root);
   }
+  root.classList.toggle("dense", data.dense);
   const look = (i) => [data.numeric.includes(i) && "number", data.minor.includes(i) && "minor", data.least.includes(i) && "least", data.wide === i && "wide"].filter(Boolean).join(" ") || null;
   const open = (row) => setTriggerValue("open", row.id);
   const content = (row, cell, i) => {
@@ -53,6 +54,6 @@ export default function mount({ parentElement, data, setTriggerValue }) {
   root.replaceChildren(
     element("thead", {}, element("tr", {}, ...data.head.map((words, i) => element("th", { scope: "col", class: look(i) }, words)))),
     element("tbody", {}, ...data.rows.map((row) =>
-      element("tr", { "data-id": row.id, onclick: () => open(row) }, ...row.cells.map((cell, i) => element("td", { class: look(i) }, content(row, cell, i)))))),
+      element("tr", { "data-id": row.id, "aria-current": row.id === data.selected && "true", onclick: () => open(row) }, ...row.cells.map((cell, i) => element("td", { class: look(i) }, content(row, cell, i)))))),
   );
 }

@@ -1,0 +1,107 @@
+"""A patient's CT studies: every scan with the volumes of its kidneys and lesions, and the same over time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from html import escape
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from db.ct_list import StudyRow
+from db.ct_reports import CtReport, VolumesAtOneTime, volumes
+from pages.components import ct_results, links, status, style
+from pages.components.ct_viewer import COLOURS
+
+_LINES = (
+    ("right_ml", "Right kidney", COLOURS["kidney"], "solid", "circle"),
+    ("left_ml", "Left kidney", COLOURS["kidney"], "dash", "square"),
+    ("side_unknown_ml", "Kidney, side unknown", COLOURS["kidney"], "dot", "cross"),
+    ("tumour_ml", "Tumours", COLOURS["tumour"], "solid", "diamond"),
+    ("cyst_ml", "Cysts", COLOURS["cyst"], "dash", "triangle-up"),
+)
+"""What is drawn over time: attribute, name, colour, dash and symbol, so that colour is never alone."""
+
+
+def show(scanned: Sequence[StudyRow], history: Sequence[CtReport], patient_id: int) -> None:
+    """Every scan with what is reported of it, signed or not, and a chart once there are two moments.
+
+    Args:
+        scanned: The patient's studies.
+        history: The reports of the studies.
+        patient_id: The patient.
+    """
+    points = volumes(history)
+    _table(scanned, {point.scan_id: point for point in points}, history)
+    shown = list({point.specimen_id: point for point in reversed(points)}.values())[::-1]
+    if len({point.taken_at for point in shown}) > 1:
+        _chart(shown, patient_id)
+        if len(shown) < len(points):
+            st.html('<p class="rc-quiet-text">Of a study with several scans the chart shows the first.</p>')
+
+
+def _table(scanned: Sequence[StudyRow], points: dict[int, VolumesAtOneTime], history: Sequence[CtReport]) -> None:
+    lesions = {scan.scan_id: ct_results.lesions_in_words(scan.measures) for one in history for scan in one.scans}
+    lines = []
+    for row, scan in ((study, scan) for study in scanned for scan in study.scans):
+        point = points.get(scan.id)
+        state = status.state_chip_html(row.state, done=row.done, total=row.total)
+        if scan.withdrawn_at is not None:
+            state = status.quiet_chip_html("withdrawn")
+        cells = [style.NO_VALUE] * 5
+        if point is not None:
+            sides = (point.right_ml, point.left_ml)
+            cells = [
+                *(style.NO_VALUE if value is None else ct_results.ml(value) for value in sides),
+                ct_results.ml(point.tumour_ml),
+                ct_results.ml(point.cyst_ml),
+                escape(lesions[scan.id]),
+            ]
+            if point.side_unknown_ml is not None:
+                cells[4] += f"<br>{status.flag_html(f'{ct_results.ml(point.side_unknown_ml)} ml, side unknown')}"
+        about = ", ".join([*([scan.phase] if scan.phase else []), f"{scan.slices} slices"])
+        lines.append(
+            f'<tr><td style="white-space:nowrap"><a href="{links.address("scan", scan=scan.id)}" target="_self">'
+            f"{escape(row.accession)} · {escape(scan.name)}</a><br>"
+            f'<span class="rc-quiet-text">{escape(about)}<br>'
+            f"{style.when(row.collected_at or row.created_at)[:11]}</span></td><td>{state}</td>"
+            + "".join(f'<td class="rc-num">{cell}</td>' for cell in cells)
+            + "</tr>"
+        )
+    st.html(
+        '<div style="overflow-x:auto"><table class="rc-table"><thead><tr><th>Scan</th><th>State</th>'
+        '<th class="rc-num">Right kidney<br>ml</th><th class="rc-num">Left kidney<br>ml</th>'
+        '<th class="rc-num">Tumours<br>ml</th><th class="rc-num">Cysts<br>ml</th><th class="rc-num">Lesions</th></tr>'
+        f"</thead><tbody>{''.join(lines)}</tbody></table></div>"
+        '<p class="rc-quiet-text">A kidney is told with its tumours and cysts.</p>'
+    )
+
+
+def _chart(points: Sequence[VolumesAtOneTime], patient_id: int) -> None:
+    figure = go.Figure()
+    zone = style.browser_zone()
+    taken = [point.taken_at.astimezone(zone).replace(tzinfo=None) for point in points]
+    for name, words, colour, dash, symbol in _LINES:
+        values = [getattr(point, name) for point in points]
+        if not any(values):
+            continue
+        figure.add_scatter(
+            x=taken,
+            y=values,
+            customdata=[[point.accession, "signed" if point.is_signed else "not signed"] for point in points],
+            mode="lines+markers",
+            name=words,
+            line={"color": colour, "dash": dash, "width": 2},
+            marker={"symbol": symbol, "size": 9, "line": {"width": 1, "color": "#6B7280"}},
+            hovertemplate="%{customdata[0]}: %{y:.1f} ml, %{customdata[1]}<extra>%{fullData.name}</extra>",
+        )
+    margin = max(timedelta(days=1), (taken[-1] - taken[0]) / 20)
+    figure.update_layout(
+        height=300,
+        margin={"l": 10, "r": 10, "t": 10, "b": 10},
+        xaxis={"tickformat": "%d %b %Y", "range": [taken[0] - margin, taken[-1] + margin], "nticks": 8},
+        yaxis={"title": "ml", "rangemode": "tozero"},
+        legend={"orientation": "h", "y": -0.2},
+    )
+    st.plotly_chart(figure, key=f"volumes-{patient_id}", config={"displayModeBar": False})
