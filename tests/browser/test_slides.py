@@ -150,10 +150,13 @@ def test_five_thousand_outlines_are_panned_listed_and_corrected(page: Any, web_a
     page.locator(".slide").get_by_role("button", name="Zoom in").click()
     drawn(page)
     outlines = page.locator("[data-switch=outlines]")
-    with_them = frame_ms(page)
-    outlines.uncheck()
-    without = frame_ms(page)
-    outlines.check()
+    frames: dict[str, list[float]] = {"with": [], "without": []}
+    for _ in range(3):  # in turns: what else the machine does comes and goes
+        frames["with"].append(frame_ms(page))
+        outlines.uncheck()
+        frames["without"].append(frame_ms(page))
+        outlines.check()
+    with_them, without = (statistics.median(times) for times in frames.values())
     assert with_them < 2 * without + 8, f"a frame took {with_them:.0f} ms with outlines, {without:.0f} ms without"
 
     tiles = page.locator(".glomeruli .tile")
