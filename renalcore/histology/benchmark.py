@@ -217,6 +217,8 @@ def run(
         ModelError: The weights are missing or altered, or the device is absent.
         InputError: The slide cannot be read, or the peer cannot be run.
     """
+    if peer is not None:  # asked now, not after a long search
+        _call(peer, "-c", "from importlib.metadata import version; version('tiatoolbox')")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         paths = [slide] if slide is not None else []
@@ -310,20 +312,20 @@ def ask(
     }
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
     np.save(folder / "tissue.npy", tissue)
-    program = Path(__file__).with_name("peer.py")
-    try:
-        # `-I`: with nothing of this environment or this folder.
-        done = subprocess.run([python, "-I", program, folder], capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise InputError(f"{python} cannot be started ({error.strerror}); {_remedy(python)}") from error
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-        raise InputError(f"{python} did not search the slide with TIAToolbox ({said[-1]}); {_remedy(python)}")
+    _call(python, Path(__file__).with_name("peer.py"), folder)
     return Peer(**json.loads((folder / "answer.json").read_text(encoding="utf-8")))
 
 
-def _remedy(python: Path) -> str:
-    return f"it has to be the Python of an environment with `pip install {PEER}`"
+def _call(python: Path, *arguments: str | Path) -> None:
+    """Run the peer's interpreter, with nothing of this environment or this folder (`-I`)."""
+    remedy = f"it has to be the Python of an environment with `pip install {PEER}`"
+    try:
+        done = subprocess.run([python, "-I", *arguments], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise InputError(f"{python} cannot be started ({error.strerror}); {remedy}") from error
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+        raise InputError(f"{python} cannot search slides with TIAToolbox ({said[-1]}); {remedy}")
 
 
 def _trace(model: GlomerulusModel, root: Path, path: Path) -> None:
@@ -338,7 +340,8 @@ def _trace(model: GlomerulusModel, root: Path, path: Path) -> None:
     side = model.card.input.slice_px
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # the tracer's, about sizes that are fixed
-        torch.jit.save(torch.jit.trace(network, torch.zeros(1, 3, side, side)), path)
+        traced = torch.jit.trace(network, torch.zeros(1, 3, side, side))  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, path)
 
 
 def drawn(size_px: int) -> Callable[[int, int, int, int], NDArray[np.uint8]]:

@@ -30,7 +30,7 @@ class Network(ModelABC):
 
     def __init__(self, path: Path, device: str) -> None:
         super().__init__()
-        self.network = torch.jit.load(path, map_location=device)
+        self.network = torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """The logits."""

@@ -9,7 +9,7 @@ import pytest
 
 from renalcore.engine.devices import Device
 from renalcore.errors import InputError
-from renalcore.histology.benchmark import Measured, Peer, ask, drawn, measure
+from renalcore.histology.benchmark import Measured, Peer, ask, drawn, measure, run
 from renalcore.histology.pyramid import write_pyramid
 from renalcore.io.slide import open_slide
 from tests.renalcore.histology.discs import model, slide
@@ -52,10 +52,10 @@ def test_tiatoolbox_is_asked_for_the_same_tiles_and_its_time_is_told_as_a_ratio(
 
 
 def test_a_python_without_tiatoolbox_is_told_with_what_it_lacks(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"No module named 'tiatoolbox'\).*pip install tiatoolbox==2.1.3"):
-        asked(Path(sys.executable), tmp_path)
+    with pytest.raises(InputError, match=r"No package metadata .* tiatoolbox\).* `pip install tiatoolbox==2.1.3`"):
+        run("discs", peer=Path(sys.executable))  # before anything is searched: there is no such model
     with pytest.raises(InputError, match=r"cannot be started \(No such file"):
-        asked(tmp_path / "nowhere", tmp_path)
+        run("discs", peer=tmp_path / "nowhere")
 
 
 def asked(python: Path, folder: Path) -> Peer:
