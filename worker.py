@@ -299,9 +299,7 @@ class Worker:
 
     def draw_heat_map(self, heat_map_id: int) -> None:
         """The workflow of a heat map."""
-        if self.stopping.is_set():
-            raise _Told
-        DBOS.run_step({"name": "draw"}, self.draw, heat_map_id, str(DBOS.workflow_id))
+        self.step("draw", partial(self.draw, heat_map_id, str(DBOS.workflow_id)))
 
     def draw(self, heat_map_id: int, attempt: str) -> None:
         """The one step of a heat map. It is not tried again: whoever waits for it reads why it failed, and can."""

@@ -1,7 +1,8 @@
 """The real worker with a model that needs no weights: `python tests/fake_worker.py --calls FILE [...]`.
 
 It finds one erythrocyte in every field, the dark discs of drawn slides (`slide_files.a_section`) and the bright kidneys
-of drawn scans (`renalcore.ct.bright`), draws a heat map of one byte, notes each call, and misbehaves on request.
+of drawn scans (`renalcore.ct.bright`; with `--ct-labels` those of a real one), draws a heat map of one byte, notes each
+call, and misbehaves on request.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from renalcore.io.slide import Slide
 from renalcore.io.volume import Volume
 from renalcore.serving import Detector, Explainer, Models, Searcher, Segmenter
 from renalcore.types import Detections, Field
+from tests.ct_told import Told
 from tests.renalcore.ct import bright
 from tests.renalcore.histology import discs
 
@@ -50,7 +52,8 @@ def noted(options: argparse.Namespace, call: str, name: str) -> None:
 def models(options: argparse.Namespace) -> Models:
     """What takes the place of the registry: any key gives the same fakes."""
     same = {"device": "no device at all", "weights_sha256": options.weights_sha256}
-    slides, scans = discs.model(), bright.model()
+    slides = discs.model()
+    scans = Told(options.ct_labels) if options.ct_labels else bright.model()
 
     def predict(field: Field) -> Detections:
         noted(options, field.name, field.name)
@@ -117,6 +120,7 @@ if __name__ == "__main__":
     parser.add_argument("--die-at")
     parser.add_argument("--fail-while", type=Path, default=Path("/no/such/file"))
     parser.add_argument("--no-model", action="store_true")
+    parser.add_argument("--ct-labels", type=Path)
     parser.add_argument("--weights-sha256", default=WEIGHTS_SHA256)
     parser.add_argument("--silent-after", type=float, default=worker.Pace().silent_after_s)
     chosen = parser.parse_args()

@@ -33,8 +33,6 @@ from db.models import (
     User,
 )
 from db.specimens import UploadedField
-from renalcore.io.volume import Volume
-from tests.ct_analysed import stored_image
 from tests.db.records import a_ct_study, a_specimen_of_slides
 from tests.renalcore.histology import discs
 
@@ -148,13 +146,13 @@ class Laboratory:
         queue.enqueue(analysis_id)
         return analysis_id
 
-    def study(self, **volumes: Volume) -> int:
-        """A CT study of drawn scans by their names; returns the id of its analysis."""
+    def study(self, **scans: bytes) -> int:
+        """A CT study of NIfTI files by the names of the scans; returns the id of its analysis."""
         store = FileStore(os.environ["RENAL_FILES"])
-        images = {name: store.put(io.BytesIO(stored_image(volume)))[0] for name, volume in volumes.items()}
+        images = {name: store.put(io.BytesIO(content))[0] for name, content in scans.items()}
         self._serial += 1
         with session_scope() as session:
-            study = a_ct_study(session, self.user, *volumes, accession=f"C-{self._serial}", images=images)
+            study = a_ct_study(session, self.user, *scans, accession=f"C-{self._serial}", images=images)
             analysis_id = analyses.request(
                 session, study, model_key="fake", weights_sha256=WEIGHTS_SHA256, code_version="test", options={},
                 by=self.user,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 from datetime import UTC, datetime
+from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from sqlalchemy import func, select
@@ -12,12 +16,13 @@ from db import analyses, ct_files, ct_searches, queue
 from db.engine import session_scope
 from db.models import CtResult, CtScan, CtStep, StoredFile
 from renalcore.ct.measure import Measures, from_dict
-from tests.ct_analysed import CYST, TUMOUR
-from tests.renalcore.ct.bright import LEFT, RIGHT, body
+from tests.ct_analysed import CYST, TUMOUR, stored_image
+from tests.renalcore.ct.bright import BODY, KIDNEY, LEFT, RIGHT, body
 from tests.worker.laboratory import Laboratory
 
-PORTAL, EXPERT = body([RIGHT, LEFT], tumours=[TUMOUR], cysts=[CYST])
-NATIVE, _ = body([LEFT], shape=(58, 60, 80))
+VOLUME, EXPERT = body([RIGHT, LEFT], tumours=[TUMOUR], cysts=[CYST])
+PORTAL = stored_image(VOLUME)
+NATIVE = stored_image(body([LEFT], shape=(58, 60, 80))[0])
 
 
 def measures_of(analysis_id: int) -> dict[str, Measures]:
@@ -108,3 +113,42 @@ def test_scans_of_several_studies_are_searched_one_at_a_time_and_a_worker_told_t
     slices = [line.split(" of ")[1] for line in lab.calls_file.read_text().splitlines()]
     first, *_ = slices
     assert slices in ([first] * 4 + [slices[-1]] * 4, [first] * 2 + [slices[2]] * 4 + [first] * 2)
+
+
+@pytest.mark.long
+def test_a_scan_of_a_thousand_slices_is_gone_on_with_after_a_kill_within_two_gigabytes(lab: Laboratory) -> None:
+    scan = large_scan()
+    assert len(scan) < 20e6, "packed; its voxels take 524 MB"
+    analysis_id = lab.study(large=scan)
+    killed = lab.start("--name", "anna", "--seconds", "3")
+    lab.until(lambda: lab.calls()["kidney of 1000 slices"] == 1, within_s=900)
+    killed.kill()
+    killed.wait()
+    worker = lab.start("--name", "anna")
+    lab.until_all_ended(analysis_id, within_s=900)
+    assert (lab.analysis(analysis_id).state, lab.calls()["rough of 1000 slices"]) == ("done", 1), lab.log()
+    assert [kidney.side for kidney in measures_of(analysis_id)["large"].kidneys] == ["right", "left"]
+    status = Path(f"/proc/{worker.pid}/status").read_text()
+    (peak_kb,) = (int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    assert peak_kb < 2e6, f"{peak_kb / 1e6:.2f} GB"
+
+
+def large_scan() -> bytes:
+    """1,000 slices of 512 x 512 as NIfTI, written slice by slice: a box of body with two kidneys and air around it."""
+    shape, spacing_mm = (1000, 512, 512), (1.0, 0.9, 0.9)
+    z_mm, y_mm, x_mm = ((np.arange(n) - (n - 1) / 2) * mm for n, mm in zip(shape, spacing_mm, strict=True))
+    header = nibabel.Nifti1Header()
+    header.set_data_shape(shape[::-1])
+    header.set_data_dtype(np.int16)
+    header.set_sform(np.diag([-spacing_mm[2], -spacing_mm[1], spacing_mm[0], 1]), code=1)
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    packed = io.BytesIO()
+    with gzip.open(packed, "wb", 1) as file:
+        file.write(header.binaryblock + bytes(4))
+        for z in z_mm:
+            plane = np.full(shape[1:], -1000, "<i2")
+            plane[64:-64, 32:-32] = BODY
+            for (cz, cy, cx), (rz, ry, rx) in (RIGHT, LEFT):
+                plane[((z - cz) / rz) ** 2 + ((y_mm[:, None] - cy) / ry) ** 2 + ((x_mm - cx) / rx) ** 2 < 1] = KIDNEY
+            file.write(plane.tobytes())
+    return packed.getvalue()
