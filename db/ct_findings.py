@@ -7,11 +7,12 @@ waits for it; where somebody else has corrected the scan in the meantime it is r
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -130,14 +131,19 @@ def all_standing(session: Session, analysis_id: int, scan_ids: Collection[int] |
     )
     if scan_ids is not None:
         results = results.where(CtResult.scan_id.in_(scan_ids))
+    said = _said(session, analysis_id)
     found = []
-    for scan_id, labels_id, sha256, measures, words in session.execute(results):
-        rows = _corrections(session, analysis_id, scan_id)
+    for scan_id, *stands in session.execute(results):
+        rows = said.get(scan_id, [])
         if rows:  # the last one says what stands, also where it is an undoing
-            last = rows[-1][0]
-            labels_id, sha256, measures, words = last.labels_id, last.labels.sha256, last.measures, last.words
-        corrected = tuple(_corrected(row, name) for row, name in _not_undone(rows))
-        found.append(Standing(scan_id, labels_id, sha256, measure.from_dict(measures), words, corrected))
+            last = (
+                select(CtCorrection.labels_id, StoredFile.sha256, CtCorrection.measures, CtCorrection.words)
+                .join(StoredFile, StoredFile.id == CtCorrection.labels_id)
+                .where(CtCorrection.id == rows[-1].correction_id)
+            )
+            stands = list(session.execute(last).one())
+        labels_id, sha256, measures, words = stands
+        found.append(Standing(scan_id, labels_id, sha256, measure.from_dict(measures), words, _not_undone(rows)))
     return found
 
 
@@ -230,7 +236,7 @@ def _correct(
     _, specimen = analyses.hold_for_review(session, analysis_id)
     scan = _scan(session, specimen, scan_id)
     if _last(session, analysis_id, scan_id) != start.last:
-        who = _corrections(session, analysis_id, scan_id)[-1][1]
+        who = _said(session, analysis_id)[scan_id][-1].by
         raise Conflict(f"{scan.name} has changed meanwhile: {who} corrected it. Reload the page, then correct again.")
     if after is None:
         return standing(session, analysis_id, scan_id)
@@ -308,25 +314,52 @@ def _last(session: Session, analysis_id: int, scan_id: int) -> int:
     return session.scalar(last) or 0
 
 
-def _corrections(session: Session, analysis_id: int, scan_id: int) -> list[tuple[CtCorrection, str]]:
-    """Every correction of a scan with the name of who made it, oldest first."""
-    rows = session.execute(
-        select(CtCorrection, User.full_name, User.username)
+class _Said(NamedTuple):
+    """A row of a correction without what it leaves behind."""
+
+    correction_id: int
+    scan_id: int
+    action: CtAction
+    voxel: list[int] | None
+    was: str | None
+    label: str | None
+    undone_id: int | None
+    by: str
+    by_id: int
+    at: datetime
+
+
+def _said(session: Session, analysis_id: int) -> dict[int, list[_Said]]:
+    """Every correction of an analysis by its scan, oldest first."""
+    said: dict[int, list[_Said]] = defaultdict(list)
+    for row in session.execute(
+        select(
+            CtCorrection.id, CtCorrection.scan_id, CtCorrection.action, CtCorrection.voxel, CtCorrection.was,
+            CtCorrection.label, CtCorrection.undone_id, func.coalesce(func.nullif(User.full_name, ""), User.username),
+            CtCorrection.by_id, CtCorrection.at,
+        )
         .join(User, User.id == CtCorrection.by_id)
-        .where(CtCorrection.analysis_id == analysis_id, CtCorrection.scan_id == scan_id)
+        .where(CtCorrection.analysis_id == analysis_id)
         .order_by(CtCorrection.id)
+    ):  # fmt: skip
+        said[row.scan_id].append(_Said(*row))
+    return said
+
+
+def _not_undone(rows: Sequence[_Said]) -> tuple[Corrected, ...]:
+    undone = {row.undone_id for row in rows}
+    return tuple(
+        Corrected(
+            row.correction_id, row.action, _voxel(row.voxel or ()), row.was or "", row.label, row.by, row.by_id, row.at
+        )
+        for row in rows
+        if row.action != "undo" and row.correction_id not in undone
     )
-    return [(row, full_name or username) for row, full_name, username in rows]
 
 
-def _not_undone(rows: Sequence[tuple[CtCorrection, str]]) -> list[tuple[CtCorrection, str]]:
-    undone = {row.undone_id for row, _ in rows}
-    return [(row, name) for row, name in rows if row.action != "undo" and row.id not in undone]
-
-
-def _corrected(row: CtCorrection, by: str) -> Corrected:
-    d, h, w = row.voxel or (0, 0, 0)
-    return Corrected(row.id, row.action, (d, h, w), row.was or "", row.label, by, row.by_id, row.at)
+def _voxel(index: Sequence[int]) -> tuple[int, int, int]:
+    d, h, w = index
+    return int(d), int(h), int(w)
 
 
 def _record(

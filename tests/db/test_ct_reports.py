@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from db import audit, ct_findings, ct_reports, reports, reviews
 from db.engine import now
-from db.models import User
+from db.models import CtResult, CtScan, User
 from renalcore.ct.measure import RENAL_NOTE
 from renalcore.errors import Conflict, InputError, NotFound
 from tests.ct_analysed import TUMOUR, Study, analysed, drawn
@@ -101,6 +101,22 @@ def test_a_signed_report_stays_word_for_word_and_an_amendment_leaves_it_so(
     assert trail is not None
     assert trail["report"] == kept
     assert audit.verify(session)
+
+
+def test_what_lacks_a_result_or_has_no_scan_left_is_not_signed(session: Session, study: Study, reviewer: User) -> None:
+    another = session.query(CtResult.labels_id).limit(1).scalar()
+    late = CtScan(
+        specimen_id=study.specimen.id, position=2, file_id=another, image_id=another, name="Late", format="NIfTI",
+        is_deidentified=True, slices=1, height_px=1, width_px=1, spacing_mm=[1.0, 1.0, 1.0],
+    )  # fmt: skip
+    session.add(late)
+    with pytest.raises(Conflict, match=r"1 of 3 scans of .* CT-1 have no result yet\. Analyse them before signing"):
+        reviews.sign(session, study.specimen.id, by=reviewer, meaning="Released")
+    for scan in session.query(CtScan):
+        scan.withdrawn_at = now()
+    session.flush()
+    with pytest.raises(Conflict, match=r"All scans of .* CT-1 are withdrawn\. Bring one back before signing"):
+        reviews.sign(session, study.specimen.id, by=reviewer, meaning="Released")
 
 
 def test_a_patients_volumes_follow_each_other_in_the_order_of_the_scans(
