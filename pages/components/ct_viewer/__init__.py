@@ -23,11 +23,12 @@ COLOURS: Final = {"kidney": "#56B4E9", "tumour": "#D55E00", "cyst": "#F0E442"}
 ACTIONS: Final = frozenset({"select", "clear"})
 
 _HERE = Path(__file__).parent
+SCRIPTS: Final = (slide_viewer.HERE / "parts.js", *(_HERE / name for name in ("volume.js", "plane.js", "viewer.js")))
+"""What the browser runs, in this order."""
+
 _component = st.components.v2.component(
     "renalcore_ct_viewer",
-    js=slide_viewer.script(
-        slide_viewer.HERE / "parts.js", *(_HERE / name for name in ("volume.js", "plane.js", "viewer.js"))
-    ),
+    js=slide_viewer.script(*SCRIPTS),
     css=(_HERE / "viewer.css").read_text(encoding="utf-8"),
 )
 

@@ -178,7 +178,7 @@ class Plane {
         edge(row ? labels[from - down] : 0, column, row, column + 1, row);
         edge(row < rows - 1 ? labels[from + down] : 0, column, row + 1, column + 1, row + 1);
         if (number) {
-          const tag = tags.get(number) ?? { label, top: row, from: column };
+          const tag = tags.get(number) ?? { top: row, from: column };
           if (tag.top === row) tag.to = column;
           tags.set(number, tag);
         }
@@ -228,7 +228,7 @@ class Plane {
 
   drawLabels(pen, left, top, scale) {
     const { grid } = this;
-    const { look, selected } = this.viewer;
+    const { look } = this.viewer;
     const [x, y] = [grid.spacing[this.across] * scale, grid.spacing[this.down] * scale];
     if (look.filled) {
       pen.imageSmoothingEnabled = false;
@@ -252,11 +252,11 @@ class Plane {
     pen.textAlign = "center";
     pen.lineWidth = 3;
     pen.strokeStyle = "rgba(0, 0, 0, 0.85)";
+    pen.fillStyle = "#fff";
     for (const [number, tag] of this.lines.tags) {
       const words = this.viewer.tag(number);
       if (!words) continue;
       const at = [left + ((tag.from + tag.to + 1) / 2) * x, Math.max(14, top + tag.top * y - 5)]; // above its highest row
-      pen.fillStyle = number === selected ? "#fff" : this.viewer.data.colours[LABELS[tag.label - 1]];
       pen.strokeText(words, ...at);
       pen.fillText(words, ...at);
     }

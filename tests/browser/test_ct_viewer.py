@@ -1,0 +1,190 @@
+"""The planes of a CT scan as the browser draws them: where things lie, how large they are, what is handed back.
+
+The component stands alone on a page of the app, under its content security policy and with its routes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pages.components import slide_viewer
+from pages.components.ct_viewer import COLOURS, SCRIPTS
+from renalcore.ct.measure import measure
+from renalcore.io.volume import Volume
+from tests.browser.conftest import expect, shoot
+from tests.browser.records import user_of
+from tests.ct_analysed import Study, analysed, drawn
+from tests.running_app import RunningApp
+
+MOUNT = """async ([script, style, data]) => {
+    document.body.innerHTML = "<div id='place'></div>";
+    const root = document.getElementById("place").attachShadow({ mode: "open" });
+    const sheet = new CSSStyleSheet();
+    sheet.replaceSync(style);
+    root.adoptedStyleSheets = [sheet];
+    const { default: mount } = await import(URL.createObjectURL(new Blob([script], { type: "text/javascript" })));
+    window.sent = [];
+    window.update = changes => {
+        data = { ...data, ...changes };
+        mount({ data, parentElement: root, setTriggerValue: (_, { nonce, events }) => {
+            window.sent.push(...events);
+            setTimeout(() => window.update({ acknowledged: { [nonce]: events.at(-1).n } }));
+        } });
+    };
+    window.update({});
+}"""
+"""As Streamlit mounts it; every event is answered."""
+
+EXTENT = """([plane, colour]) => {
+    const canvas = document.getElementById("place").shadowRoot.querySelector(`[data-plane=${plane}] canvas`);
+    const { width, height } = canvas;
+    const { data } = canvas.getContext("2d").getImageData(0, 0, width - 16, height);
+    const wanted = [1, 3, 5].map(at => parseInt(colour.slice(at, at + 2), 16));
+    let [left, top, right, bottom] = [width, height, 0, 0];
+    for (let i = 0; i < data.length; i += 4) {
+        if (wanted.some((value, at) => Math.abs(value - data[i + at]) > 3)) continue;
+        const [x, y] = [(i / 4) % (width - 16), Math.floor(i / 4 / (width - 16))];
+        [left, top, right, bottom] = [Math.min(left, x), Math.min(top, y), Math.max(right, x), Math.max(bottom, y)];
+    }
+    return [left, top, right + 1, bottom + 1, width - 16, height];
+}"""
+"""Where a colour is in a plane, in px of the screen, and the size of the picture without its strip."""
+
+
+@dataclass
+class Shown:
+    """A viewer on a page."""
+
+    page: Any
+    study: Study
+
+    @property
+    def root(self) -> Any:
+        return self.page.locator(".ct")
+
+    def plane(self, name: str) -> Any:
+        return self.page.locator(f".plane[data-plane={name}]")
+
+    def extent(self, plane: str, label: str) -> list[float]:
+        extent: list[float] = self.page.evaluate(EXTENT, [plane, COLOURS[label]])
+        return extent
+
+    def sent(self) -> list[dict[str, Any]]:
+        events: list[dict[str, Any]] = self.page.evaluate("() => window.sent")
+        return events
+
+
+def shown(page: Any, app: RunningApp, study: Study) -> Shown:
+    """A study in the viewer, its labels drawn without seeing through them."""
+    person = app.person()
+    entered = {"username": person.username, "password": person.password}
+    page.request.post(f"{app.url}/login", form=entered, headers={"origin": app.url}, max_redirects=0)
+    page.goto(f"{app.url}/health")
+    measures = measure(study.labels, study.volume.affine, hu=study.volume.hu)
+    address = f"/ct/{study.scan.id}"
+    data = {
+        "scan": study.scan.id, "image": f"{address}/image.nii.gz", "version": "1", "go_to": None, "asked": 0,
+        "labels": f"{address}/labels.nii.gz?analysis={study.analysis.id}", "colours": COLOURS, "acknowledged": {},
+        "lesions": [{"number": one.number, "label": one.label, "voxel": one.voxel} for one in measures.lesions],
+    }  # fmt: skip
+    style = (SCRIPTS[-1].parent / "viewer.css").read_text()
+    page.evaluate(MOUNT, [slide_viewer.script(*SCRIPTS), style, data])
+    viewer = Shown(page, study)
+    page.locator(".ct[data-shown][data-version='1']").wait_for()
+    page.get_by_label("Opacity of the labels").fill("1")
+    page.get_by_role("button", name="Cross-hair").click()
+    return viewer
+
+
+def a_study(app: RunningApp, monkeypatch: pytest.MonkeyPatch, number: str, volume: Volume, labels: np.ndarray) -> Study:
+    monkeypatch.setenv("RENAL_DATA", str(app.data))
+    user = user_of(app, app.person())
+    with app.database() as session:
+        return analysed(session, user, [(volume, labels)], accession=f"V-{number}", identifier=f"V-{number}")
+
+
+def lain_down() -> tuple[Volume, np.ndarray]:
+    """The same body, whose file counts sagittal slices from the left, rows to the head and columns to the back."""
+    volume, labels = drawn()
+    affine = volume.affine.copy()
+    to_left, to_back, to_head, origin = affine.T
+    width = volume.shape[2]
+    turned = np.column_stack((to_back, to_head, -to_left, origin + to_left * (width - 1)))
+    return Volume(volume.hu.transpose(2, 0, 1)[::-1].copy(), turned), labels.transpose(2, 0, 1)[::-1].copy()
+
+
+def test_a_ball_is_round_and_left_is_at_the_right_however_the_file_counts(
+    page: Any, web_app: RunningApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extents: dict[str, list[float]] = {}
+    for number, scan in (("axial", drawn()), ("sagittal", lain_down())):
+        viewer = shown(page, web_app, a_study(web_app, monkeypatch, number, *scan))
+        voxel = [int(index) for index in np.argwhere(viewer.study.labels == 2).mean(axis=0).round()]
+        page.evaluate("voxel => window.update({ go_to: voxel })", voxel)
+        expect(viewer.root).to_have_attribute("data-voxel", " ".join(map(str, voxel)))
+        expect(viewer.root).to_have_attribute("data-hu", "1500")
+        page.keyboard.press("Escape")
+        expect(viewer.root).to_have_attribute("data-selected", "")
+        for plane, (across_mm, down_mm) in {"axial": (320, 240), "coronal": (320, 300), "sagittal": (240, 300)}.items():
+            left, top, right, bottom, wide, high = extents.setdefault(plane, viewer.extent(plane, "tumour"))
+            assert extents[plane] == pytest.approx(viewer.extent(plane, "tumour"), abs=1.01)
+            px_per_mm = min(wide / across_mm, high / down_mm)
+            assert (right - left) / px_per_mm == pytest.approx(28, abs=4.5)
+            assert (bottom - top) / px_per_mm == pytest.approx(28, abs=4.5)
+            # 74 mm to the left, 30 mm to the back, at the height of the middle; the middle lies between two voxels.
+            x_mm, y_mm = ((left + right - wide) / 2 / px_per_mm, (top + bottom - high) / 2 / px_per_mm)
+            wanted = {"axial": (74, 30), "coronal": (74, 0), "sagittal": (30, 0)}[plane]
+            assert (x_mm, y_mm) == pytest.approx(wanted, abs=3.0)
+    assert viewer.plane("coronal").locator("b").all_inner_texts() == ["R", "L", "H", "F"]
+    assert viewer.plane("sagittal").locator("b").all_inner_texts() == ["A", "P", "H", "F"]
+
+
+def test_slices_window_labels_and_lesions_follow_the_hand(
+    page: Any, web_app: RunningApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer = shown(page, web_app, a_study(web_app, monkeypatch, "hand", *drawn()))
+    axial = viewer.plane("axial")
+    shoot(page, "ct-viewer")
+    expect(axial).to_have_attribute("data-slice", "31")  # the middle of 60
+    left, top, right, bottom, *_ = viewer.extent("axial", "tumour")
+    axial.locator("canvas").click(position={"x": (left + right) / 2, "y": (top + bottom) / 2})
+    expect(viewer.root).to_have_attribute("data-selected", "1")
+    page.wait_for_function("() => window.sent.length === 1")
+    (event,) = viewer.sent()
+    assert (event["action"], event["lesion"], viewer.study.labels[tuple(event["voxel"])]) == ("select", 1, 2)
+    page.keyboard.press("Escape")
+    page.wait_for_function("() => window.sent.length === 2")
+    assert viewer.sent()[1]["action"] == "clear"
+    page.keyboard.press("p")  # the last lesion: the cyst
+    expect(viewer.root).to_have_attribute("data-selected", "2")
+    page.wait_for_function("() => window.sent.length === 3")
+    assert viewer.study.labels[tuple(viewer.sent()[2]["voxel"])] == 3
+
+    slice_before = int(axial.get_attribute("data-slice"))
+    axial.hover()
+    page.mouse.wheel(0, 100)  # towards the feet
+    expect(axial).to_have_attribute("data-slice", str(slice_before - 1))
+    page.keyboard.press("PageUp")
+    expect(axial).to_have_attribute("data-slice", str(slice_before + 9))
+    page.get_by_role("button", name="Lung").click()
+    expect(viewer.root).to_have_attribute("data-window", "1500 -600")
+    box = axial.bounding_box()
+    page.mouse.move(box["x"] + 100, box["y"] + 100)
+    page.mouse.down(button="right")
+    page.mouse.move(box["x"] + 120, box["y"] + 110)
+    page.mouse.up(button="right")
+    expect(viewer.root).to_have_attribute("data-window", "1575 -562")  # 20 and 10 px of 1500 / 400 HU
+    page.keyboard.press("n")
+    page.get_by_role("button", name="Tumour").click()
+    expect(viewer.root).to_have_attribute("data-selected", "1")
+    assert viewer.extent("axial", "tumour")[2] == 1, "nowhere"
+    assert viewer.extent("axial", "kidney")[2] > 100
+    page.keyboard.press("o")
+    assert viewer.extent("axial", "kidney")[2] == 1
+    page.keyboard.press("2")
+    expect(axial).to_be_hidden()
+    expect(viewer.plane("coronal")).to_be_visible()
