@@ -86,7 +86,7 @@ def ct_button(
 
 
 def scan_buttons(scan: CtScan, stem: str) -> None:
-    """Offer the labels of a scan as NIfTI, as DICOM SEG where it came as DICOM, and its surfaces as STL.
+    """Offer the labels of a scan as NIfTI, as DICOM SEG or why there is none, and its surfaces as STL.
 
     Args:
         scan: The scan.
@@ -103,6 +103,8 @@ def scan_buttons(scan: CtScan, stem: str) -> None:
             return export(session, scan.id, by=user, file_name=file_name)
 
         _button(label, make, key=f"export{ending}-{scan.id}", file_name=file_name, mime=mime)
+    if scan.format != "DICOM":
+        st.caption(ct_exports.NO_DICOM_SEG)
 
 
 def geojson_button(label: str, slide_id: int, *, key: str, file_name: str) -> None:
