@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from renalcore.ct.measure import Kidney, measure
 from renalcore.ct.nifti import read_nifti
-from renalcore.export.meshes import mesh, to_stl
+from renalcore.export.meshes import mesh, surfaces_of, to_stl
+from tests.renalcore.ct.bright import LEFT, RIGHT, body
 
 AFFINE = np.array([[0.8, 0, 0, -100], [0, 0.8, 0, 50], [0, 0, 2.5, 1500], [0, 0, 0, 1.0]])
 
@@ -45,6 +47,27 @@ def test_what_the_edge_of_the_scan_cuts_is_closed() -> None:
     surface = mesh(whole, np.eye(4), rounds=0)
     edges = np.sort(surface.faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1)
     assert (np.unique(edges, axis=0, return_counts=True)[1] == 2).all()
+
+
+def test_each_kidney_and_each_lesion_has_its_surface_where_it_is_measured() -> None:
+    volume, labels = body([RIGHT, LEFT], tumours=[((0, 30, 74), (14, 14, 14)), ((40, 30, -64), (12, 12, 12))])
+    measures = measure(labels, volume.affine)
+    surfaces = list(surfaces_of(measures, labels, volume.affine, kidney_faces=2000, lesion_faces=500))
+    assert [what for what, _ in surfaces] == [*measures.kidneys, *measures.lesions]
+    for what, surface in surfaces:
+        volume_ml = what.kidney_ml if isinstance(what, Kidney) else what.volume_ml
+        assert surface.volume_ml == pytest.approx(volume_ml, rel=0.1)
+        middle = (surface.vertices_mm.min(axis=0) + surface.vertices_mm.max(axis=0)) / 2
+        assert middle == pytest.approx(what.centre_lps_mm, abs=6)  # about a voxel
+
+
+def test_halves_of_a_fused_kidney_are_cut_between_their_centres() -> None:
+    volume, labels = body([RIGHT, LEFT, ((0, 30, 0), (12, 12, 70))])
+    measures = measure(labels, volume.affine)
+    (_, right), (_, left) = surfaces_of(measures, labels, volume.affine)
+    assert [kidney.place for kidney in measures.kidneys] == ["fused", "fused"]
+    assert right.vertices_mm[:, 0].max() == pytest.approx(0, abs=3)
+    assert left.vertices_mm[:, 0].min() == pytest.approx(0, abs=3)
 
 
 def test_stl_bytes_hold_the_triangles_in_lps_mm_and_say_so() -> None:
