@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import streamlit as st
 
 from db import patients, reports, specimens
@@ -10,32 +13,45 @@ from db.models import Modality
 from pages.components import auth, date_range, download, style
 
 SCOPES = ("One specimen", "One patient", "A range of dates")
-SEDIMENT, SLIDES, GLOMERULI = "Sediment", "Kidney slides", "Glomeruli"
+KINDS: Mapping[str, tuple[Modality, str]] = MappingProxyType(
+    {
+        "Sediment": ("sediment", ""),
+        "Kidney slides": ("histology", "slides"),
+        "Glomeruli": ("histology", "glomeruli"),
+        "Kidneys on CT": ("ct", "kidneys"),
+        "Lesions on CT": ("ct", "lesions"),
+    }
+)
+"""What is exported: of which specimens, and which of their tables where they have two."""
+
+IT_IS: Mapping[Modality, str] = MappingProxyType(
+    {"sediment": "a urine sediment", "histology": "kidney tissue", "ct": "a CT study"}
+)
 WITH_RESULTS = ("needs_review", "signed")
 
 auth.require()
 style.page_header(
     "Export",
-    "One row a value, slide or glomerulus, as CSV that Excel and pandas open as it is. Every export is recorded.",
+    "One row a value, slide, glomerulus, kidney or lesion, as CSV that Excel and pandas open as it is. "
+    "Every export is recorded.",
 )
 with st.container(horizontal=True, vertical_alignment="bottom"):
-    what = st.segmented_control(
-        "What", (SEDIMENT, SLIDES, GLOMERULI), default=SEDIMENT, key="export-what", required=True
-    )
+    what = st.segmented_control("What", list(KINDS), default=next(iter(KINDS)), key="export-what", required=True)
     scope = st.segmented_control("Of", SCOPES, default=SCOPES[0], key="export-scope", required=True)
-modality: Modality = "sediment" if what == SEDIMENT else "histology"
-suffix = {SEDIMENT: "", SLIDES: "-slides", GLOMERULI: "-glomeruli"}[what]
+modality, table = KINDS[what]
+suffix = f"-{table}" if table else ""
 
 
 def _button(
     label: str, *, key: str, file_name: str, entity: str, entity_id: int | str, disabled: bool = False, **which: object
 ) -> None:
     said = {"key": f"{key}{suffix}", "file_name": file_name, "entity": entity, "entity_id": entity_id}
-    if what == SEDIMENT:
+    if modality == "sediment":
         download.csv_button(label, **said, disabled=disabled, **which)
-    else:
-        table = "slides" if what == SLIDES else "glomeruli"
+    elif modality == "histology":
         download.glomeruli_button(label, table, **said, disabled=disabled, **which)
+    else:
+        download.ct_button(label, table, **said, disabled=disabled, **which)
 
 
 if scope == SCOPES[0]:
@@ -43,9 +59,7 @@ if scope == SCOPES[0]:
     with session_scope(read_only=True) as session:
         specimen = specimens.by_accession(session, accession) if accession.strip() else None
     if specimen is not None and specimen.modality != modality:
-        st.info(
-            f"It is {'kidney tissue' if specimen.modality == 'histology' else 'a urine sediment'}: choose so above."
-        )
+        st.info(f"It is {IT_IS[specimen.modality]}: choose so above.")
     elif specimen is not None and specimen.state in WITH_RESULTS:
         _button(
             f"Download {specimen.accession}{suffix}.csv",
@@ -83,7 +97,7 @@ else:
         _button(
             "Download CSV",
             key=f"export-range-{days.first}-{days.last}",
-            file_name=f"{'sediment' if what == SEDIMENT else 'histology'}{suffix}-{days.first}-{days.last}.csv",
+            file_name=f"{modality}{suffix}-{days.first}-{days.last}.csv",
             entity="specimens",
             entity_id=f"{days.first}..{days.last}",
             disabled=number == 0,
