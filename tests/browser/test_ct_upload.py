@@ -1,0 +1,89 @@
+"""A CT study from the folder of a disc to the list of studies: dropped, chosen from, filled in, registered."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from pathlib import Path
+from typing import Any
+
+from tests.browser.conftest import drawn, expect, shoot, sign_in
+from tests.browser.test_slides import fill
+from tests.ct_files import body, ct_series, saved
+from tests.running_app import RunningApp
+
+NAMED = {"PatientName": "Secret^Maria", "StudyDate": "20240229", "StudyTime": "0815", "AccessionNumber": "R-77"}
+FOLDER = ".uploads input[webkitdirectory]"
+FILES = ".uploads input[type=file]:not([webkitdirectory])"
+
+
+def a_disc(folder: Path, number: str, *, brighter: int = 0) -> Path:
+    """A disc with a scout view, two series in folders of their own, and what else lies on discs."""
+    hu = body(12, 64, 72) + brighter
+    named = {**NAMED, "PatientID": f"P-{number}"}
+    saved(folder / "1", ct_series(hu[:1], series="1.1", number=1, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))
+    saved(folder / "portal", ct_series(hu, series="1.2", number=2, SeriesDescription="portal", **named))
+    saved(folder / "late", ct_series(hu + 7, series="1.3", number=3, SeriesDescription="late 5 min", **named))
+    (folder / "README.TXT").write_text("Open VIEWER.EXE")
+    (folder / ".DS_Store").write_bytes(b"clutter")
+    return folder
+
+
+def test_a_disc_is_dropped_a_series_chosen_and_the_form_filled_in_from_its_headers(
+    page: Any, web_app: RunningApp, tmp_path: Path
+) -> None:
+    number = secrets.token_hex(4)
+    disc = a_disc(tmp_path / "Maria Secret 1960", number)
+    sign_in(page, web_app, web_app.person(), "/new-ct")
+    page.locator(".place").wait_for()
+    shoot(page, "new-ct-empty")
+    letter = tmp_path / "letter.txt"
+    letter.write_text("Dear colleague, " * 100)
+    page.locator(FILES).set_input_files([letter])
+    expect(page.locator(".uploads li", has_text="letter.txt").locator(".said")).to_contain_text(
+        "Text. Choose the DICOM"
+    )
+    page.locator(FOLDER).set_input_files(disc)
+    page.get_by_text("Maria Secret 1960 (26 files)", exact=True).wait_for()
+    expect(page.get_by_text("late 5 min")).to_have_count(0)
+    expect(page.get_by_text("portal venous · 12 slices of 72 × 64 px · 0.7 × 0.8 × 2.5 mm")).to_be_visible()
+    expect(page.get_by_text("Series 1 (1 image) is left out: Only scout views")).to_be_visible()
+    expect(
+        page.get_by_text("Still missing: the patient number, the accession number, at least one scan.")
+    ).to_be_visible()
+    page.get_by_role("button", name="Fill in").click()
+    expect(page.get_by_label("Patient number", exact=True)).to_have_value(f"P-{number}")
+    expect(page.get_by_label("Patient name (optional)", exact=True)).to_have_value("Secret, Maria")
+    fill(page, "Accession number", f"CT-{number}")
+    page.get_by_text("Series 3", exact=True).click()
+    expect(page.get_by_label("Name", exact=True)).to_have_value("excretory")
+    drawn(page)
+    fill(page, "Name", "late")
+    register = page.get_by_role("button", name=re.compile("(Register|Analyse) 1 scan"))  # the latter with a model
+    expect(register).to_be_enabled()
+    shoot(page, "new-ct")
+    register.click()
+    page.get_by_text("1 scan registered").wait_for()
+    page.get_by_role("button", name="All studies").click()
+    row = page.locator(".rows tr", has_text=f"CT-{number}")
+    expect(row).to_contain_text("late")
+    expect(row).to_contain_text("29 Feb 2024 08:15")
+    drawn(page)
+    shoot(page, "ct-studies")
+    log = web_app.log.read_text()
+    assert "Maria" not in log
+    assert number not in log
+
+    page.goto(f"{web_app.url}/new-ct")
+    page.locator(FOLDER).set_input_files(disc)
+    page.get_by_text("Series 3", exact=True).click()
+    fill(page, "Patient number", "P-other")
+    expect(page.get_by_text("The files name another patient number than P-other")).to_be_visible()
+    fill(page, "Accession number", f"CT-{number}-2")
+    register.click()
+    expect(
+        page.get_by_text(f"The same scan belongs to CT-{number}: check that it is the right patient")
+    ).to_be_visible()
+    drawn(page)
+    register.click()
+    page.get_by_text("1 scan registered").wait_for()
