@@ -1,12 +1,13 @@
-"""What the forms for new slides and scans share: whose it is, under which number, what became of the last one."""
+"""What the forms for new specimens of all kinds share: whose it is, under which number, what became of the last one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
+from types import MappingProxyType
 from typing import NoReturn
 
 import streamlit as st
@@ -18,7 +19,10 @@ from pages.components import links, style
 from pages.components.scanning import focus_chain
 from renalcore.errors import RenalError
 
-_KINDS: dict[Modality, str] = {"sediment": "a urine sediment", "histology": "kidney slides", "ct": "a CT study"}
+KINDS: Mapping[Modality, str] = MappingProxyType(
+    {"sediment": "a urine sediment", "histology": "kidney slides", "ct": "a CT study"}
+)
+"""What stands under an accession number, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +93,13 @@ def last_one(form: str, *, opens: str, record: str, listed: str, all_of: str) ->
             links.open_page(listed)
 
 
-def numbers(form: str, *, collected: str) -> Numbers:
+def numbers(form: str, *, collected: str, after: str = "no-button") -> Numbers:
     """The fields that a bar-code scanner fills, one after the other.
 
     Args:
         form: The form.
         collected: What the date is called.
+        after: The widget of the form whose button Enter in the last field leads to.
     """
     with st.container(horizontal=True, vertical_alignment="bottom"):
         identifier = st.text_input(
@@ -108,7 +113,7 @@ def numbers(form: str, *, collected: str) -> Numbers:
             f"{collected} (optional)", None, key=key(form, "collected"), format="YYYY-MM-DD", width=218
         )
     chained = [key(form, name) for name in ("identifier", "accession", "name")]
-    focus_chain(chained, after=key(form, "no-button"))
+    focus_chain(chained, after=key(form, after))
     return Numbers(identifier, accession, name.strip() or None, at.replace(tzinfo=style.browser_zone()) if at else None)
 
 
@@ -131,7 +136,7 @@ def target(form: str, typed: Numbers, *, modality: Modality, pictures: str) -> T
     with st.container(border=True, key=key(form, "existing-box")):
         st.warning(style.plain(f"Accession number {existing.accession} is already registered for patient {holder}."))
         if existing.modality != modality:
-            st.markdown(f"It is {_KINDS[existing.modality]}. Check the accession number.")
+            st.markdown(f"It is {KINDS[existing.modality]}. Check the accession number.")
         elif existing.state == "signed":
             st.markdown(f"It is signed: a reviewer must reopen it before {pictures} can be added.")
         elif existing.state == "running":

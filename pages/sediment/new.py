@@ -17,12 +17,12 @@ from db.engine import session_scope
 from db.files import store
 from db.models import Specimen
 from db.specimens import OBJECTIVES, UploadedField
-from pages.components import analysis, auth, links, status, style
-from pages.components.scanning import focus_chain
+from pages.components import analysis, auth, links, registering, status, style
 from renalcore.errors import RenalError, StorageFull
 from renalcore.io import quality
 from renalcore.io.image import media_type, read_field, safe_name
 
+FORM = "new"
 SCALES = {
     "um_per_px": "µm per pixel is known",
     "whole_field": "Each picture shows one whole field of view",
@@ -87,35 +87,19 @@ def _read(uploaded: Any) -> Checked:
 
 
 def _key(name: str) -> str:
-    """Widget keys change with every specimen, so that nothing of the last one stays in the form."""
-    return f"new-{st.session_state.get('new-number', 0)}-{name}"
+    return registering.key(FORM, name)
 
 
 user = auth.require()
 action = style.page_header("New specimen")
 analysis.model_is_missing()
 status.worker_banner()
-done = st.session_state.get("new-done")
-if done:
-    with st.container(border=True, horizontal=True, vertical_alignment="center", key="new-done-box"):
-        st.html(f'<span role="status"><strong>{escape(done["accession"])}</strong>: {escape(done["words"])}</span>')
-        if st.button("Open specimen", key=_key("open-done")):
-            links.open_page("review", specimen=done["id"])
-        if st.button("Worklist", key=_key("to-worklist")):
-            links.open_page("worklist")
+registering.last_one(FORM, opens="review", record="specimen", listed="worklist", all_of="Worklist")
 
 with session_scope(read_only=True) as session:
     last = specimens.last_by(session, user)
 
-with st.container(horizontal=True, vertical_alignment="bottom"):
-    identifier = st.text_input(
-        "Patient number", key=_key("identifier"), max_chars=100, placeholder="Scan or type", width=218
-    )
-    accession = st.text_input(
-        "Accession number", key=_key("accession"), max_chars=100, placeholder="Scan or type", width=218
-    )
-    patient_name = st.text_input("Patient name (optional)", key=_key("name"), max_chars=200, width=218)
-    collected = st.datetime_input("Collected (optional)", None, key=_key("collected"), format="YYYY-MM-DD", width=218)
+typed = registering.numbers(FORM, collected="Collected", after="files")
 with st.container(horizontal=True, vertical_alignment="top"):
     objective = st.segmented_control(
         "Objective",
@@ -155,7 +139,6 @@ uploads = st.file_uploader(
     accept_multiple_files=True,
     key=_key("files"),
 )
-focus_chain([_key("identifier"), _key("accession"), _key("name")], after=_key("files"))
 
 
 def _describe(existing: Specimen | None) -> list[UploadedField]:
@@ -219,39 +202,38 @@ def _table(lines: list[tuple[Checked, list[str], str | None]]) -> str:
 
 
 existing = None
-if accession.strip():
+if typed.accession.strip():
     with session_scope(read_only=True) as session:
-        existing = specimens.by_accession(session, accession)
+        existing = specimens.by_accession(session, typed.accession)
         holder = patients.get(session, existing.patient_id).identifier if existing else ""
 adding = False
 if existing is not None:
-    state = f"state: {status.STATES[existing.state].words}" if existing.modality == "sediment" else "kidney slides"
+    urine = existing.modality == "sediment"
+    state = f"state: {status.STATES[existing.state].words}" if urine else registering.KINDS[existing.modality]
     words = f"Accession number {existing.accession} is already registered for patient {holder}; {state}."
     with st.container(border=True, key=_key("existing-box")):
         st.warning(style.plain(words))
-        if existing.modality != "sediment":
+        if not urine:
             st.markdown("It is no urine sediment. Check the accession number.")
         elif st.button("Open that specimen", key=_key("open-existing")):
             links.open_page("review", specimen=existing.id)
         elif existing.state == "signed":
             st.markdown("It is signed: a reviewer must reopen it before fields can be added.")
-        elif identifier.strip() and identifier.strip() != holder:
+        elif typed.identifier.strip() and typed.identifier.strip() != holder:
             st.markdown("It belongs to another patient than the number you entered. Check both numbers.")
         else:
             adding = st.checkbox("Add these fields to it", key=_key("adding"))
 
 ready = _describe(existing)
 left_out = len(uploads or ()) - len(ready)
-missing = [
-    words
-    for words, absent in (
-        ("the patient number", not identifier.strip() and not adding),
-        ("the accession number", not accession.strip()),
-        ("at least one field", not ready),
-        ("the µm per pixel", scale_kind == "um_per_px" and not um_per_px),
-    )
-    if absent
-]
+lacking = registering.missing(
+    typed,
+    registering.Target(existing, adding),
+    [
+        *(["at least one field"] if not ready else []),
+        *(["the µm per pixel"] if scale_kind == "um_per_px" and not um_per_px else []),
+    ],
+)
 blocked = existing is not None and not adding
 
 
@@ -276,13 +258,13 @@ def _analyse() -> None:
             else:
                 specimen = specimens.register(
                     session,
-                    identifier=identifier,
-                    patient_name=patient_name.strip() or None,
-                    accession=accession,
+                    identifier=typed.identifier,
+                    patient_name=typed.patient_name,
+                    accession=typed.accession,
                     objective=objective,
                     scale_kind=scale_kind,
                     um_per_px=um_per_px,
-                    collected_at=collected.replace(tzinfo=style.browser_zone()) if collected else None,
+                    collected_at=typed.collected_at,
                     uploads=ready,
                     by=user,
                 )
@@ -298,10 +280,8 @@ def _analyse() -> None:
     except RenalError as error:
         st.error(style.plain(str(error)))
         return
-    st.session_state["new-done"] = {"id": specimen.id, "accession": specimen.accession, "words": words}
-    st.session_state["new-number"] = st.session_state.get("new-number", 0) + 1
     st.session_state["new-checked"] = {}
-    st.rerun()
+    registering.done(FORM, specimen.accession, words, specimen.id)
 
 
 def _fields(number: int) -> str:
@@ -312,11 +292,11 @@ with action:
     pressed = st.button(
         f"Analyse {_fields(len(ready))}" if ready else "Analyse",
         type="primary",
-        disabled=bool(missing) or blocked,
+        disabled=bool(lacking) or blocked,
         key=_key("analyse"),
     )
-if missing and (uploads or identifier or accession):
-    st.html(f'<p class="rc-quiet-text" role="status">Still missing: {escape(", ".join(missing))}.</p>')
+if lacking and (uploads or typed.identifier or typed.accession):
+    registering.still_missing(lacking)
 if left_out:
     st.html(f'<p class="rc-quiet-text">{_fields(left_out)} left out, see the table.</p>')
 if pressed:

@@ -254,7 +254,7 @@ class Uploader {
   show() {
     const open = (this.interrupted ?? []).filter((one) => !this.transfers.some(({ file }) => file.name === one.name && file.size === one.size));
     this.begun.textContent = open.length
-      ? `Interrupted: ${open.map((one) => `${one.name} (${Math.floor((100 * one.offset) / one.size)} % of ${size(one.size)} is here)`).join(", ")}. Choose the same file again to go on.`
+      ? `Interrupted: ${open.map((one) => `${one.name} (${Math.floor((100 * one.offset) / one.size)} % of ${size(one.size)} is here)`).join(", ")}. Choose the same ${this.together ? "files or folder" : "file"} again to go on.`
       : "";
     this.begun.hidden = !open.length;
   }

@@ -30,6 +30,7 @@ _KINDS: Final = {
     "application/vnd.rar": "a rar archive; unpack it and choose the folder",
     "application/x-7z-compressed": "a 7z archive; unpack it and choose the folder",
     "application/pdf": "a PDF document",
+    "application/dicom": "the directory of a DICOM disc without its files; choose the whole disc or folder",
     "text/plain": "text",
 }
 # Shares of voxels. Of real abdomens 60 % lie below -50 HU, of a tight crop around kidneys 5 %, and nothing but metal
