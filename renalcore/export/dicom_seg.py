@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from renalcore.ct.kidneys import box_of
 from renalcore.ct.steps import CYST, KIDNEY, LABELS, TUMOUR
 from renalcore.errors import InputError
 
@@ -76,7 +76,7 @@ def dicom_seg(
         raise InputError("Nothing is labelled, so there is nothing to write as DICOM SEG.")
     _check_place(labels.shape, affine, source)
     complete = _complete(source)
-    (box,) = ndimage.find_objects((labels > 0).view(np.uint8))
+    box = box_of(labels)
     kinds = sides[box] * np.uint8(4) + labels[box]
     held = np.bincount(kinds.ravel(), minlength=4 * len(SIDES))
     numbers = np.zeros(4 * len(SIDES), np.uint8)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, sparse
 
-from renalcore.ct.kidneys import TOUCHING
+from renalcore.ct.kidneys import TOUCHING, box_of
 from renalcore.ct.measure import Kidney, Lesion, Measures
 from renalcore.ct.steps import KIDNEY, LABELS
 
@@ -105,10 +105,7 @@ def surfaces(
         sides: `(D, H, W)` as `renalcore.ct.measure.sides` tells them.
         affine: 4 x 4, as `mesh` takes it.
     """
-    held = ndimage.find_objects((labels > 0).view(np.uint8))
-    if not held:
-        return
-    box = held[0]
+    box = box_of(labels)
     within, told, moved = labels[box], sides[box], _moved(affine, box)
     for label, organ in LABELS.items():
         for code, side in _SIDES.items():
@@ -137,17 +134,15 @@ def surfaces_of(
         kidney_faces: The most of one kidney.
         lesion_faces: The most of one lesion.
     """
-    held = ndimage.find_objects((labels > 0).view(np.uint8))
-    if not held:
-        return
-    within, moved = labels[held[0]], _moved(affine, held[0])
+    box = box_of(labels)
+    within, moved = labels[box], _moved(affine, box)
     numbers = _kidneys(measures, within, moved)
     for kidney in measures.kidneys:
         if (mask := (numbers == kidney.number) & (within == KIDNEY)).any():
             yield kidney, mesh(mask, moved, faces=kidney_faces)
     pieces = {name: ndimage.label(within == label, TOUCHING)[0] for label, name in LABELS.items() if label != KIDNEY}
     for lesion in measures.lesions:
-        d, h, w = (index - side.start for index, side in zip(lesion.voxel, held[0], strict=True))
+        d, h, w = (index - side.start for index, side in zip(lesion.voxel, box, strict=True))
         if number := pieces[lesion.label][d, h, w]:
             yield lesion, mesh(pieces[lesion.label] == number, moved, faces=lesion_faces)
 
