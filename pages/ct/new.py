@@ -40,7 +40,11 @@ typed = registering.numbers(FORM, collected="Scanned")
 
 with session_scope(read_only=True) as session:
     mine = uploads.of_user(session, user, "ct")
-file_upload("ct-upload", modality="ct", interrupted=[upload for upload in mine if upload.sha256 is None])
+interrupted = [upload for upload in mine if upload.sha256 is None]
+just_arrived = file_upload("ct-upload", modality="ct", interrupted=interrupted)
+# What arrived for this form belongs to it; what lies here from another time or form is taken only when it is ticked.
+here: set[str] = st.session_state.setdefault("new-ct-here", set())
+here.update(set(just_arrived) - st.session_state.get("new-ct-past", set()))
 with session_scope(read_only=True) as session:
     arrived = [upload for upload in uploads.of_user(session, user, "ct") if upload.sha256 is not None]
 
@@ -51,18 +55,25 @@ def _fill_in(said: dict[str, object]) -> None:
             st.session_state[registering.key(FORM, name)] = value
 
 
-def _whose(upload: Upload) -> str:
-    """Shows whose the files say they are and offers to fill the form in with it; returns what speaks against them."""
+def _stated(upload: Upload) -> list[Any]:
     from renalcore.io.volume.identity import stated  # which loads the readers of DICOM
 
     known = _kept("stated")
     if upload.key not in known:
         known[upload.key] = stated(uploads.part_of(upload), name="scan")
-    people = known[upload.key]
-    if len({one.patient_number for one in people if one.patient_number}) > 1:
-        return "The files belong to several patients. Discard them, and upload the study of one patient."
+    return known[upload.key]
+
+
+def _patients(of: list[Upload]) -> set[str]:
+    """The patients' numbers that the files of these uploads name."""
+    return {said.patient_number for upload in of for said in _stated(upload) if said.patient_number}
+
+
+def _whose(upload: Upload) -> None:
+    """Shows whose the files say they are and offers to fill the form in with it."""
+    people = _stated(upload)
     if not people:
-        return ""
+        return
     said = people[0]
     facts = [
         *([f"patient number {said.patient_number}"] if said.patient_number else []),
@@ -71,7 +82,7 @@ def _whose(upload: Upload) -> str:
         *([f"scanned {said.scanned_at:%d %b %Y %H:%M}"] if said.scanned_at else []),
     ]
     if not facts:
-        return ""
+        return
     with st.container(horizontal=True, vertical_alignment="center", key=f"stated-{upload.key}"):
         st.html(f'<span class="rc-quiet-text">The files say: {escape(" · ".join(facts))}</span>', width="content")
         st.button(
@@ -91,7 +102,6 @@ def _whose(upload: Upload) -> str:
     number = typed.identifier.strip()
     if number and said.patient_number and number != said.patient_number:
         _doubts([f"The files name another patient number than {number}: check that it is the right patient"])
-    return ""
 
 
 def _doubts(words: list[str]) -> None:
@@ -109,12 +119,12 @@ def _facts(series: SeriesFound) -> list[str]:
     ]
 
 
-def _series(upload: Upload, series: SeriesFound, *, alone: bool) -> tuple[SeriesFound, str] | None:
+def _series(upload: Upload, series: SeriesFound, *, is_expected: bool) -> tuple[SeriesFound, str] | None:
     """One series that can be read: what it is, whether it is taken, and its name. None where it is not taken."""
     at = f"{upload.key}-{series.key}"
     called = f"Series {series.key}" if series.format == "DICOM" else "NIfTI volume"
     with st.container(horizontal=True, vertical_alignment="center", key=f"series-{at}"):
-        taken = st.checkbox(style.plain(called), alone, key=f"take-{at}")
+        taken = st.checkbox(style.plain(called), is_expected, key=f"take-{is_expected}-{at}")
         st.html(f'<span class="rc-quiet-text">{escape(" · ".join(_facts(series)))}</span>', width="stretch")
         name = ""
         if taken:
@@ -149,13 +159,14 @@ def _study(upload: Upload) -> list[tuple[Choice, str]]:
                 with session_scope() as session:
                     uploads.discard(session, uploads.get(session, upload.key, by=user))
                 st.rerun()
-        refused = _whose(upload)
-        if refused:
-            st.error(style.plain(refused))
+        if len(_patients([upload])) > 1:
+            st.error("The files belong to several patients. Discard them, and upload the study of one patient.")
             return []
+        _whose(upload)
         if len(readable) > 1:
             st.markdown("Several series: take those to be analysed. The others are not kept.")
-        chosen = [_series(upload, series, alone=len(readable) == 1) for series in readable]
+        expected = len(readable) == 1 and upload.key in here
+        chosen = [_series(upload, series, is_expected=expected) for series in readable]
         for series in found[len(readable) :]:
             count = f"{series.slices} image" if series.slices == 1 else f"{series.slices} images"
             words = f"Series {series.key or '?'} ({count}) is left out: {series.refused}"
@@ -175,6 +186,9 @@ if arrived:
     )
 where = registering.target(FORM, typed, modality="ct", pictures="scans")
 lacking = registering.missing(typed, where, [] if taken else ["at least one scan"])
+of_several = len(_patients([upload for upload in arrived if upload.key in {key for (key, _), _ in taken}])) > 1
+if of_several:
+    st.error("The files that are ticked name different patients. Take the scans of one patient.")
 
 
 def _scans(number: int) -> str:
@@ -219,7 +233,7 @@ with action:
     pressed = st.button(
         f"{verb} {_scans(len(taken))}" if taken else verb,
         type="primary",
-        disabled=bool(lacking) or where.is_blocked,
+        disabled=bool(lacking) or where.is_blocked or of_several,
         key=registering.key(FORM, "register"),
     )
 if lacking and (arrived or typed.identifier or typed.accession):
@@ -259,5 +273,7 @@ if pressed:
         if asked is not None and asked.state == "queued":
             analysis.send(asked.id)
     words = f"{_scans(len(new))} {'added' if where.adding else 'registered'}{' and sent to analysis' * can_analyse}."
-    st.session_state.pop("new-ct-kept", None)
+    st.session_state["new-ct-past"] = set(just_arrived)
+    for name in ("new-ct-kept", "new-ct-here"):
+        st.session_state.pop(name, None)
     registering.done(FORM, specimen.accession, words, first.id)

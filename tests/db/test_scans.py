@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tarfile
 import tracemalloc
 from dataclasses import asdict
 from pathlib import Path
@@ -82,6 +83,26 @@ def test_names_stay_in_the_stored_files_only_where_the_uploader_says_so(
     assert not scan.is_deidentified
     assert stated(local(scan.file.sha256, data))[0].patient_name == "Secret, Maria"
     assert b"Secret" not in local(scan.image.sha256, data).read_bytes()
+
+
+@pytest.mark.parametrize("place", ["amos_0013_slab/img_dicom", "totalseg_example/dicom_jpeg2000"])
+def test_a_real_study_is_stored_as_it_was_read_and_still_compressed(
+    place: str, data: Path, tmp_path: Path, shared_data: Path
+) -> None:
+    folder = shared_data / "ct" / place
+    upload = Upload(key="k", modality="ct", name="a disc")
+    part = uploads.part_of(upload)
+    part.parent.mkdir(parents=True)
+    with tarfile.open(part, "w") as archive:
+        archive.add(folder, "disc")
+    (found,) = find_series(part, name="scan")
+    upload.found = asdict(CheckedStudy((found,)))
+    made = ct_intake.prepare(upload, found.key, key=bytes(32))
+    original, stored, image = (read_volume(path) for path in (folder, made.file.path, made.image.path))
+    for volume in (stored, image):
+        assert np.array_equal(volume.hu, original.hu)
+        assert volume.affine == pytest.approx(original.affine, abs=1e-4)
+    assert made.file.size_bytes < 1.2 * sum(path.stat().st_size for path in folder.iterdir())
 
 
 def test_nifti_is_stored_once_and_the_same_scan_is_known_again_whatever_form_it_comes_in(
