@@ -56,6 +56,9 @@ def decoded(planes: Sequence[Plane], progress: Progress | None) -> NDArray[np.in
 
 def hounsfield(stored: NDArray[Any], slope: float, intercept: float) -> NDArray[np.int16]:
     """Whole HU of a slice: rounded, and within -1024 and 32767; what is no number becomes air."""
+    if slope == 1 and intercept == 0 and stored.dtype == np.int16:  # as volumes are stored here: one pass
+        raised: NDArray[np.int16] = np.maximum(stored, np.int16(AIR_HU))
+        return raised
     if slope == 1 and intercept.is_integer() and stored.dtype.kind in "iu" and abs(intercept) < 2**20:
         wide = stored.astype(np.int32) if stored.dtype.itemsize <= 2 else stored.astype(np.int64)
         wide += int(intercept)
