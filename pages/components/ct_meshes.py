@@ -87,12 +87,13 @@ def figure(labels_sha256: str, measures: Measures) -> go.Figure:
             "dragmode": "orbit",
             "camera": {
                 "up": {"x": 0, "y": 0, "z": 1},
-                "eye": {"x": 0, "y": -1.3, "z": 0.15},
+                "eye": {"x": 0, "y": -1.05, "z": 0.12},
                 "projection": {"type": "orthographic"},
             },
             "annotations": _letters(made),
         },
         legend={"itemsizing": "constant", "x": 0, "y": 1, "bgcolor": "rgba(0, 0, 0, 0)"},
+        modebar={"bgcolor": "rgba(0, 0, 0, 0)"},
         margin={"l": 0, "r": 0, "t": 0, "b": 0},
         paper_bgcolor="rgba(0, 0, 0, 0)",
         uirevision="stay",  # a correction does not turn it back

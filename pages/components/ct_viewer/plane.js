@@ -204,7 +204,7 @@ class Plane {
     pen.rect(0, 0, wide, high);
     pen.clip();
     pen.imageSmoothingEnabled = true;
-    pen.imageSmoothingQuality = "high";
+    pen.imageSmoothingQuality = "medium";
     pen.drawImage(this.picture, left, top, across * scale, down * scale);
     if (this.lines) this.drawLabels(pen, left, top, scale);
     if (this.viewer.look.cross) this.drawCross(pen, wide, high);

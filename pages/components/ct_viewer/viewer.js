@@ -64,13 +64,14 @@ class CtViewer {
     this.here = element("span", { class: "here" });
     this.pointer = element("span", { class: "pointer" });
     this.remark = element("span", { class: "remark" });
-    this.lower = element("div", { class: "tools", hidden: true },
+    this.labelled = element("span", { class: "part", hidden: true },
       element("label", { title: "Labels on or off (o)" }, this.overlaid = element("input", { type: "checkbox" }), "Labels"), this.chips, this.filled, this.opacity);
     this.overlaid.addEventListener("change", () => this.set({ overlay: this.overlaid.checked }));
     this.root = element("div", { class: "ct" },
-      element("div", { class: "tools" }, group("Planes", ...this.layouts), group("Windows", ...this.windows), this.windowed, this.values, element("span", { class: "space" }),
-        this.cross, this.button("Fit", "The whole slice (0)", () => this.fit()), this.button("?", "Mouse and keys (?)", () => { this.keys.hidden = !this.keys.hidden; })),
-      this.lower, this.frame, element("div", { class: "line" }, this.here, this.pointer, element("span", { class: "space" }), this.remark));
+      element("div", { class: "tools" }, group("Planes", ...this.layouts), group("Windows", ...this.windows), this.values),
+      element("div", { class: "tools" }, this.labelled, element("span", { class: "space" }), this.windowed, this.cross,
+        this.button("Fit", "The whole slice (0)", () => this.fit()), this.button("?", "Mouse and keys (?)", () => { this.keys.hidden = !this.keys.hidden; })),
+      this.frame, element("div", { class: "line" }, this.here, this.pointer, element("span", { class: "space" }), this.remark));
     this.parent.append(this.root);
   }
 
@@ -86,7 +87,7 @@ class CtViewer {
     const before = this.data;
     this.data = data;
     this.queue.attach(this.root, component);
-    this.lower.hidden = data.labels === null;
+    this.labelled.hidden = data.labels === null;
     if (data.image !== before?.image) this.open().catch((error) => this.fail(error));
     else if (this.volume?.hu && (data.labels !== before.labels || data.version !== before.version)) this.overlay().catch((error) => this.fail(error));
     if (data.go_to && (String(data.go_to) !== String(this.wished) || data.asked !== this.asked)) {
