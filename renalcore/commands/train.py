@@ -363,6 +363,10 @@ def _ct_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--items", type=count, default=None, metavar="N", help="samples an epoch; by default each scan")
     parser.add_argument("--batch", type=count, default=None, metavar="N", help="samples a step")
     parser.add_argument(
+        "--whole", action="store_true",
+        help="show whole grids instead of patches: slower, and as the networks are used; best after patches, with --start",
+    )  # fmt: skip
+    parser.add_argument(
         "--slices", action="append", default=[], type=Path, metavar="DIR",
         help="folder of labelled axial slices to train on as well; may be repeated",
     )  # fmt: skip
@@ -406,6 +410,7 @@ def _ct(arguments: argparse.Namespace) -> int:
     given = ("width", "synthetic", "items", "batch", "epochs", "lr0")
     asked = {name: getattr(arguments, name) for name in given if getattr(arguments, name) is not None}
     config = replace(with_recipe(config, arguments.recipe), **asked)
+    config = replace(config, whole=config.whole or arguments.whole)
     if arguments.folds is not None:
         steps = tuple(STEPS) if arguments.step == "all" else (arguments.step,)
         say(f"folds: {cross_validate(config, arguments.folds, steps=steps, only=arguments.fold)}")
