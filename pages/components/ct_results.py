@@ -9,6 +9,7 @@ from html import escape
 from db.ct_reports import CtReport, ReportedScan
 from db.models import Analysis, AuditEvent
 from pages.components import links, status, style
+from pages.components.ct_meshes import name_of
 from pages.components.ct_viewer import COLOURS
 from pages.components.rows import Cell
 from renalcore.ct.measure import RENAL_NOTE, Kidney, Lesion, Measures
@@ -35,15 +36,14 @@ def voxel_key(voxel: tuple[int, int, int]) -> str:
     return "-".join(map(str, voxel))
 
 
-def found_html(found: ReportedScan) -> str:
-    """Which kidneys and lesions there are, in words, and whether a person has corrected them."""
-    number = len(found.corrections)
-    unreviewed = "unreviewed: as the model outlined it"
-    mark = f"{number} correction{'s' * (number > 1)} by hand" if number else unreviewed
+def found_html(found: ReportedScan, *, signed: bool) -> str:
+    """Which kidneys and lesions there are, in words, and whether a person has corrected or released them."""
+    as_outlined = "as the model outlined it" if signed else "unreviewed: as the model outlined it"
+    mark = corrections_in_words(found) or as_outlined
     words, beyond = found.words.removesuffix(BEYOND).rstrip(), found.words.endswith(BEYOND)
     return (
-        f'<p style="margin:0 0 0.3rem" data-value="found"><strong>{escape(words)}</strong></p>'
-        f"<p>{status.quiet_chip_html(mark)}</p>"
+        f'<div data-value="found"><strong>{escape(words)}</strong></div>'
+        f'<div style="margin:0.4rem 0">{status.quiet_chip_html(mark)}</div>'
         + (f'<div class="rc-banner" role="status">{escape(BEYOND)}</div>' if beyond else "")
     )
 
@@ -75,14 +75,16 @@ def of_study_html(report: CtReport, scan_id: int) -> str:
         if told.scan_id != scan_id:
             name = f'<a href="{links.address("scan", scan=told.scan_id)}" target="_self">{name}</a>'
         phase = f' <span class="rc-quiet-text">{escape(told.phase)}</span>' if told.phase else ""
-        volumes = [math.fsum(getattr(each, f"{label}_ml") for each in told.measures.kidneys) for label in COLOURS]
+        volumes = [math.fsum(each.kidney_ml for each in told.measures.kidneys)]
+        for label in ("tumour", "cyst"):
+            volumes.append(math.fsum(each.volume_ml for each in told.measures.lesions if each.label == label))
         lines.append(
             f"<tr><td>{name}{phase}</td>"
             + "".join(f'<td class="rc-num">{ml(volume)}</td>' for volume in volumes)
             + "</tr>"
         )
     missing = report.scans_total - len(report.scans)
-    head = "".join(f'<th class="rc-num">{label.capitalize()} ml</th>' for label in COLOURS)
+    head = "".join(f'<th class="rc-num">{words} ml</th>' for words in ("Tissue", "Tumours", "Cysts"))
     return (
         f'<table class="rc-table"><thead><tr><th>Scan</th>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
         '<p class="rc-quiet-text">Scans are not added up: they show the same kidneys again.'
@@ -99,6 +101,8 @@ def signed_words(report: CtReport) -> Iterator[str]:
     for told in report.scans:
         tissue = ", ".join(f"{side_words(each.side)} {ml(each.kidney_ml)} ml" for each in told.measures.kidneys)
         words = f"{told.words} Kidney tissue: {tissue}." if tissue else told.words
+        if told.corrections:
+            words = f"{words} {corrections_in_words(told)}."
         yield f"**{style.plain(told.name)}**: {style.plain(words)}"
         if told.measures.lesions:
             yield "\n".join(f"- {style.plain(_signed_lesion(each))}" for each in told.measures.lesions)
@@ -113,8 +117,7 @@ def signed_words(report: CtReport) -> Iterator[str]:
 
 def _signed_lesion(lesion: Lesion) -> str:
     return (
-        f"{lesion.number} {lesion.label}, {side_words(lesion.side)}: {ml(lesion.volume_ml)} ml, "
-        f"{style.number(lesion.diameter_mm)} mm"
+        f"{name_of(lesion)}: {ml(lesion.volume_ml)} ml, {style.number(lesion.axial_diameter_mm)} mm in its widest slice"
     )
 
 
@@ -154,11 +157,17 @@ def lesion_html(lesion: Lesion) -> str:
         score = f"R {lesion.renal_r}, E {style.NO_VALUE if lesion.renal_e is None else lesion.renal_e}"
         facts.append((f'<span title="{escape(RENAL_NOTE)}">R.E.N.A.L.</span>', score))
     body = "".join(f'<tr><td>{words}</td><td class="rc-num">{value}</td></tr>' for words, value in facts)
-    title = f"{swatch_html(lesion.label)}{lesion.number} {lesion.label}, {side_words(lesion.side)}"
+    title = f"{swatch_html(lesion.label)}{name_of(lesion)}"
     return (
         f'<table class="rc-table" data-lesion="{lesion.number}"><thead><tr><th>{title}</th>'
         f'<th class="rc-num">{escape(kidney)}</th></tr></thead><tbody>{body}</tbody></table>'
     )
+
+
+def corrections_in_words(found: ReportedScan) -> str:
+    """How many corrections stand: `2 corrections by hand`; empty where there is none."""
+    number = len(found.corrections)
+    return f"{number} correction{'s' * (number > 1)} by hand" if number else ""
 
 
 def lesions_in_words(measures: Measures) -> str:

@@ -314,7 +314,7 @@ def _result(
             _act(lambda: asking.retry(current.id, by=user))
     if found is None:
         return
-    st.html(ct_results.found_html(found))
+    st.html(ct_results.found_html(found, signed=report.signature is not None))
     st.html(ct_results.kidneys_html(found.measures))
     _lesions(scan, specimen, current, found, chosen, user)
     if len(report.scans) > 1:
