@@ -364,7 +364,7 @@ def _ct_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=count, default=None, metavar="N", help="samples a step")
     parser.add_argument(
         "--whole", action="store_true",
-        help="show whole grids instead of patches: slower, and as the networks are used; best after patches, with --start",
+        help="show whole grids instead of patches: slower, and as the networks are used; best with --start",
     )  # fmt: skip
     parser.add_argument(
         "--slices", action="append", default=[], type=Path, metavar="DIR",
