@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -9,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from db import analyses
-from db.models import CtScan, Patient, Specimen
+from db.models import CtCorrection, CtResult, CtScan, Patient, Specimen
 from db.slide_list import SLIDE_STATES, SlideState, counted_states, in_state, state_of
 from db.worklist import matching, newest_analyses
 
@@ -37,6 +38,7 @@ class StudyRow:
         done: Steps of a running analysis that are done.
         total: All its steps; 0 while it does not run.
         scans: Its scans that count, in their order; the withdrawn ones where none does.
+        lesions: How many lesions each of these scans has, corrections included; None where it has no result.
     """
 
     specimen_id: int
@@ -52,6 +54,7 @@ class StudyRow:
     done: int
     total: int
     scans: tuple[CtScan, ...]
+    lesions: tuple[int | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,7 @@ def page(
     newest = newest_analyses(session, ids)
     # Few run at a time, so their steps are counted one by one.
     progress = {one.id: analyses.progress(session, one.id) for one in newest.values() if one.state == "running"}
+    lesions = _lesions(session, [one.id for one in newest.values() if one.state == "done"])
     scans: dict[int, list[CtScan]] = {}
     for scan in session.scalars(select(CtScan).where(CtScan.specimen_id.in_(ids)).order_by(CtScan.position)):
         scans.setdefault(scan.specimen_id, []).append(scan)
@@ -108,6 +112,7 @@ def page(
         analysis = newest.get(specimen.id)
         done, steps = progress.get(analysis.id, (0, 0)) if analysis else (0, 0)
         all_of_it = scans.get(specimen.id, [])
+        shown = tuple([scan for scan in all_of_it if scan.withdrawn_at is None] or all_of_it)
         lines.append(
             StudyRow(
                 specimen_id=specimen.id,
@@ -122,7 +127,20 @@ def page(
                 analysis_id=analysis.id if analysis else None,
                 done=done,
                 total=steps,
-                scans=tuple([scan for scan in all_of_it if scan.withdrawn_at is None] or all_of_it),
+                scans=shown,
+                lesions=tuple(lesions.get((analysis.id, scan.id)) if analysis else None for scan in shown),
             )
         )
     return Page(tuple(lines), total)
+
+
+def _lesions(session: Session, analysis_ids: Sequence[int]) -> dict[tuple[int, int], int]:
+    """How many lesions stand, by analysis and scan: the last correction keeps the measures as they are after it."""
+    found: dict[tuple[int, int], int] = {}
+    for table in (CtResult, CtCorrection):
+        number = func.json_array_length(table.measures["lesions"])
+        rows = select(table.analysis_id, table.scan_id, number).where(table.analysis_id.in_(analysis_ids))
+        found |= {
+            (analysis_id, scan_id): count for analysis_id, scan_id, count in session.execute(rows.order_by(table.id))
+        }
+    return found

@@ -38,6 +38,7 @@ def _words(tab: str) -> str:
 def _cells(row: StudyRow, *, loading: bool) -> Row:
     first = row.scans[0]
     withdrawn: Cell = {"chip": "withdrawn", "colour": status.STATES["cancelled"].colour}
+    any_found = any(count is not None for count in row.lesions)
     actions = []
     if row.state in listing.AT_WORK:
         actions.append(("cancel", "Cancel", "Stop the analysis of this study; its scans stay"))
@@ -54,7 +55,7 @@ def _cells(row: StudyRow, *, loading: bool) -> Row:
             if first.withdrawn_at is None
             else withdrawn,
             ", ".join(scan.name for scan in row.scans),
-            style.number(sum(scan.slices for scan in row.scans), 0),
+            ", ".join(style.number(count, 0) for count in row.lesions) if any_found else style.NO_VALUE,
             style.when(row.collected_at),
             style.when(row.created_at),
             actions_cell(*actions),
@@ -94,10 +95,10 @@ def _list() -> None:
         return
     answer = rows(
         "ct-rows",
-        head=("Study", "Patient", "Name", "State", "Scans", "Slices", "Scanned", "Registered", ""),
+        head=("Study", "Patient", "Name", "State", "Scans", "Lesions", "Scanned", "Registered", ""),
         rows=[_cells(row, loading=loading) for row in page.rows],
         numeric=(5,),
-        minor=(5,),
+        minor=(4,),
         least=(2, 7),
         wide=3,
     )

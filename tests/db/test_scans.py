@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db import audit, ct_intake, ct_list, scans, slide_list, slides, uploads, worklist
+from db import audit, ct_findings, ct_intake, ct_list, scans, slide_list, slides, uploads, worklist
 from db.files import store
 from db.models import StoredFile, Upload, User
 from db.uploads import CheckedStudy
@@ -19,8 +19,10 @@ from renalcore.errors import Conflict, InputError, NotFound, StorageFull, Unread
 from renalcore.io.volume import find_series, read_volume
 from renalcore.io.volume.identity import stated
 from tests.ct_files import body, ct_series
+from tests.ct_studies import analysed, drawn
 from tests.ct_uploads import nifti, prepared, registered, tarred, uploaded
 from tests.db.records import Register
+from tests.renalcore.ct import bright
 
 HU = body(12, 32, 40)
 NAMED = {"PatientName": "Secret^Maria", "PatientID": "4711", "StudyDate": "20240229", "InstitutionName": "Secret Hall"}
@@ -223,3 +225,16 @@ def test_studies_are_listed_apart_from_slides_and_urine_with_their_scans(
     assert ct_list.page(session, text="A-1").total == 0
     assert ct_list.page(session, state="waiting").total == 0
     assert [row.accession for row in worklist.page(session).rows] == ["A-1"]
+
+
+def test_the_list_tells_how_many_lesions_each_scan_of_a_study_has_after_its_corrections(
+    session: Session, technologist: User
+) -> None:
+    study = analysed(session, technologist, [drawn(), bright.body([bright.RIGHT])])
+    (row,) = ct_list.page(session).rows
+    assert (row.state, row.lesions) == ("needs_review", (2, 0))
+    lesion, *_ = ct_findings.standing(session, study.analysis.id, study.scan.id).measures.lesions
+    ct_findings.remove(session, study.analysis.id, study.scan.id, lesion.voxel, by=technologist)
+    assert ct_list.page(session).rows[0].lesions == (1, 0)
+    ct_findings.undo_last(session, study.analysis.id, study.scan.id, by=technologist)
+    assert ct_list.page(session).rows[0].lesions == (2, 0)
