@@ -5,6 +5,10 @@ apart by their cores, the network's second answer: the watershed of the distance
 to its nearest one. Holes are filled, outlines are drawn at the threshold between pixels (marching squares,
 Lorensen and Cline, SIGGRAPH 1987) and simplified (Douglas and Peucker, 1973) by less than half a pixel of the map.
 
+Glomeruli are round, and those of one slide are alike in size. What has large bays is left out, and so is what is whole
+and far smaller than the slide's other glomeruli. Of 952 glomeruli that people outlined in 162 fields, 4 have such bays
+and 5 are so small.
+
 Blocks are joined in order. What reaches the last finished row waits for the next block, so a glomerulus is looked at
 once, whole, wherever blocks happen to meet.
 """
@@ -20,13 +24,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from renalcore.histology.glomeruli import Glomeruli
+from renalcore.histology.glomeruli import Glomeruli, usual_area
 from renalcore.histology.tiles import FULL, BlockResult, Layout
 
 CORE_SCORE: Final = 0.5
 """Probability from which a pixel belongs to a core."""
 
 _CORE_LEAST: Final = 0.5  # diameter of the smallest core that counts, in those of the smallest glomerulus
+_LEAST_SOLID: Final = 0.8  # area of a glomerulus in that of its convex hull
+_LEAST_OF_USUAL: Final = 0.4  # diameter of the smallest glomerulus in those of the slide's middle one
 _TOLERANCE_PX: Final = 0.35  # what simplifying may move an outline, in working px
 _WAITING_ROWS: Final = 2048  # the most that waits for the next block, in working px: 20 glomeruli in a column
 _EIGHT: Final = np.ones((3, 3), np.bool_)
@@ -70,6 +76,9 @@ def join(results: Iterable[BlockResult]) -> Glomeruli:
         raise ValueError("a slide has at least one block")
     found += joiner.finish()
     layout = joiner.layout
+    areas, cut = np.array([each.area for each in found]), np.array([each.touches_edge for each in found], np.bool_)
+    usual = usual_area(areas, cut)
+    found = [each for each in found if each.touches_edge or each.area >= _LEAST_OF_USUAL**2 * usual]
     found.sort(key=lambda each: (each.outline[:, 1].min(), each.outline[:, 0].min()))
     scale = layout.downsample
     limits = np.array([layout.width_px, layout.height_px], np.float64)
@@ -194,6 +203,8 @@ def separate(
         level[filled & ~part] = 1
         contour = _outline(level, min_score)
         if contour is None or (area := cv2.contourArea(contour)) < least_area:
+            continue
+        if area < _LEAST_SOLID * cv2.contourArea(cv2.convexHull(contour)):
             continue
         simple = cv2.approxPolyDP(contour, _TOLERANCE_PX, True).reshape(-1, 2)
         if len(simple) >= 3:

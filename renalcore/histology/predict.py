@@ -179,9 +179,10 @@ class GlomerulusModel:
         """What the network says of a part at one zoom."""
         layout = self._layout(part, downsample, um_per_px=None, tissue_px=0)
         results = list(self.results(part, cut(layout, np.ones((1, 1), np.bool_))))
-        chance = np.concatenate([result.sums[0].ravel() for result in results]).astype(np.float32) / FULL
-        above = chance >= layout.min_score
-        return Seen(join(results), float(chance[above].sum()), float(above.sum()), float(chance.sum()), chance.size)
+        sums = np.zeros((layout.rows.length_px, layout.columns.length_px), np.uint16)
+        for result in results:
+            sums[result.block.top_px : result.block.bottom_px] += result.sums[0]
+        return Seen.of(sums / np.float32(FULL), join(results), part, min_score=layout.min_score)
 
 
 def _batches(block: Block, size: int) -> list[tuple[tuple[int, int], ...]]:

@@ -2,12 +2,15 @@
 
 A network knows glomeruli of a certain size in pixels. Where the slide's scale is known, its model's card says the
 zoom; where only the objective is, a 10x objective is taken for 1 um a pixel, as scanners are built. A picture without
-either, as a camera gives it, is searched at several zooms, and the one is kept at which the network is most certain.
-None of this claims a scale: what is measured on such a slide stays in pixels.
+either, as a camera gives it, is searched at several zooms, and the one is kept at which the network is most certain
+and says the same as at the zooms beside it: a glomerulus is still one at twice or half its size, and a tubule that is
+shown as large as a glomerulus is taken for one at that zoom only. None of this claims a scale: what is measured on such
+a slide stays in pixels.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from renalcore.histology.glomeruli import Glomeruli
+from renalcore.histology.glomeruli import Glomeruli, usual_area
 from renalcore.models import InputScale
 
 
@@ -43,6 +46,8 @@ _LEAST_PX: Final = (24.0, 100.0)  # its limits in px: what can be seen at all, a
 _GREATEST_PX: Final = 2000.0  # 200 um at 0.1 um a pixel, the finest that scanners give
 _SEARCHED_PX: Final = 4_000_000  # of a large slide, parts are searched that are so large at the finest zoom
 _PARTS: Final = 3
+_MAP_PX: Final = 256  # longest side of the maps that are compared
+_FINER: Final = 1 / 3  # way from the middle size to the greatest, at which outlines are best
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,7 @@ class Seen:
         above: Number of pixels above it.
         total: Sum of all probabilities.
         searched: Number of pixels.
+        map: The probabilities, of one size at all zooms: `(h, w)` float32 in 0..1.
     """
 
     found: Glomeruli
@@ -79,6 +85,23 @@ class Seen:
     above: float
     total: float
     searched: float
+    map: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, chance: NDArray[np.float32], found: Glomeruli, part: Readable, *, min_score: float) -> Seen:
+        """The figures of a part.
+
+        Args:
+            chance: `(H, W)` probability of glomerulus in working px.
+            found: The glomeruli.
+            part: The part.
+            min_score: Probability from which a pixel belongs to a glomerulus.
+        """
+        above = chance >= min_score
+        shrink = _MAP_PX / max(part.width_px, part.height_px)
+        size = max(1, round(part.width_px * shrink)), max(1, round(part.height_px * shrink))
+        small = np.asarray(cv2.resize(chance, size, interpolation=cv2.INTER_AREA), np.float32)
+        return cls(found, float(chance[above].sum()), float(above.sum()), float(chance.sum()), chance.size, small)
 
 
 def downsample_of(scale: InputScale, *, um_per_px: float | None, objective: float | None) -> float | None:
@@ -100,9 +123,11 @@ def most_certain(
 ) -> float:
     """The zoom at which a network is most certain of a picture, as level-0 px a working px.
 
-    Zooms lie an octave apart. One is worth the Dice that the network itself expects there, times how near the
-    glomeruli found come to the size it was trained with, times the root of the area found, since a network that sees
-    too little of a glomerulus is certain of few. The best is then moved so that the glomeruli found have that size.
+    Zooms lie an octave apart. One is worth the Dice that the network itself expects there, times the Dice between its
+    map and those an octave finer and coarser (the mean of both; beyond the last zoom there is nothing to agree with),
+    times how near the glomeruli found come to the size it was trained with, times the root of the area found, since a
+    network that sees too little of a glomerulus is certain of few. The best is then moved so that the glomeruli found
+    are a third of the way from the middle to the greatest size trained with: outlines are finer there.
 
     Args:
         slide: The picture.
@@ -119,17 +144,19 @@ def most_certain(
     parts = _parts(slide, tissue, zooms[0])
     seen = [[search(part, zoom) for part in parts] for zoom in zooms]
     areas = [_ratio(sum(each.above for each in at), sum(each.searched for each in at)) for at in seen]
+    same = [0.0, *(_same(finer, coarser) for finer, coarser in itertools.pairwise(seen)), 0.0]
     worth, sizes = [], []
-    for zoom, area, at in zip(zooms, areas, seen, strict=True):
+    for zoom, area, at, agreed in zip(zooms, areas, seen, itertools.pairwise(same), strict=True):
         size = _diameter(at) / zoom
         expected = _ratio(2 * sum(each.inside for each in at), sum(each.above + each.total for each in at))
         near = math.exp(-((math.log2(size / middle) / octaves) ** 2) / 2) if size else 0.0
-        worth.append(expected * near * math.sqrt(area))
+        worth.append(expected * sum(agreed) / 2 * near * math.sqrt(area))
         sizes.append(size)
     best = int(np.argmax(worth))
     if not worth[best]:
         return zooms[len(zooms) // 2]
-    return zooms[best] * float(np.clip(sizes[best] / middle, 0.5, 2))
+    shown = middle * (object_px[1] / middle) ** _FINER
+    return zooms[best] * float(np.clip(sizes[best] / shown, 0.5, 2))
 
 
 def _zooms(slide: Readable, middle: float) -> list[float]:
@@ -164,14 +191,17 @@ def _parts(slide: Readable, tissue: NDArray[np.bool_], finest: float) -> list[Re
 
 
 def _diameter(at: list[Seen]) -> float:
-    """The middle glomerulus's diameter in level-0 px, by area; 0 without any. Cut ones count where all are cut."""
+    """The middle glomerulus's diameter in level-0 px; 0 without any."""
     areas = np.concatenate([each.found.areas_px for each in at])
     cut = np.concatenate([each.found.touches_edge for each in at])
-    areas = np.sort(areas[~cut] if (~cut).any() else areas)
-    if not len(areas):
-        return 0.0
-    middle = areas[np.searchsorted(areas.cumsum(), areas.sum() / 2)]
-    return float(2 * math.sqrt(middle / math.pi))
+    return 2 * math.sqrt(usual_area(areas, cut) / math.pi)
+
+
+def _same(finer: list[Seen], coarser: list[Seen]) -> float:
+    """Dice between the maps of two zooms."""
+    maps = [(one.map, other.map) for one, other in zip(finer, coarser, strict=True)]
+    both = sum(float(np.minimum(one, other).sum()) for one, other in maps)
+    return _ratio(2 * both, sum(float(one.sum() + other.sum()) for one, other in maps))
 
 
 def _ratio(part: float, whole: float) -> float:
