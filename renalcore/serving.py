@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from renalcore import models
 from renalcore.ct.predict import Crops, Found, KidneyModel
 from renalcore.ct.steps import StepName
 from renalcore.histology.tiles import Block, BlockResult
@@ -100,11 +102,12 @@ class Models:
     explainer: Callable[[str], Explainer]
 
 
-def registered(device: str) -> Models:
+def registered(device: str, *, root: Path = models.WEIGHTS) -> Models:
     """The models of the registry.
 
     Args:
         device: Where they run, as `renalcore.engine.devices.choose` takes it.
+        root: Folder of the models.
     """
     # The INT8 form is one of the models of fields; the same CPU runs the others as they are.
     without_int8 = "openvino" if device == "openvino-int8" else device
@@ -112,17 +115,17 @@ def registered(device: str) -> Models:
     def detector(key: str) -> Detector:
         from renalcore.sediment.predict import SedimentDetector
 
-        loaded = SedimentDetector.load(key, device=device)
+        loaded = SedimentDetector.load(key, device=device, root=root)
         return Detector(loaded.predict, str(loaded.device), loaded.card.sha256, loaded.card.calibration_sha256)
 
     def searcher(key: str) -> Searcher:
         from renalcore.histology.predict import GlomerulusModel
 
-        loaded = GlomerulusModel.load(key, device=without_int8)
+        loaded = GlomerulusModel.load(key, device=without_int8, root=root)
         return Searcher(loaded.blocks, loaded.results, str(loaded.device), loaded.card.sha256)
 
     def segmenter(key: str) -> Segmenter:
-        loaded = KidneyModel.load(key, device=without_int8)
+        loaded = KidneyModel.load(key, device=without_int8, root=root)
         return Segmenter(
             {"rough": lambda volume, _nothing: loaded.rough(volume), "kidney": loaded.refine, "lesion": loaded.lesions},
             lambda volume, crops, seconds: loaded.finish(volume, crops, seconds=seconds),
@@ -134,7 +137,7 @@ def registered(device: str) -> Models:
         from renalcore.sediment import explain
 
         # Where OpenVINO searches, torch explains: OpenVINO computes no gradients.
-        loaded = explain.Explainer.load(key, device="auto" if device.startswith("openvino") else device)
+        loaded = explain.Explainer.load(key, device="auto" if device.startswith("openvino") else device, root=root)
 
         def draw(field: Field, found: Detections) -> bytes | None:
             (of_class,) = loaded.explain(field, found).classes

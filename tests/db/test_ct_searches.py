@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from db import analyses, audit, ct_searches, queue, specimens
 from db.engine import session_scope
 from db.models import Analysis, CtResult, CtScan, CtStep, Specimen, User
+from renalcore.ct import steps
 from renalcore.ct.measure import Kidney, Measures, from_dict
 from renalcore.errors import Conflict, NotFound
 from tests.db.records import MODEL, a_ct_study
@@ -144,6 +145,7 @@ def test_scans_are_asked_for_as_fields_and_slides_are(session: Session, technolo
     with pytest.raises(Conflict, match="already being analysed"):
         asked(session, specimen, technologist)
     assert (analyses.units("ct"), analyses.pictures("ct")) == ("steps", "scans")
+    assert list(ct_searches.STEPS) == list(steps.STEPS), "as the model takes them"
     specimen.scans[0].withdrawn_at = datetime.now(UTC)
     analyses.cancel(session, analysis.id, technologist)
     with pytest.raises(Conflict, match=r"C-1 has no scan\. Upload one, or bring one back"):

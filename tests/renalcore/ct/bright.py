@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from datetime import date
+from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
 from renalcore.ct.predict import KidneyModel
+from renalcore.ct.steps import STEPS
 from renalcore.engine.devices import Device
 from renalcore.io.volume import Volume
-from renalcore.models import InputScale, ModelCard
+from renalcore.models import InputScale, ModelCard, file_entries, write_card
 
 BODY, KIDNEY, TUMOUR, CYST = -250, 500, 1500, 0
 """HU. Half way from one to the next is the border of two tissues, whatever the voxels that it lies in."""
@@ -57,6 +59,21 @@ def card(**changes: object) -> ModelCard:
         "date": date(2026, 1, 1), "network": "unet3d",
     }  # fmt: skip
     return ModelCard(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def install(folder: Path) -> Path:
+    """A folder of models in `folder`, with one called `bright` whose weights are random."""
+    import torch  # what shares this file with the worker's tests starts without it
+
+    from renalcore.ct.networks import build_network, save_networks
+
+    root = folder / "models"
+    (root / "bright").mkdir(parents=True)
+    torch.manual_seed(0)
+    weights = root / "bright" / "ct.safetensors"
+    save_networks({step: build_network("unet3d", step, width=4) for step in STEPS}, weights)
+    write_card(card(**file_entries(weights)), root / "bright")
+    return root
 
 
 def body(

@@ -8,14 +8,13 @@ import pytest
 import torch
 
 from renalcore.ct.decoding import class_network
-from renalcore.ct.networks import build_network, save_networks
 from renalcore.ct.predict import Crops, KidneyModel
 from renalcore.ct.steps import STEPS
 from renalcore.engine import backends, devices
 from renalcore.errors import ModelError, UnknownName
 from renalcore.io.volume import Volume, read_volume
-from renalcore.models import file_entries, write_card
-from tests.renalcore.ct.bright import BODY, KIDNEY, LEFT, RIGHT, body, card, model
+from renalcore.models import write_card
+from tests.renalcore.ct.bright import BODY, KIDNEY, LEFT, RIGHT, body, card, install, model
 
 
 def dice(expert: np.ndarray, found: np.ndarray) -> float:
@@ -176,12 +175,7 @@ def test_left_and_right_kidney_of_a_real_scan_are_not_swapped(shared_data: Path)
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
     """A folder of models with one whose weights are random."""
-    folder = tmp_path / "models" / "bright"
-    folder.mkdir(parents=True)
-    torch.manual_seed(0)
-    save_networks({step: build_network("unet3d", step, width=4) for step in STEPS}, folder / "ct.safetensors")
-    write_card(card(**file_entries(folder / "ct.safetensors")), folder)
-    return folder.parent
+    return install(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["cpu", "openvino"])
