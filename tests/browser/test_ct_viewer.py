@@ -149,7 +149,8 @@ def test_slices_window_labels_and_lesions_follow_the_hand(
     viewer = shown(page, web_app, a_study(web_app, monkeypatch, "hand", *drawn()))
     axial = viewer.plane("axial")
     shoot(page, "ct-viewer")
-    expect(axial).to_have_attribute("data-slice", "31")  # the middle of 60
+    first = measure(viewer.study.labels, viewer.study.volume.affine).lesions[0].voxel[0]
+    expect(axial).to_have_attribute("data-slice", str(first + 1))  # it opens at the first lesion
     left, top, right, bottom, *_ = viewer.extent("axial", "tumour")
     axial.locator("canvas").click(position={"x": (left + right) / 2, "y": (top + bottom) / 2})
     expect(viewer.root).to_have_attribute("data-selected", "1")
@@ -188,3 +189,25 @@ def test_slices_window_labels_and_lesions_follow_the_hand(
     page.keyboard.press("2")
     expect(axial).to_be_hidden()
     expect(viewer.plane("coronal")).to_be_visible()
+
+
+def test_a_device_with_too_little_memory_shows_every_second_slice_and_says_so(
+    page: Any, web_app: RunningApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume, labels = drawn()  # 60 x 60 x 80 = 288,000 voxels
+    page.add_init_script("""window.Int16Array = new Proxy(Int16Array, { construct(target, given) {
+        if (given[0] > 150000) throw new RangeError("Array buffer allocation failed");
+        return Reflect.construct(target, given);
+    } });""")
+    viewer = shown(page, web_app, a_study(web_app, monkeypatch, "memory", volume, labels))
+    expect(viewer.root).to_have_attribute("data-step", "2")
+    expect(page.get_by_text("Every 2nd slice is shown")).to_be_visible()
+    voxel = [int(index) for index in np.argwhere(labels == 2).mean(axis=0).round()]
+    page.evaluate("voxel => window.update({ go_to: voxel })", [30, *voxel[1:]])
+    expect(viewer.plane("axial").locator(".said")).to_have_text("Axial 31 / 60")
+    page.keyboard.press("Escape")
+    expect(viewer.root).to_have_attribute("data-selected", "")
+    left, top, right, bottom, wide, high = viewer.extent("coronal", "tumour")
+    px_per_mm = min(wide / 320, high / 300)
+    assert (right - left) / px_per_mm == pytest.approx(28, abs=4.5)
+    assert (bottom - top) / px_per_mm == pytest.approx(28, abs=10.5), "slices of 10 mm"

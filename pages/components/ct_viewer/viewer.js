@@ -28,7 +28,8 @@ class CtViewer {
     this.look = looks;
     this.queue = new EventQueue();
     this.point = [0, 0, 0];
-    this.selected = 0; // number of a lesion, by its place in the list from 1 on
+    this.lesions = []; // of the labels that are shown
+    this.selected = 0; // number of a lesion, by its place in that list from 1 on
     this.planes = Object.fromEntries(Object.keys(PLANES).map((name) => [name, new Plane(this, name)]));
     this.active = this.planes.axial;
     this.build();
@@ -100,13 +101,16 @@ class CtViewer {
   }
 
   fail(error) {
-    if (error.name !== "AbortError") this.say(error.message);
+    if (error.name === "AbortError") return;
+    // What browsers say of a broken connection or a damaged file helps nobody.
+    this.say(error.constructor === Error ? error.message : "The scan could not be read: the connection broke, or its file is damaged. Reload the page.");
   }
 
   async open() {
     this.leave();
     const volume = new CtVolume();
     this.volume = volume;
+    this.lesions = [];
     this.selected = 0;
     this.image = this.data.image;
     this.root.dataset.scan = this.data.scan;
@@ -134,7 +138,8 @@ class CtViewer {
   begin() {
     const { grid } = this.volume;
     this.root.dataset.placed = "yes";
-    const place = places.get(this.image);
+    const [first] = this.data.lesions;
+    const place = places.get(this.image) ?? (first && grid.point(first.voxel));
     this.point = place && grid.holds(place) ? place : grid.count.map((count) => count >> 1);
     for (const plane of Object.values(this.planes)) plane.fit();
     const remarks = [];
@@ -150,18 +155,17 @@ class CtViewer {
     if (data.labels === null) {
       volume.labels = null;
     } else {
-      const chosen = this.lesionAt(this.selected);
-      if (!(await volume.readLabels(`${data.labels}&v=${encodeURIComponent(data.version)}`))) return;
-      if (this.volume !== volume) return;
-      this.data.lesions.slice(0, UNNUMBERED - 1).forEach((lesion, at) => {
+      const chosen = this.selected && this.chosen;
+      if (!(await volume.readLabels(`${data.labels}&v=${encodeURIComponent(data.version)}`)) || this.volume !== volume) return;
+      this.lesions = this.data.lesions;
+      this.lesions.slice(0, UNNUMBERED - 1).forEach((lesion, at) => {
         const index = volume.grid.index(volume.grid.point(lesion.voxel));
         if (LABELS[volume.labels[index] - 1] === lesion.label) volume.number(index, at + 1);
       });
       volume.version = data.version;
       this.selected = 0;
       this.root.dataset.version = data.version;
-      const still = chosen && volume.labels[volume.grid.index(volume.grid.point(chosen.voxel))];
-      if (still && !this.wish) this.mark(volume.grid.point(chosen.voxel));
+      if (chosen && !this.wish) this.mark(chosen);
     }
     this.grant();
     this.refresh();
@@ -184,10 +188,11 @@ class CtViewer {
 
   // ---- what is selected ---------------------------------------------------------------------------------------------
 
-  lesionAt(number) { return this.data.lesions[number - 1] ?? (number === UNNUMBERED ? this.loose : undefined); }
+  // As the list beside the viewer numbers it; none where it is not in that list.
+  get lesion() { return this.lesions[this.selected - 1]?.number ?? null; }
 
   tag(number) {
-    const lesion = this.data.lesions[number - 1];
+    const lesion = this.lesions[number - 1];
     return lesion && `${lesion.label === "tumour" ? "T" : "C"}${lesion.number}`;
   }
 
@@ -202,10 +207,11 @@ class CtViewer {
       for (let at = 0; at < volume.labels.length; at += 1) if (volume.labels[at] >> 2 === UNNUMBERED) volume.labels[at] &= 3;
       number = UNNUMBERED;
       volume.number(volume.grid.index(point), number);
-      this.loose = { number: null, label: LABELS[label - 1], voxel: volume.grid.voxel(point) };
     }
     this.selected = number;
-    if (!this.look.overlay || this.look.hidden.delete(LABELS[label - 1])) this.look.overlay = true;
+    this.chosen = point;
+    this.look.hidden.delete(LABELS[label - 1]);
+    this.look.overlay = true;
     this.refresh();
     return true;
   }
@@ -216,11 +222,11 @@ class CtViewer {
     const value = volume.labels?.[volume.grid.index(point)] ?? 0;
     if ((value & 3) < 2 || !this.look.overlay || this.look.hidden.has(LABELS[(value & 3) - 1])) return;
     this.mark(point);
-    this.tell({ action: "select", voxel: volume.grid.voxel(point), lesion: this.lesionAt(this.selected)?.number ?? null });
+    this.tell({ action: "select", voxel: volume.grid.voxel(point), lesion: this.lesion });
   }
 
   step(by) {
-    const { lesions } = this.data;
+    const { lesions } = this;
     if (!lesions.length || !this.volume?.labels) return;
     const known = this.selected && this.selected !== UNNUMBERED;
     const at = known ? (this.selected - 1 + by + lesions.length) % lesions.length : by > 0 ? 0 : lesions.length - 1;
@@ -327,7 +333,7 @@ class CtViewer {
     this.chips.replaceChildren(...LABELS.map((label, at) => this.button([sample(data.colours[label], DASHES[at]), label[0].toUpperCase() + label.slice(1)],
       `Show or hide: ${label}`, () => { if (!look.hidden.delete(label)) look.hidden.add(label); this.refresh(); },
       { "aria-pressed": String(!look.hidden.has(label)), "data-label": label })));
-    Object.assign(this.root.dataset, { selected: this.lesionAt(this.selected)?.number ?? "", window: `${look.width} ${look.level}` });
+    Object.assign(this.root.dataset, { selected: this.lesion ?? (this.selected ? "unnumbered" : ""), window: `${look.width} ${look.level}` });
     this.redraw();
   }
 
