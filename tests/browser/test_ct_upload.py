@@ -14,7 +14,11 @@ from tests.running_app import RunningApp
 
 NAMED = {"PatientName": "Secret^Maria", "StudyDate": "20240229", "StudyTime": "0815", "AccessionNumber": "R-77"}
 FOLDER = ".uploads input[webkitdirectory]"
-FILES = ".uploads input[type=file]:not([webkitdirectory])"
+DROP = """(place, [name, words]) => {
+    const dropped = new DataTransfer();
+    dropped.items.add(new File([words], name));
+    place.dispatchEvent(new DragEvent("drop", { dataTransfer: dropped, bubbles: true, cancelable: true }));
+}"""
 
 
 def a_disc(folder: Path, number: str, *, brighter: int = 0) -> Path:
@@ -37,9 +41,7 @@ def test_a_disc_is_dropped_a_series_chosen_and_the_form_filled_in_from_its_heade
     sign_in(page, web_app, web_app.person(), "/new-ct")
     page.locator(".place").wait_for()
     shoot(page, "new-ct-empty")
-    letter = tmp_path / "letter.txt"
-    letter.write_text("Dear colleague, " * 100)
-    page.locator(FILES).set_input_files([letter])
+    page.locator(".uploads").evaluate(DROP, ["letter.txt", "Dear colleague, " * 100])
     expect(page.locator(".uploads li", has_text="letter.txt").locator(".said")).to_contain_text(
         "Text. Choose the DICOM"
     )

@@ -42,7 +42,7 @@ function uploadsOf(picked) {
   const name = folders.size === 1 && folder ? `${folder} (${counts})` : rest.length === 1 ? rest[0].file.name : counts;
   const packed = new Blob(parts);
   packed.name = name;
-  packed.lastModified = Math.max(...rest.map(({ file }) => file.lastModified));
+  packed.lastModified = rest.reduce((latest, { file }) => Math.max(latest, file.lastModified), 0);
   return [...uploads, packed];
 }
 

@@ -191,10 +191,10 @@ class Uploader {
     this.root.addEventListener("drop", (event) => {
       event.preventDefault();
       this.place.classList.remove("over");
-      dropped(event.dataTransfer).then((picked) => this.take(picked), () => {
-        this.begun.hidden = false;
-        this.begun.textContent = "The browser cannot read what was dropped. Use the button, or copy it to this computer first.";
-      });
+      dropped(event.dataTransfer).then(
+        (picked) => this.take(picked),
+        () => this.say("The browser cannot read what was dropped. Use the button, or copy it to this computer first."),
+      );
     });
     this.leaving = (event) => { if (this.transfers.some((one) => one.state === "running")) event.preventDefault(); };
     window.addEventListener("beforeunload", this.leaving);
@@ -214,9 +214,16 @@ class Uploader {
     this.show();
   }
 
+  say(words) {
+    this.begun.textContent = words;
+    this.begun.hidden = false;
+  }
+
   // `picked` is a list of { path, file }.
   take(picked) {
-    for (const file of this.together ? uploadsOf(picked) : picked.map((one) => one.file)) {
+    const files = this.together ? uploadsOf(picked) : picked.map((one) => one.file);
+    if (!files.length && picked.length) return this.say("Nothing in it can be uploaded: its files are hidden or empty.");
+    for (const file of files) {
       const same = this.transfers.find((one) => one.file.name === file.name && one.file.size === file.size && one.file.lastModified === file.lastModified);
       if (same && same.state !== "refused") continue;
       if (same) this.forget(same);
