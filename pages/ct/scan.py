@@ -28,7 +28,7 @@ _CSS = """
 [data-testid="stHeader"], [data-testid="stHeader"] * { pointer-events: none; }
 [data-testid="stHeader"] button, [data-testid="stHeader"] button * { pointer-events: auto; }
 .st-key-scan-head { padding-left: 1.4rem; }
-.st-key-scan-body { --rc-stage: clamp(360px, calc(100vh - 292px), 1600px); }
+.st-key-scan-body { --rc-stage: clamp(360px, calc(100vh - 252px), 1600px); }
 .st-key-scan-body [role="tablist"] button { padding-top: 0; padding-bottom: 0.3rem; height: auto; }
 .st-key-scan-body [role="tabpanel"] { padding-top: 0.5rem; }
 .st-key-scan-side { max-height: calc(100vh - 150px); overflow-y: auto; padding-right: 0.4rem; }
