@@ -182,7 +182,7 @@ class GlomerulusModel:
         sums = np.zeros((layout.rows.length_px, layout.columns.length_px), np.uint16)
         for result in results:
             sums[result.block.top_px : result.block.bottom_px] += result.sums[0]
-        return Seen.of(sums / np.float32(FULL), join(results), part, min_score=layout.min_score)
+        return Seen.of(sums.astype(np.float32) / np.float32(FULL), join(results), part, min_score=layout.min_score)
 
 
 def _batches(block: Block, size: int) -> list[tuple[tuple[int, int], ...]]:

@@ -123,11 +123,11 @@ def most_certain(
 ) -> float:
     """The zoom at which a network is most certain of a picture, as level-0 px a working px.
 
-    Zooms lie an octave apart. One is worth the Dice that the network itself expects there, times the Dice between its
-    map and those an octave finer and coarser (the mean of both; beyond the last zoom there is nothing to agree with),
-    times how near the glomeruli found come to the size it was trained with, times the root of the area found, since a
-    network that sees too little of a glomerulus is certain of few. The best is then moved so that the glomeruli found
-    are a third of the way from the middle to the greatest size trained with: outlines are finer there.
+    Zooms lie an octave apart. One is worth the square of the Dice that the network itself expects there, times the mean
+    Dice between its map and those of the zooms beside it, times how near the glomeruli found come to the size it was
+    trained with, times the root of the area found, since a network that sees too little of a glomerulus is certain of
+    few. The best is then moved so that the glomeruli found are a third of the way from the middle to the greatest size
+    trained with: outlines are finer there.
 
     Args:
         slide: The picture.
@@ -144,13 +144,14 @@ def most_certain(
     parts = _parts(slide, tissue, zooms[0])
     seen = [[search(part, zoom) for part in parts] for zoom in zooms]
     areas = [_ratio(sum(each.above for each in at), sum(each.searched for each in at)) for at in seen]
-    same = [0.0, *(_same(finer, coarser) for finer, coarser in itertools.pairwise(seen)), 0.0]
+    same = [_same(finer, coarser) for finer, coarser in itertools.pairwise(seen)]
     worth, sizes = [], []
-    for zoom, area, at, agreed in zip(zooms, areas, seen, itertools.pairwise(same), strict=True):
+    for index, (zoom, area, at) in enumerate(zip(zooms, areas, seen, strict=True)):
         size = _diameter(at) / zoom
         expected = _ratio(2 * sum(each.inside for each in at), sum(each.above + each.total for each in at))
         near = math.exp(-((math.log2(size / middle) / octaves) ** 2) / 2) if size else 0.0
-        worth.append(expected * sum(agreed) / 2 * near * math.sqrt(area))
+        beside = same[max(index - 1, 0) : index + 1] or [1.0]  # a picture of one zoom has none beside it
+        worth.append(expected**2 * sum(beside) / len(beside) * near * math.sqrt(area))
         sizes.append(size)
     best = int(np.argmax(worth))
     if not worth[best]:
