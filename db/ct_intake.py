@@ -186,7 +186,10 @@ def _packed_and_read(
         deidentify(source, packed, key=key, series=chosen.key, name=_SPOKEN, progress=packing)
     else:  # what is written of the volume holds no text of the file
         return read_volume(source, series=chosen.key, name=_SPOKEN, progress=reading)
-    return read_volume(packed, name=_SPOKEN, progress=reading)
+    try:
+        return read_volume(packed, series=chosen.key, name=_SPOKEN, progress=reading)  # a file may hold two phases
+    except UnknownName:  # alone it has a number of its own, which it had to share before
+        return read_volume(packed, name=_SPOKEN, progress=reading)
 
 
 def _share(progress: Callable[[float], None], first: float, last: float) -> Callable[[int, int], None]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import tarfile
 import tracemalloc
 from dataclasses import asdict
@@ -8,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -18,7 +21,7 @@ from db.uploads import CheckedStudy
 from renalcore.errors import Conflict, InputError, NotFound, StorageFull, UnreadableFile
 from renalcore.io.volume import find_series, read_volume
 from renalcore.io.volume.identity import stated
-from tests.ct_files import body, ct_series
+from tests.ct_files import body, ct_series, enhanced
 from tests.ct_studies import analysed, drawn
 from tests.ct_uploads import nifti, prepared, registered, tarred, uploaded
 from tests.db.records import Register
@@ -37,6 +40,16 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def portal(hu: Any = HU, *, series: str = "1.4", number: int = 4) -> list[Any]:
     return ct_series(hu, series=series, number=number, SeriesDescription="Secret portal", **NAMED)
+
+
+def arrived(content: bytes) -> Upload:
+    """A complete upload that no database knows."""
+    upload = Upload(key="k", modality="ct", name="a disc")
+    part = uploads.part_of(upload)
+    part.parent.mkdir(parents=True)
+    part.write_bytes(content)
+    upload.found = asdict(CheckedStudy(tuple(find_series(part, name="scan"))))
+    return upload
 
 
 def local(sha256: str, data: Path) -> Path:
@@ -92,19 +105,43 @@ def test_a_real_study_is_stored_as_it_was_read_and_still_compressed(
     place: str, data: Path, tmp_path: Path, shared_data: Path
 ) -> None:
     folder = shared_data / "ct" / place
-    upload = Upload(key="k", modality="ct", name="a disc")
-    part = uploads.part_of(upload)
-    part.parent.mkdir(parents=True)
-    with tarfile.open(part, "w") as archive:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
         archive.add(folder, "disc")
-    (found,) = find_series(part, name="scan")
-    upload.found = asdict(CheckedStudy((found,)))
+    upload = arrived(packed.getvalue())
+    (found,) = CheckedStudy.of(upload).series
     made = ct_intake.prepare(upload, found.key, key=bytes(32))
     original, stored, image = (read_volume(path) for path in (folder, made.file.path, made.image.path))
     for volume in (stored, image):
         assert np.array_equal(volume.hu, original.hu)
         assert volume.affine == pytest.approx(original.affine, abs=1e-4)
     assert made.file.size_bytes < 1.2 * sum(path.stat().st_size for path in folder.iterdir())
+
+
+def two_phases() -> Any:
+    """An Enhanced CT file of two phases at the same places: the later one first."""
+    dataset = enhanced(np.concatenate([HU, HU + 5]))
+    frames = dataset.PerFrameFunctionalGroupsSequence
+    for index, frame in enumerate(frames):
+        moment = Dataset()
+        moment.TemporalPositionIndex = 2 if index < len(HU) else 1
+        frame.FrameContentSequence = Sequence([moment])
+        frame.PlanePositionSequence = frames[index % len(HU) + len(HU)].PlanePositionSequence
+    return dataset
+
+
+@pytest.mark.parametrize(
+    ("datasets", "series", "hu"),
+    [
+        ([two_phases()], "3b", HU),
+        ([two_phases()], "3", HU + 5),
+        ([*portal(series="1.1"), *portal(HU + 9, series="1.2")], "4b", HU + 9),
+    ],
+    ids=["second phase of a file", "first phase of a file", "two series of one number"],
+)
+def test_the_very_series_that_was_chosen_is_stored(datasets: Any, series: str, hu: Any, data: Path) -> None:
+    made = ct_intake.prepare(arrived(tarred(datasets)), series, key=bytes(32))
+    assert np.array_equal(read_volume(made.image.path).hu, np.maximum(hu, -1024))
 
 
 def test_nifti_is_stored_once_and_the_same_scan_is_known_again_whatever_form_it_comes_in(
@@ -190,11 +227,7 @@ def test_a_scan_that_finds_the_disk_full_or_its_upload_gone_leaves_nothing_behin
 
 def test_making_a_scan_ready_takes_little_more_memory_than_its_volume_once(data: Path) -> None:
     hu = np.random.default_rng(1).integers(-900, 900, (24, 256, 256)).astype(np.int16)
-    upload = Upload(key="k", modality="ct")
-    part = uploads.part_of(upload)
-    part.parent.mkdir(parents=True)
-    part.write_bytes(tarred(ct_series(hu)))
-    upload.found = asdict(CheckedStudy(tuple(find_series(part, name="scan"))))
+    upload = arrived(tarred(ct_series(hu)))
     ct_intake.prepare(upload, "3", key=bytes(32))  # what is loaded once does not count
     shares: list[float] = []
     tracemalloc.start()
