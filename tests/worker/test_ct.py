@@ -42,14 +42,12 @@ def test_a_worker_killed_in_the_middle_of_step_two_goes_on_with_what_step_one_ga
 ) -> None:
     lab: Laboratory = request.getfixturevalue(laboratory)
     analysis_id = lab.study(portal=PORTAL)
-    killed = lab.start("--name", "anna", "--seconds", "1.5")
-    lab.until(lambda: lab.calls()["kidney of 60 slices"] == 1)
+    killed = lab.start("--name", "anna", "--die-at", "kidney of 60 slices")
+    assert killed.wait(timeout=300) == 9
+    assert (lab.analysis(analysis_id).state, lab.steps_done()) == ("running", ["rough"])
     with session_scope(read_only=True) as session:
         assert ct_searches.at_work_on(session, analysis_id) == "step 2 of 3: kidneys"
         assert analyses.progress(session, analysis_id) == (1, 3)
-    killed.kill()
-    killed.wait()
-    assert (lab.analysis(analysis_id).state, lab.steps_done()) == ("running", ["rough"])
 
     lab.start("--name", "anna")  # started again: it knows its own
     lab.until_all_ended(analysis_id)
@@ -100,19 +98,22 @@ def test_scans_of_several_studies_are_searched_one_at_a_time_and_a_worker_told_t
     lab: Laboratory,
 ) -> None:
     both = lab.study(portal=PORTAL), lab.study(native=NATIVE)
-    told = lab.start("--name", "anna", "--seconds", "1")
+    told = lab.start("--name", "anna", "--seconds", "0.5")
     lab.until(lambda: any(call.startswith("kidney") for call in lab.calls()))
     told.terminate()
     assert told.wait(timeout=120) == 0
-    assert lab.steps_done() == ["rough", "kidney"], "the step at hand was ended, and none of the other study begun"
+    assert lab.steps_done()[:2] == ["rough", "kidney"]
+    assert len(lab.steps_done()) == sum(lab.calls().values()) < 4, (
+        "no step was begun and lost, and no other study begun"
+    )
 
     lab.start("--name", "bert")
     lab.until_all_ended(*both)
     assert [lab.analysis(analysis_id).state for analysis_id in both] == ["done", "done"], lab.log()
     assert set(lab.calls().values()) == {1}
     slices = [line.split(" of ")[1] for line in lab.calls_file.read_text().splitlines()]
-    first, *_ = slices
-    assert slices in ([first] * 4 + [slices[-1]] * 4, [first] * 2 + [slices[2]] * 4 + [first] * 2)
+    studies = [number for number, before in zip(slices, ["", *slices], strict=False) if number != before]
+    assert len(studies) <= 3, "one study, the other, and what was left of the first: never in turns"
 
 
 @pytest.mark.long
@@ -120,10 +121,7 @@ def test_a_scan_of_a_thousand_slices_is_gone_on_with_after_a_kill_within_two_gig
     scan = large_scan()
     assert len(scan) < 20e6, "packed; its voxels take 524 MB"
     analysis_id = lab.study(large=scan)
-    killed = lab.start("--name", "anna", "--seconds", "3")
-    lab.until(lambda: lab.calls()["kidney of 1000 slices"] == 1, within_s=900)
-    killed.kill()
-    killed.wait()
+    assert lab.start("--name", "anna", "--die-at", "kidney of 1000 slices").wait(timeout=900) == 9
     worker = lab.start("--name", "anna")
     lab.until_all_ended(analysis_id, within_s=900)
     assert (lab.analysis(analysis_id).state, lab.calls()["rough of 1000 slices"]) == ("done", 1), lab.log()
