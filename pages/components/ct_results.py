@@ -56,9 +56,9 @@ def made_by_html(analysis: Analysis) -> str:
         seconds = (analysis.finished_at - analysis.started_at).total_seconds()
         spent = f" in {style.number(seconds, 0 if seconds >= 10 else 1)} s"
     return (
-        f'<p class="rc-quiet-text" data-value="model">Outlined by {escape(analysis.model_key)} '
+        f'<div class="rc-quiet-text" data-value="model">Outlined by {escape(analysis.model_key)} '
         f'(<span class="rc-mono" title="SHA-256 of its weights: {analysis.weights_sha256}">'
-        f"{analysis.weights_sha256[:12]}</span>){spent}{device}.</p>"
+        f"{analysis.weights_sha256[:12]}</span>){spent}{device}.</div>"
     )
 
 
@@ -186,7 +186,7 @@ def score_in_words(lesion: Lesion) -> str:
 
 def renal_note_html() -> str:
     """What R and E are, and why nothing more of the score is told."""
-    return f'<p class="rc-quiet-text" title="{escape(RENAL_NOTE)}">{SHORT_RENAL_NOTE}</p>'
+    return f'<div class="rc-quiet-text" title="{escape(RENAL_NOTE)}">{SHORT_RENAL_NOTE}</div>'
 
 
 def is_corrected(lesion: Lesion, found: ReportedScan) -> bool:

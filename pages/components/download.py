@@ -104,7 +104,7 @@ def scan_buttons(scan: CtScan, stem: str) -> None:
 
         _button(label, make, key=f"export{ending}-{scan.id}", file_name=file_name, mime=mime)
     if scan.format != "DICOM":
-        st.caption(ct_exports.NO_DICOM_SEG)
+        st.caption(ct_exports.NO_DICOM_SEG, width=300)
 
 
 def geojson_button(label: str, slide_id: int, *, key: str, file_name: str) -> None:
