@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
+from numpy.typing import NDArray
 
 from db.ct_findings import Standing
 from db.ct_reports import ReportedScan
@@ -26,9 +27,14 @@ LESION_FACES: Final = 24_000
 
 FEWEST_FACES: Final = 200
 HEIGHT_PX: Final = 620
+ACROSS, DOWN = 2.2, 1.8
+"""Of the picture, in the units of Plotly's scenes: so much of its width and of its height is filled."""
+
+ROOM_MM: Final = 10.0
+"""Around what is shown, for letters."""
 
 _SIDES: Final = {"right": "right", "left": "left", "middle": "side unknown"}
-_LIGHT: Final = {"ambient": 0.4, "diffuse": 0.8, "specular": 0.15, "roughness": 0.6, "fresnel": 0.1}
+_LIGHT: Final = {"ambient": 0.3, "diffuse": 0.9, "specular": 0.15, "roughness": 0.6, "fresnel": 0.1}
 _LAMP: Final = {"x": -60_000, "y": 100_000, "z": -60_000}
 """As a camera without perspective sees it: from the left above, and before the picture."""
 
@@ -77,20 +83,24 @@ def figure(labels_sha256: str, measures: Measures) -> go.Figure:
     lesion_faces = max(FEWEST_FACES, LESION_FACES // max(len(measures.lesions), 2))
     surfaces = surfaces_of(measures, labels, affine, kidney_faces=KIDNEY_FACES, lesion_faces=lesion_faces)
     made = go.Figure([_trace(what, surface) for what, surface in surfaces])
+    low, high = _extent(made)
+    sizes = high - low
+    filling = min(ACROSS / sizes[0], DOWN / max(sizes[1:]))
     made.update_layout(
         # From the front: the patient's right is at the left, as in the slices.
         scene={
-            "aspectmode": "data",
-            "xaxis": _BARE,
-            "yaxis": _BARE,
-            "zaxis": _BARE,
+            "xaxis": _BARE | {"range": [low[0], high[0]]},
+            "yaxis": _BARE | {"range": [low[1], high[1]]},
+            "zaxis": _BARE | {"range": [low[2], high[2]]},
+            "aspectmode": "manual",
+            "aspectratio": dict(zip("xyz", (sizes * filling).tolist(), strict=True)),
             "dragmode": "orbit",
             "camera": {
                 "up": {"x": 0, "y": 0, "z": 1},
-                "eye": {"x": 0, "y": -1.05, "z": 0.12},
+                "eye": {"x": 0, "y": -1.3, "z": 0.15},
                 "projection": {"type": "orthographic"},
             },
-            "annotations": _letters(made),
+            "annotations": _letters(low, high),
         },
         legend={"itemsizing": "constant", "x": 0, "y": 1, "bgcolor": "rgba(0, 0, 0, 0)"},
         modebar={"bgcolor": "rgba(0, 0, 0, 0)"},
@@ -123,19 +133,18 @@ def _trace(what: Kidney | Lesion, surface: Mesh) -> go.Mesh3d:
     )  # fmt: skip
 
 
-def _letters(made: go.Figure) -> list[dict[str, Any]]:
-    """R, L, H and F beside what is shown."""
+def _extent(made: go.Figure) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The corners of a box around what is shown, with room for letters, in LPS mm."""
     if not made.data:
-        return []
-    corners = np.array([[np.min(trace[axis]), np.max(trace[axis])] for axis in "xyz" for trace in made.data])
-    low, high = corners[:, 0].reshape(3, -1).min(axis=1), corners[:, 1].reshape(3, -1).max(axis=1)
-    middle, room = (low + high) / 2, 12.0
-    places = {
-        "R": (low[0] - room, middle[1], middle[2]),
-        "L": (high[0] + room, middle[1], middle[2]),
-        "H": (middle[0], middle[1], high[2] + room),
-        "F": (middle[0], middle[1], low[2] - room),
-    }
+        return np.full(3, -ROOM_MM), np.full(3, ROOM_MM)
+    ends = np.array([[(trace[axis].min(), trace[axis].max()) for axis in "xyz"] for trace in made.data], np.float64)
+    return ends[..., 0].min(axis=0) - ROOM_MM, ends[..., 1].max(axis=0) + ROOM_MM
+
+
+def _letters(low: NDArray[np.float64], high: NDArray[np.float64]) -> list[dict[str, Any]]:
+    """R, L, H and F at the sides of that box."""
+    x, y, z = (low + high) / 2
+    places = {"R": (low[0], y, z), "L": (high[0], y, z), "H": (x, y, high[2]), "F": (x, y, low[2])}
     return [
         {"x": x, "y": y, "z": z, "text": f"<b>{letter}</b>", "showarrow": False, "font": {"size": 14}}
         for letter, (x, y, z) in places.items()

@@ -27,8 +27,10 @@ def test_kidneys_are_seen_through_and_lesions_not_and_each_has_its_name(
     ]  # fmt: skip
     assert [trace.color for trace in made.data[1:]] == [COLOURS["kidney"], COLOURS["tumour"], COLOURS["cyst"]]
     assert all(trace.showlegend for trace in made.data)
-    assert made.layout.scene.aspectmode == "data"
-    assert made.layout.scene.camera.eye.y < 0 < made.layout.scene.camera.up.z, "from the front, the head up"
+    scene = made.layout.scene
+    lengths = [getattr(scene.aspectratio, axis) / np.ptp(scene[f"{axis}axis"].range) for axis in "xyz"]
+    assert lengths == pytest.approx([lengths[0]] * 3), "a millimetre is as long along each axis"
+    assert scene.camera.eye.y < 0 < scene.camera.up.z, "from the front, the head up"
     right, left = (np.mean(trace.x) for trace in made.data[:2])
     assert right < left, "LPS: x rises to the patient's left"
     assert len(made.to_json()) < 3e6
