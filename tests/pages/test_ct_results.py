@@ -1,0 +1,83 @@
+"""What is said of a CT scan beside its picture, in its history, and before it is signed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from db.ct_findings import Corrected
+from db.ct_reports import CtReport, ReportedScan
+from db.models import AuditEvent
+from pages.components import ct_results
+from renalcore.ct.measure import measure
+from renalcore.ct.predict import BEYOND, in_words
+from tests.ct_analysed import drawn
+
+NOW = datetime(2026, 11, 21, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def scan() -> ReportedScan:
+    """Two kidneys, a tumour in the left one and a cyst in the right one; nobody has corrected it."""
+    volume, labels = drawn()
+    measures = measure(labels, volume.affine, hu=volume.hu)
+    return ReportedScan(
+        1, 0, "portal", "a" * 64, "DICOM", None, *volume.shape, volume.spacing_mm, "b" * 64, measures,
+        in_words(labels, measures), (),
+    )  # fmt: skip
+
+
+def corrected(scan: ReportedScan) -> ReportedScan:
+    """The first lesion called what it is by a person."""
+    lesion = scan.measures.lesions[0]
+    said = Corrected(1, "relabel", lesion.voxel, "cyst", lesion.label, "Tess", 1, NOW)
+    return replace(scan, corrections=(said,))
+
+
+def report(*scans: ReportedScan) -> CtReport:
+    return CtReport(
+        1, "CT-1", 1, "P-1", None, "needs_review", NOW, NOW, 1, "ct-segresnet", "c" * 64, "0.1.0", scans, len(scans),
+        None, 0,
+    )  # fmt: skip
+
+
+def test_a_reviewer_reads_each_lesion_what_was_corrected_and_what_stands(scan: ReportedScan) -> None:
+    told = "\n".join(ct_results.signed_words(report(scan))).replace("\\", "")
+    assert "- Tumour 1, left: 11.4 ml" in told, "a ball of 14 mm holds 11.5 ml"
+    assert "2 lesions stand as the model outlined them; signing accepts them." in told
+    told = "\n".join(ct_results.signed_words(report(corrected(scan)))).replace("\\", "")
+    assert "1 correction by hand." in told
+    assert "1 lesion stands as the model outlined it; signing accepts it." in told
+
+
+def test_a_scan_is_unreviewed_until_a_person_corrects_or_signs_it(scan: ReportedScan) -> None:
+    assert "unreviewed" in ct_results.found_html(scan, signed=False)
+    assert "unreviewed" not in ct_results.found_html(scan, signed=True)
+    assert "1 correction by hand" in ct_results.found_html(corrected(scan), signed=False)
+    first, second = (ct_results.cells(lesion, corrected(scan))[1] for lesion in scan.measures.lesions)
+    assert (first["chip"], second["chip"]) == ("tumour, corrected", "cyst")  # type: ignore[index]
+
+
+def test_what_lies_beyond_the_edge_is_a_warning_of_its_own(scan: ReportedScan) -> None:
+    assert BEYOND not in ct_results.found_html(scan, signed=False)
+    cut = ct_results.found_html(replace(scan, words=f"{scan.words} {BEYOND}"), signed=False)
+    assert cut.count(BEYOND) == 1
+    assert f'role="status">{BEYOND}' in cut
+
+
+def test_r_and_e_are_told_of_tumours_only(scan: ReportedScan) -> None:
+    tumour, cyst = scan.measures.lesions
+    assert ct_results.score_in_words(tumour) == f"{tumour.renal_r}, {tumour.renal_e}"
+    assert ct_results.score_in_words(cyst) == "–"
+    assert "N, A, L and h cannot be computed" in ct_results.renal_note_html()
+
+
+def test_a_correction_is_told_with_the_name_of_its_scan_where_another_one_is_shown() -> None:
+    event = AuditEvent(
+        action="lesion.relabel", old={"label": "tumour"}, new={"label": "cyst", "scan_id": 1, "scan": "portal"}
+    )
+    assert ct_results.change_in_words(event, 1) == "Tumour called a cyst"
+    assert ct_results.change_in_words(event, 2) == "Tumour in portal called a cyst"
+    assert ct_results.change_in_words(AuditEvent(action="export.csv", new={}), 1) is None
