@@ -39,7 +39,8 @@ MOUNT = """async ([script, style, data]) => {
 }"""
 """As Streamlit mounts it; every event is answered."""
 
-EXTENT = """([plane, colour]) => {
+EXTENT = """async ([plane, colour]) => {
+    await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
     const canvas = document.getElementById("place").shadowRoot.querySelector(`[data-plane=${plane}] canvas`);
     const { width, height } = canvas;
     const { data } = canvas.getContext("2d").getImageData(0, 0, width - 16, height);
