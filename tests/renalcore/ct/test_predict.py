@@ -130,6 +130,16 @@ def test_a_kidney_that_step_1_saw_in_part_is_whole_in_its_crop() -> None:
     assert dice(expert == 1, whole.labels == 1) > 0.9
 
 
+def test_what_lies_apart_from_the_kidney_in_its_crop_is_not_kept() -> None:
+    beside = ((0, -22, -64), (14, 10, 10))  # 6 ml, 16 mm in front of it: too little for a crop of its own
+    volume, labels = body([RIGHT, LEFT, beside])
+    alone, expert = body([RIGHT, LEFT])
+    found = model().search(volume)
+    assert dice(expert == 1, found.labels == 1) > 0.9
+    assert not (found.labels > 0)[(labels == 1) & (expert == 0)].any()
+    assert found.words == model().search(alone).words
+
+
 def test_a_kidney_cut_off_by_the_end_of_the_scan_is_told() -> None:
     volume, _ = body([((-140, 30, -64), (50, 26, 26)), LEFT])
     assert "A kidney reaches the edge of the scan" in model().search(volume).words
