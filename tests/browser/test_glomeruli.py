@@ -146,7 +146,7 @@ def test_glomeruli_are_found_corrected_signed_exported_and_amended(page: Any, ap
     shoot(page, "glomeruli-corrected")
     page.locator("summary", has_text="Counted: all").click()
     fill(page, "Least µm across", "95")
-    expect(page.get_by_label("Least µm across")).not_to_be_focused()  # keys are the slide's again
+    expect(page.get_by_label("Least µm across", exact=True)).not_to_be_focused()  # keys are the slide's again
     expect(value(page, "count")).to_have_text("3")  # 2, confirmed by its mark, 5 of 150 µm, and 6, drawn by hand
     expect(value(page, "sclerosed")).to_contain_text("1 of 3 = 33.3 %")
     shoot(page, "glomeruli-limits")
