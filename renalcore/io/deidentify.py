@@ -22,7 +22,6 @@ import math
 import re
 import secrets
 import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -36,7 +35,7 @@ from pydicom.sequence import Sequence as Items
 from pydicom.uid import UID
 
 from renalcore.errors import UnreadableFile
-from renalcore.io.volume.entries import Entry, damaged
+from renalcore.io.volume.entries import UNPACK_ERRORS, Entry, damaged
 from renalcore.io.volume.headers import CT_IMAGE, DICOM_ERRORS, ENHANCED_CT, is_dicom, read, sop_class
 from renalcore.io.volume.nifti import header, is_nifti
 from renalcore.io.volume.opening import entries_of
@@ -216,7 +215,7 @@ def _one(entry: Entry, number: int, *, key: bytes, pseudonym: str) -> tuple[str,
     if is_nifti(head):
         try:
             return f"volume-{number:06d}.nii.gz", _nifti_without_texts(entry), False
-        except (OSError, EOFError, zlib.error):
+        except (OSError, *UNPACK_ERRORS):
             raise damaged(entry.name) from None
     if not is_dicom(head):
         return None

@@ -30,6 +30,8 @@ MAX_BYTES: Final = 24 * 2**30
 _BOMB_RATIO: Final = 200
 """Unpacked bytes to packed ones; real slices stay below 20. Only what unpacks to more than `_BOMB_BYTES` is judged."""
 _BOMB_BYTES: Final = 64 * 2**20
+UNPACK_ERRORS: Final = (EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile)
+"""What unpacking raises at broken archives. It may name a file in there, so no error of ours has it as its cause."""
 _TAR_HEADER_BYTES: Final = 2**20
 """Of what a tar archive says about a file; names of several thousand letters have less."""
 
@@ -61,8 +63,8 @@ class Entry:
             with self.open() as file:
                 while len(found) < size and (piece := file.read(min(size - len(found), 2**20))):
                     found += piece
-        except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-            raise damaged(self.name) from error
+        except (OSError, *UNPACK_ERRORS):
+            raise damaged(self.name) from None
         return bytes(found)
 
     def content(self, limit: int) -> bytes:
@@ -172,7 +174,7 @@ def _tarred(path: Path, name: str, told: Callable[[str], str]) -> list[Entry]:
         with _Headers(path, "rb") as file, tarfile.open(fileobj=cast(BinaryIO, file), mode="r:") as archive:
             for seen, member in enumerate(archive):
                 if seen > 2 * MAX_FILES:
-                    break
+                    raise _too_many(name)
                 if member.isreg() and not member.issparse() and _counts(member.name):
                     members.append(member)
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
@@ -191,11 +193,15 @@ def _counts(path: str) -> bool:
 
 def _check_sizes(sizes: list[int], name: str) -> None:
     if len(sizes) > MAX_FILES:
-        raise TooLarge(f"{name}: more than {MAX_FILES} files in the archive. Choose one study only.")
+        raise _too_many(name)
     if max(sizes, default=0) > MAX_FILE_BYTES:
         raise TooLarge(f"{name}: a file in it is more than a CT file can be. Archive the study anew.")
     if sum(sizes) > MAX_BYTES:
         raise TooLarge(f"{name}: unpacks to more than {MAX_BYTES // 2**30} GiB. Choose one study only.")
+
+
+def _too_many(name: str) -> TooLarge:
+    return TooLarge(f"{name}: more than {MAX_FILES} files in the archive. Choose one study only.")
 
 
 def _within(entry: Entry, name: str) -> Entry:

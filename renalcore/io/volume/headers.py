@@ -17,7 +17,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from renalcore.io.image import DECODER_ERRORS
-from renalcore.io.volume.entries import Entry, damaged
+from renalcore.io.volume.entries import UNPACK_ERRORS, Entry, damaged
 from renalcore.io.volume.phases import phase
 
 # Remarks on odd values name them, and a value may be a patient's name; what matters in them is an error of ours.
@@ -25,8 +25,8 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 warnings.filterwarnings("ignore", category=Warning, module=r"pydicom\.")
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 
-DICOM_ERRORS: Final = (*DECODER_ERRORS, BytesLengthException, InvalidDicomError)
-"""What pydicom raises at broken files."""
+DICOM_ERRORS: Final = (*DECODER_ERRORS, *UNPACK_ERRORS, BytesLengthException, InvalidDicomError)
+"""What pydicom and archives raise at broken files."""
 CT_IMAGE: Final = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT: Final = frozenset({"1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"})
 """Enhanced CT and what older single slices were converted to: all slices in one file."""

@@ -10,8 +10,6 @@ import gzip
 import logging
 import os
 import secrets
-import struct
-import zlib
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,7 @@ from numpy.typing import NDArray
 
 from renalcore.errors import UnreadableFile
 from renalcore.io.image import DECODER_ERRORS
-from renalcore.io.volume.entries import Entry, damaged, opened
+from renalcore.io.volume.entries import UNPACK_ERRORS, Entry, damaged, opened
 from renalcore.io.volume.volume import RAS_OF_LPS, Volume
 from renalcore.types import QualityFlag
 
@@ -92,8 +90,8 @@ def header(entry: Entry) -> NiftiHeader:
         codes = int(stated["sform_code"]), int(stated["qform_code"])
         ras = stated.get_best_affine()
         other = stated.get_qform() if all(codes) else ras
-    except (*DECODER_ERRORS, HeaderDataError) as error:
-        raise damaged(name) from error
+    except (*DECODER_ERRORS, *UNPACK_ERRORS, HeaderDataError):
+        raise damaged(name) from None
     if bytes(stated["magic"])[:2] == b"ni":
         raise UnreadableFile(f"{name}: half of a pair of files (.hdr and .img). Save the volume as one .nii.gz file.")
     shape = shape[:3] + tuple(side for side in shape[3:] if side != 1)
@@ -162,8 +160,8 @@ def _slices(entry: Entry, stated: NiftiHeader) -> Iterator[NDArray[Any]]:
                 if len(content) < size:
                     raise damaged(entry.name)
                 yield np.frombuffer(content, stated.dtype).reshape(height, width)
-    except (OSError, EOFError, ValueError, struct.error, RuntimeError, zlib.error) as error:
-        raise damaged(entry.name) from error
+    except (OSError, *UNPACK_ERRORS):
+        raise damaged(entry.name) from None
 
 
 def read_labels(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, cast
 
-from renalcore.io.volume.entries import Entry, damaged
+from renalcore.io.volume.entries import UNPACK_ERRORS, Entry, damaged
 from renalcore.io.volume.nifti import is_nifti
 from renalcore.io.volume.opening import entries_of
 
@@ -63,8 +63,8 @@ def pack_series(
 
 
 def _copy(entry: Entry, out: IO[bytes]) -> None:
-    with entry.open() as file:
-        try:
+    try:
+        with entry.open() as file:
             shutil.copyfileobj(file, out, _BLOCK_BYTES)
-        except (EOFError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
-            raise damaged(entry.name) from error
+    except UNPACK_ERRORS:
+        raise damaged(entry.name) from None

@@ -9,6 +9,7 @@ import tracemalloc
 import zipfile
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from pydicom.uid import (
 )
 
 from renalcore.errors import InputError, TooLarge, UnknownName, UnreadableFile
+from renalcore.io.deidentify import deidentify
 from renalcore.io.volume import (
     SeriesFound,
     Volume,
@@ -285,6 +287,30 @@ def test_a_file_that_cannot_be_read_beside_a_series_is_told(tmp_path: Path) -> N
     broken.NumberOfFrames = 40
     broken.save_as(folder / "broken", enforce_file_format=True)
     assert "unreadable_files" in codes(read_volume(folder))
+
+
+@pytest.mark.parametrize("how", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_file_that_was_damaged_in_its_zip_archive_is_told_by_its_number_alone(tmp_path: Path, how: int) -> None:
+    slices = [file.read_bytes() for file in saved(tmp_path / "s", ct_series(HU)).iterdir()]
+    volumes = [nifti(tmp_path / "ct.nii", HU, RAS).read_bytes()] * 4
+    path, target = tmp_path / "study.zip", tmp_path / "target"
+    for contents, series in ((slices, "3"), (volumes, "file 4")):
+        with zipfile.ZipFile(path, "w", how) as archive:
+            for number, content in enumerate(contents):
+                archive.writestr(f"Jane Doe/{number}", content)
+        fourth = archive.infolist()[3]
+        damaged = bytearray(path.read_bytes())
+        damaged[fourth.header_offset + fourth.compress_size * 3 // 4] ^= 0xFF
+        path.write_bytes(damaged)
+        for use in (
+            partial(read_volume, path),
+            partial(pack_series, path, target),
+            partial(deidentify, path, target, key=bytes(32)),
+        ):
+            with pytest.raises(UnreadableFile, match=r"^file 4: the file is cut off or damaged\. Copy") as error:
+                use(series=series, name="scan")
+            assert error.value.__cause__ is None
+        assert not target.exists()
 
 
 def test_archives_that_are_locked_nested_damaged_or_bombs_are_refused(tmp_path: Path) -> None:
