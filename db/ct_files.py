@@ -5,6 +5,7 @@ Each function reads or writes whole files and takes seconds for a large scan: ca
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,14 @@ from numpy.typing import NDArray
 
 from db import files
 from db.settings import Settings
+from renalcore.errors import StorageError, StorageFull
 from renalcore.io.volume import Volume, read_volume, slice_headers, write_labels
 from renalcore.io.volume.nifti import read_labels
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 MEDIA_TYPE = "application/gzip"
 """Of NIfTI as it is stored here: `.nii.gz`."""
@@ -78,11 +82,21 @@ def put_labels(found: NDArray[Any], volume: Volume) -> tuple[str, int]:
         StorageFull: No space is left.
         StorageError: The store cannot be written.
     """
-    with tempfile.TemporaryDirectory(prefix="renal-labels-") as folder:
-        path = Path(folder) / "labels.nii.gz"
-        write_labels(path, found, volume)
-        with path.open("rb") as stream:
-            return files.store().put(stream)
+    try:
+        with tempfile.TemporaryDirectory(prefix="renal-labels-") as folder:
+            path = Path(folder) / "labels.nii.gz"
+            write_labels(path, found, volume)
+            with path.open("rb") as stream:
+                return files.store().put(stream)
+    except OSError as error:
+        raise disk_error(error, "The labels") from error
+
+
+def disk_error(error: OSError, what: str) -> StorageError:
+    """What a person reads where `what`, which begins the sentence, could not be written to a disk of the server."""
+    if error.errno in _NO_SPACE:
+        return StorageFull("The disk of the server is full. Ask your administrator to free some space, then try again.")
+    return StorageError(f"{what} cannot be written ({error.strerror or type(error).__name__}).")
 
 
 def _local(sha256: str) -> Path:

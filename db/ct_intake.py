@@ -7,7 +7,6 @@ goes with the upload. One slice is held at a time, then the volume once, as int1
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import secrets
 from collections.abc import Callable
@@ -15,17 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from db import uploads
-from db.ct_files import MEDIA_TYPE
+from db.ct_files import MEDIA_TYPE, disk_error
 from db.files import FileStore
 from db.models import CtFormat, Upload
 from db.uploads import CheckedStudy
-from renalcore.errors import InputError, NotFound, StorageError, StorageFull, UnknownName
+from renalcore.errors import InputError, NotFound, UnknownName
 from renalcore.io.volume import SeriesFound, Volume, pack_series, read_volume, write_image
 from renalcore.types import QualityFlag
 
 ZIP = "application/zip"
 
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _SPOKEN = "scan"  # instead of the file's name, which may hold the patient's
 _PACKED, _READ = 0.35, 0.6
 """Shares of the time until the series is written, and until it is read again as a volume."""
@@ -130,7 +128,7 @@ def prepare(
         for path in (packed, image):
             path.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise _disk_error(error) from error
+            raise disk_error(error, "The scan") from error
         if isinstance(error, InputError):
             raise type(error)(uploads.reason(error)) from error
         raise
@@ -209,9 +207,3 @@ def _made(path: Path, media_type: str) -> Made:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Made(path, digest, path.stat().st_size, media_type)
-
-
-def _disk_error(error: OSError) -> StorageError:
-    if error.errno in _NO_SPACE:
-        return StorageFull("The disk of the server is full. Ask your administrator to free some space, then try again.")
-    return StorageError(f"The scan cannot be written ({error.strerror or type(error).__name__}).")

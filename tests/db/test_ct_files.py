@@ -12,7 +12,7 @@ import pytest
 
 from db import ct_files
 from db.files import FileStore
-from renalcore.errors import DamagedFile, NotFound
+from renalcore.errors import DamagedFile, NotFound, StorageFull
 from tests.renalcore.ct.bright import LEFT, RIGHT, body
 
 
@@ -46,3 +46,14 @@ def test_a_scan_that_was_lost_or_damaged_in_the_store_is_not_read(store: FileSto
     (tmp_path / "files" / sha256[:2] / sha256).write_bytes(b"a scar")
     with pytest.raises(DamagedFile):
         ct_files.image(sha256, name="portal")
+
+
+def test_labels_that_find_the_disk_full_say_what_to_do(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ct_files, "write_labels", full)
+    volume, labels = body([RIGHT, LEFT])
+    with pytest.raises(StorageFull, match=r"disk of the server is full\. Ask your administrator"):
+        ct_files.put_labels(labels, volume)
+    assert list(store.names()) == []
