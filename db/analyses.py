@@ -43,7 +43,7 @@ from db.models import (
     User,
 )
 from db.objects import checked_min_score
-from db.states import in_words, move_analysis, move_specimen
+from db.states import in_words, move_analysis, move_specimen, named
 from renalcore.errors import Conflict, NotFound
 from renalcore.io import quality
 from renalcore.types import Detections
@@ -249,14 +249,14 @@ def request(
     newest = current(session, held.id)
     if newest is not None and newest.state in ("queued", "running"):
         raise Conflict(
-            f"Specimen {held.accession} is already {in_words(newest.state)} for {newest.model_key}. "
+            f"{named(held, begins=True)} is already {in_words(newest.state)} for {newest.model_key}. "
             "Wait for it, or cancel it first."
         )
     if held.state == "signed":
-        raise Conflict(f"Specimen {held.accession} is signed. A reviewer must reopen it with a reason first.")
+        raise Conflict(f"{named(held, begins=True)} is signed. A reviewer must reopen it with a reason first.")
     kind = _KINDS[held.modality]
     if not session.scalar(select(func.count()).where(*_standing(kind.table, held.id))):
-        raise Conflict(f"Specimen {held.accession} has no {kind.pictures.removesuffix('s')}. {kind.remedy}")
+        raise Conflict(f"{named(held, begins=True)} has no {kind.pictures.removesuffix('s')}. {kind.remedy}")
     return _requested(
         session,
         held,
@@ -291,15 +291,15 @@ def request_second(
     first = current(session, held.id)
     if held.state != "needs_review" or first is None:
         raise Conflict(
-            f"Specimen {held.accession} is {in_words(held.state)}; "
+            f"{named(held, begins=True)} is {in_words(held.state)}; "
             "a second opinion is asked for while it awaits review."
         )
     if first.model_key == model_key:
-        raise Conflict(f"Specimen {held.accession} was analysed by {model_key}. Choose another model.")
+        raise Conflict(f"{named(held, begins=True)} was analysed by {model_key}. Choose another model.")
     newest = second_opinion(session, held.id)
     if newest is not None and newest.state in ("queued", "running"):
         raise Conflict(
-            f"The second opinion of {newest.model_key} on specimen {held.accession} is {in_words(newest.state)}. "
+            f"The second opinion of {newest.model_key} on {named(held)} is {in_words(newest.state)}. "
             "Wait for it, or cancel it first."
         )
     return _requested(
@@ -463,7 +463,9 @@ def finish(session: Session, analysis_id: int) -> bool:
     what = pictures(specimen.modality)
     searched: dict[str, Any] = {what: total}
     if without:
-        raise Conflict(f"Specimen {specimen.accession} cannot be completed: {without} of {total} {what} lack a result.")
+        raise Conflict(
+            f"{named(specimen, begins=True)} cannot be completed: {without} of {total} {what} lack a result."
+        )
     analysis.message = ""
     analysis.finished_at = now()
     _moved(session, analysis, specimen, "done", "needs_review", actor=None, **searched)
@@ -498,9 +500,7 @@ def cancel(session: Session, analysis_id: int, by: User) -> Analysis:
     """
     analysis, specimen = hold(session, analysis_id)
     if analysis.state not in ("queued", "running", "failed"):
-        raise Conflict(
-            f"The analysis of specimen {specimen.accession} is {in_words(analysis.state)}: nothing to cancel."
-        )
+        raise Conflict(f"The analysis of {named(specimen)} is {in_words(analysis.state)}: nothing to cancel.")
     earlier = _newest(session, specimen.id, "count", other_than=analysis)
     falls_back_to: SpecimenState = "cancelled"
     if earlier is not None:
@@ -522,18 +522,16 @@ def retry(session: Session, analysis_id: int, by: User) -> Analysis:
     analysis, specimen = hold(session, analysis_id)
     is_incomplete = analysis.state == "done" and specimen.state != "signed" and lacking(session, analysis_id).without
     if analysis.state not in ("failed", "cancelled") and not is_incomplete:
-        raise Conflict(
-            f"The analysis of specimen {specimen.accession} is {in_words(analysis.state)}: nothing to retry."
-        )
+        raise Conflict(f"The analysis of {named(specimen)} is {in_words(analysis.state)}: nothing to retry.")
     if analysis.purpose == "second_opinion" and specimen.state == "signed":
-        raise Conflict(f"Specimen {specimen.accession} is signed. A reviewer must reopen it with a reason first.")
+        raise Conflict(f"{named(specimen, begins=True)} is signed. A reviewer must reopen it with a reason first.")
     newer = select(Analysis.id).where(
         Analysis.specimen_id == specimen.id, Analysis.purpose == analysis.purpose, Analysis.id > analysis.id
     )
     if analysis.state != "cancelled":
         newer = newer.where(Analysis.state != "cancelled")  # those that were count no longer, and this one does
     if session.scalar(newer.limit(1)) is not None:
-        raise Conflict(f"A newer analysis of specimen {specimen.accession} was asked for since. Reload the page.")
+        raise Conflict(f"A newer analysis of {named(specimen)} was asked for since. Reload the page.")
     requeue(session, analysis, specimen, by=by, action="analysis.retry")
     return analysis
 
@@ -562,15 +560,15 @@ def hold_for_review(session: Session, analysis_id: int) -> tuple[Analysis, Speci
     """
     analysis, specimen = hold(session, analysis_id)
     if specimen.state == "signed":
-        raise Conflict(f"Specimen {specimen.accession} is signed. A reviewer must reopen it with a reason first.")
+        raise Conflict(f"{named(specimen, begins=True)} is signed. A reviewer must reopen it with a reason first.")
     newest = current(session, specimen.id)
     if newest is None or newest.id != analysis.id:
         raise Conflict(
-            f"Specimen {specimen.accession} was analysed again since. Reload the page to review the newer result."
+            f"{named(specimen, begins=True)} was analysed again since. Reload the page to review the newer result."
         )
     if specimen.state != "needs_review":
         raise Conflict(
-            f"Specimen {specimen.accession} is {in_words(specimen.state)}; it can be corrected once that is complete."
+            f"{named(specimen, begins=True)} is {in_words(specimen.state)}; it can be corrected once that is complete."
         )
     return analysis, specimen
 

@@ -38,7 +38,7 @@ from db.objects import (
     corrections_by_key,
     objects,
 )
-from db.states import in_words, move_specimen
+from db.states import in_words, move_specimen, named
 from renalcore import taxonomy
 from renalcore.errors import Conflict, InputError, NotFound
 
@@ -245,20 +245,19 @@ def sign(session: Session, specimen_id: int, *, by: User, meaning: str) -> SignO
     specimen = analyses.hold_specimen(session, specimen_id)
     analysis = analyses.current(session, specimen_id)
     if specimen.state == "signed":
-        raise Conflict(f"Specimen {specimen.accession} is signed already.")
+        raise Conflict(f"{named(specimen, begins=True)} is signed already.")
     if specimen.state != "needs_review" or analysis is None or analysis.state != "done":
         raise Conflict(
-            f"Specimen {specimen.accession} is {in_words(specimen.state)}; "
+            f"{named(specimen, begins=True)} is {in_words(specimen.state)}; "
             "it can be signed once its analysis is complete."
         )
     without, total = analyses.lacking(session, analysis.id)
     what = analyses.pictures(specimen.modality)
     if not total:
-        raise Conflict(f"All {what} of specimen {specimen.accession} are withdrawn. Bring one back before signing.")
+        raise Conflict(f"All {what} of {named(specimen)} are withdrawn. Bring one back before signing.")
     if without:
         raise Conflict(
-            f"{without} of {total} {what} of specimen {specimen.accession} have no result yet. "
-            "Analyse them before signing."
+            f"{without} of {total} {what} of {named(specimen)} have no result yet. Analyse them before signing."
         )
     earlier = _sign_offs(session, specimen_id)
     kept, told = _report(session, specimen)
@@ -306,7 +305,7 @@ def reopen(session: Session, specimen_id: int, *, by: User, reason: str) -> Spec
         raise InputError("Say why the signed report must change.")
     specimen = analyses.hold_specimen(session, specimen_id)
     if specimen.state != "signed":
-        raise Conflict(f"Specimen {specimen.accession} is {in_words(specimen.state)}, not signed: nothing to reopen.")
+        raise Conflict(f"{named(specimen, begins=True)} is {in_words(specimen.state)}, not signed: nothing to reopen.")
     signed = _sign_offs(session, specimen_id)[-1]
     session.add(
         SignOff(

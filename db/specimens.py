@@ -25,6 +25,7 @@ from db.models import (
     StoredFile,
     User,
 )
+from db.states import named
 from renalcore.errors import Conflict, InputError, NotFound
 from renalcore.types import QualityFlag
 
@@ -330,7 +331,7 @@ def reassign(
     refuse_if_signed(specimen)
     before = patients.get(session, specimen.patient_id)
     if before.identifier == identifier:
-        raise Conflict(f"Specimen {specimen.accession} is registered under {identifier} already.")
+        raise Conflict(f"{named(specimen, begins=True)} is registered under {identifier} already.")
     patient, patient_events = patients.found_or_new(session, identifier, patient_name)
     specimen.patient_id = patient.id
     session.flush()
@@ -436,7 +437,7 @@ def hold_field(session: Session, field_id: int) -> tuple[SpecimenField, Specimen
 def refuse_if_signed(specimen: Specimen) -> None:
     """Raises `Conflict` where the specimen is signed."""
     if specimen.state == "signed":
-        raise Conflict(f"Specimen {specimen.accession} is signed. A reviewer must reopen it with a reason first.")
+        raise Conflict(f"{named(specimen, begins=True)} is signed. A reviewer must reopen it with a reason first.")
 
 
 def record_withdrawal(

@@ -63,6 +63,12 @@ def in_words(state: SpecimenState | AnalysisState) -> str:
     return _WORDS[state]
 
 
+def named(specimen: Specimen, *, begins: bool = False) -> str:
+    """A specimen as users call it: "specimen S-1", of CT "study CT-1"; with a capital where a sentence `begins`."""
+    word = "study" if specimen.modality == "ct" else "specimen"
+    return f"{word.capitalize() if begins else word} {specimen.accession}"
+
+
 def move_specimen(specimen: Specimen, state: SpecimenState) -> SpecimenState:
     """Change the state of a specimen; staying in a state is no change.
 
@@ -73,7 +79,7 @@ def move_specimen(specimen: Specimen, state: SpecimenState) -> SpecimenState:
         Conflict: The new state may not follow the present one.
     """
     before = specimen.state
-    _refuse_unless_next(f"Specimen {specimen.accession}", before, state, SPECIMEN_MOVES)
+    _refuse_unless_next(named(specimen, begins=True), before, state, SPECIMEN_MOVES)
     specimen.state = state
     return before
 

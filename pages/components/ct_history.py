@@ -49,17 +49,18 @@ def _table(scanned: Sequence[StudyRow], points: dict[int, VolumesAtOneTime], his
         state = status.state_chip_html(row.state, done=row.done, total=row.total)
         if scan.withdrawn_at is not None:
             state = status.quiet_chip_html("withdrawn")
-        cells = [style.NO_VALUE] * 5
+        cells = [style.NO_VALUE] * 4
+        found = style.NO_VALUE
         if point is not None:
             sides = (point.right_ml, point.left_ml)
             cells = [
                 *(style.NO_VALUE if value is None else ct_results.ml(value) for value in sides),
                 ct_results.ml(point.tumour_ml),
                 ct_results.ml(point.cyst_ml),
-                escape(lesions[scan.id]),
             ]
+            found = escape(lesions[scan.id])
             if point.side_unknown_ml is not None:
-                cells[4] += f"<br>{status.flag_html(f'{ct_results.ml(point.side_unknown_ml)} ml, side unknown')}"
+                found += f"<br>{status.flag_html(f'{ct_results.ml(point.side_unknown_ml)} ml, side unknown')}"
         about = ", ".join([*([scan.phase] if scan.phase else []), f"{scan.slices} slices"])
         lines.append(
             f'<tr><td style="white-space:nowrap"><a href="{links.address("scan", scan=scan.id)}" target="_self">'
@@ -67,12 +68,12 @@ def _table(scanned: Sequence[StudyRow], points: dict[int, VolumesAtOneTime], his
             f'<span class="rc-quiet-text">{escape(about)}<br>'
             f"{style.when(row.collected_at or row.created_at)[:11]}</span></td><td>{state}</td>"
             + "".join(f'<td class="rc-num">{cell}</td>' for cell in cells)
-            + "</tr>"
+            + f"<td>{found}</td></tr>"
         )
     st.html(
         '<div style="overflow-x:auto"><table class="rc-table"><thead><tr><th>Scan</th><th>State</th>'
         '<th class="rc-num">Right kidney<br>ml</th><th class="rc-num">Left kidney<br>ml</th>'
-        '<th class="rc-num">Tumours<br>ml</th><th class="rc-num">Cysts<br>ml</th><th class="rc-num">Lesions</th></tr>'
+        '<th class="rc-num">Tumours<br>ml</th><th class="rc-num">Cysts<br>ml</th><th>Lesions</th></tr>'
         f"</thead><tbody>{''.join(lines)}</tbody></table></div>"
         '<p class="rc-quiet-text">A kidney is told with its tumours and cysts.</p>'
     )

@@ -122,9 +122,7 @@ def _signed_lesion(lesion: Lesion) -> str:
 
 
 def kidneys_html(measures: Measures) -> str:
-    """A column for each kidney, from the patient's right to the left; empty where there is none."""
-    if not measures.kidneys:
-        return ""
+    """A column for each kidney, from the patient's right to the left."""
     head = "".join(f'<th class="rc-num">{_name(kidney)}</th>' for kidney in measures.kidneys)
     lines = [
         ("kidney", f"{swatch_html('kidney')}Kidney tissue in ml", [ml(each.kidney_ml) for each in measures.kidneys]),
@@ -144,7 +142,6 @@ def kidneys_html(measures: Measures) -> str:
 
 def lesion_html(lesion: Lesion) -> str:
     """All that is measured of one lesion."""
-    kidney = "" if lesion.kidney is None else f"kidney {lesion.kidney}"
     facts = [
         ("Volume", f"{ml(lesion.volume_ml)} ml"),
         ("Largest axial diameter", f"{style.number(lesion.axial_diameter_mm)} mm"),
@@ -159,8 +156,8 @@ def lesion_html(lesion: Lesion) -> str:
     body = "".join(f'<tr><td>{words}</td><td class="rc-num">{value}</td></tr>' for words, value in facts)
     title = f"{swatch_html(lesion.label)}{name_of(lesion)}"
     return (
-        f'<table class="rc-table" data-lesion="{lesion.number}"><thead><tr><th>{title}</th>'
-        f'<th class="rc-num">{escape(kidney)}</th></tr></thead><tbody>{body}</tbody></table>'
+        f'<table class="rc-table" data-lesion="{lesion.number}"><thead><tr><th colspan="2">{title}</th>'
+        f"</tr></thead><tbody>{body}</tbody></table>"
     )
 
 

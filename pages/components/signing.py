@@ -24,13 +24,13 @@ def sign(specimen_id: int, said: Callable[[int], Iterable[str]], user: auth.Curr
         specimen_id: The specimen.
         said: What is signed now, as paragraphs of markdown, by the specimen's id.
         user: The reviewer.
-        reviewed: What the signature says was reviewed, e.g. `fields and findings`.
+        reviewed: What the signature says was reviewed, e.g. `fields and findings of this specimen`.
     """
     paragraphs = list(said(specimen_id))
     for paragraph in paragraphs:
         st.markdown(paragraph)
     meanings = (
-        f"I have reviewed the {reviewed} of this specimen and release this report.",
+        f"I have reviewed the {reviewed} and release this report.",
         "I have reviewed the corrections of another person and release this report.",
     )
     meaning = st.radio("Meaning of the signature", meanings, key=f"meaning-{specimen_id}")

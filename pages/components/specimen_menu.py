@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from db import analyses, audit, patients, scans, slides, specimens
 from db.engine import session_scope
 from db.models import CtScan, Modality, Slide, Specimen, User
+from db.states import named
 from pages.components import analysis, auth, findings, style
 from renalcore.errors import RenalError
 
@@ -172,8 +173,9 @@ def _go_beside(ids: Sequence[int], withdrawn_id: int, analysis_id: int | None) -
 def _analyse_again(specimen: Specimen) -> None:
     scale = ", at the scale that they have now" if specimen.modality == "histology" else ""
     st.markdown(
-        f"All {_PICTURES[specimen.modality].word}s of the specimen are searched anew{scale}. What was corrected stays "
-        "with the result it was said about, and counts no longer; cancelling brings that result back."
+        f"All {_PICTURES[specimen.modality].word}s of {style.plain(named(specimen))} are searched "
+        f"anew{scale}. What was corrected stays with the result it was said about, and counts no longer; cancelling "
+        "brings that result back."
     )
     if st.button("Analyse again", type="primary", key=f"again-now-{specimen.id}"):
         _change(
@@ -188,7 +190,7 @@ def _change_patient(specimen: Specimen) -> None:
         before = patients.get(session, specimen.patient_id)
     name = f", {style.plain(before.name)}" if before.name else ""
     st.markdown(
-        f"Specimen **{style.plain(specimen.accession)}** is registered under **{style.plain(before.identifier)}**"
+        f"**{style.plain(named(specimen, begins=True))}** is registered under **{style.plain(before.identifier)}**"
         f"{name}. It moves with all that belongs to it; both numbers are kept in the audit trail."
     )
     identifier = st.text_input("Right patient's number", key=f"change-number-{specimen.id}")

@@ -141,7 +141,7 @@ def _primary_action(specimen: Specimen, current: Analysis | None, user: auth.Cur
     is_reviewer = user.role == "reviewer"
     may_sign = is_reviewer and specimen.state == "needs_review"
     if may_sign and st.button("Sign", type="primary", key=f"sign-{specimen.id}"):
-        signing.sign(specimen.id, _signed_words, user, reviewed="scans, kidneys and lesions")
+        signing.sign(specimen.id, _signed_words, user, reviewed="scans, kidneys and lesions of this study")
     may_reopen = is_reviewer and specimen.state == "signed"
     if may_reopen and st.button("Reopen for amendment", key=f"reopen-{specimen.id}"):
         signing.reopen(specimen.id)
@@ -315,7 +315,8 @@ def _result(
     if found is None:
         return
     st.html(ct_results.found_html(found, signed=report.signature is not None))
-    st.html(ct_results.kidneys_html(found.measures))
+    if found.measures.kidneys:
+        st.html(ct_results.kidneys_html(found.measures))
     _lesions(scan, specimen, current, found, chosen, user)
     if len(report.scans) > 1:
         st.html(ct_results.of_study_html(report, scan.id))

@@ -175,7 +175,7 @@ def _primary_action(specimen: Specimen, current: Analysis | None, user: auth.Cur
     is_reviewer = user.role == "reviewer"
     may_sign = is_reviewer and specimen.state == "needs_review"
     if may_sign and st.button("Sign", type="primary", key=f"sign-{specimen.id}"):
-        signing.sign(specimen.id, _signed_words, user, reviewed="slides and glomeruli")
+        signing.sign(specimen.id, _signed_words, user, reviewed="slides and glomeruli of this specimen")
     may_reopen = is_reviewer and specimen.state == "signed"
     if may_reopen and st.button("Reopen for amendment", key=f"reopen-{specimen.id}"):
         signing.reopen(specimen.id)

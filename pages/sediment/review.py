@@ -104,7 +104,7 @@ def _header(specimen: Specimen, current: Analysis | None, user: auth.CurrentUser
             specimen_menu.menu(specimen, _field_in_address(), user)
             may_sign = user.role == "reviewer" and specimen.state == "needs_review" and complete
             if may_sign and st.button("Sign", type="primary", key=f"sign-{specimen.id}"):
-                signing.sign(specimen.id, _signed_words, user, reviewed="fields and findings")
+                signing.sign(specimen.id, _signed_words, user, reviewed="fields and findings of this specimen")
             may_reopen = user.role == "reviewer" and specimen.state == "signed"
             if may_reopen and st.button("Reopen for amendment", key=f"reopen-{specimen.id}"):
                 signing.reopen(specimen.id)

@@ -130,7 +130,7 @@ def test_what_cannot_be_corrected_says_why(session: Session, study: Study, techn
         lambda: ct_findings.remove(session, *where, tumour, by=technologist),
         lambda: ct_findings.undo_last(session, *where, by=technologist),
     ):
-        with pytest.raises(Conflict, match=r"CT-1 is signed\. A reviewer must reopen it with a reason first"):
+        with pytest.raises(Conflict, match=r"Study CT-1 is signed\. A reviewer must reopen it with a reason first"):
             refused()
     study.specimen.state = "needs_review"
     study.scan.withdrawn_at = now()
