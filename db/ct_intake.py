@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,6 +185,9 @@ def _packed_and_read(
         deidentify(source, packed, key=key, series=chosen.key, name=_SPOKEN, progress=packing)
     else:  # what is written of the volume holds no text of the file
         return read_volume(source, series=chosen.key, name=_SPOKEN, progress=reading)
+    if chosen.format == "DICOM":
+        with zipfile.ZipFile(packed, "a") as archive:  # of a file with two phases it tells which is meant
+            archive.comment = chosen.key.encode()
     try:
         return read_volume(packed, series=chosen.key, name=_SPOKEN, progress=reading)  # a file may hold two phases
     except UnknownName:  # alone it has a number of its own, which it had to share before

@@ -140,6 +140,14 @@ def test_the_very_series_that_was_chosen_is_stored(datasets: Any, series: str, h
     assert np.array_equal(read_volume(made.image.path).hu, np.maximum(hu, -1024))
 
 
+def test_both_phases_of_one_file_are_scans_of_one_study(session: Session, technologist: User, data: Path) -> None:
+    upload = uploaded(session, technologist, tarred([two_phases()]))
+    specimen = registered(session, technologist, prepared(upload, "3"), prepared(upload, "3b"))
+    early, late = (read_volume(local(one.image.sha256, data)).hu for one in scans.of_specimen(session, specimen.id))
+    assert np.array_equal(late, np.maximum(HU, -1024))
+    assert np.array_equal(early, np.maximum(HU + 5, -1024))
+
+
 def test_nifti_is_stored_once_and_the_same_scan_is_known_again_whatever_form_it_comes_in(
     session: Session, technologist: User, data: Path
 ) -> None:
