@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pydicom.filereader import read_partial
+from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
 from pydicom.valuerep import PersonName
 
@@ -90,6 +91,8 @@ def _stated(entry: Entry) -> Stated | None:
         if str(dataset.get("Modality", "")) != "CT":
             return None
         name = dataset.get("PatientName") or PersonName("")
+        if isinstance(name, MultiValue):  # parted by a backslash, which some characters hold as a byte
+            name = name[0]
         given = f"{name.given_name} {name.middle_name}"
         return Stated(
             _word(dataset, "PatientID"),

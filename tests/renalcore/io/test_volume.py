@@ -398,6 +398,9 @@ def test_one_series_is_packed_as_it_is_and_tells_whose_it_is(tmp_path: Path) -> 
     assert said == Stated("47/11", "Doe, Jane Ann", "", datetime.fromisoformat("2024-02-29T08:15"))
     saved(folder, ct_series(HU, PatientID="4712"), names="C{}")
     assert [one.patient_number for one in stated(folder)] == ["47/11", "4712"]
+    assert stated(saved(tmp_path / "parted", ct_series(HU, PatientName=["Doe^Jane", "x"], PatientID="4713"))) == [
+        Stated("4713", "Doe, Jane")
+    ]
     pack_series(nifti(tmp_path / "a.nii", HU, RAS), tmp_path / "packed")
     assert gzip.decompress((tmp_path / "packed").read_bytes()) == (tmp_path / "a.nii").read_bytes()
     assert stated(tmp_path / "packed") == []
