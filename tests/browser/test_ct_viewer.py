@@ -181,7 +181,8 @@ def test_slices_window_labels_and_lesions_follow_the_hand(
     page.mouse.up(button="right")
     expect(viewer.root).to_have_attribute("data-window", "1575 -562")  # 20 and 10 px of 1500 / 400 HU
     page.keyboard.press("n")
-    page.get_by_role("button", name="Tumour").click()
+    page.get_by_role("button", name="Tumour").press("Enter")
+    expect(page.get_by_role("button", name="Tumour", pressed=False)).to_be_focused()
     expect(viewer.root).to_have_attribute("data-selected", "1")
     assert viewer.extent("axial", "tumour")[2] == 1, "nowhere"
     assert viewer.extent("axial", "kidney")[2] > 100

@@ -45,6 +45,15 @@ class CtViewer {
     return element("button", { type: "button", title, onclick, "aria-label": words.length === 1 && words[0].length === 1 ? title : null, ...attributes }, ...words);
   }
 
+  chip(label, at) {
+    const toggle = () => {
+      if (!this.look.hidden.delete(label)) this.look.hidden.add(label);
+      this.refresh();
+    };
+    const words = label[0].toUpperCase() + label.slice(1);
+    return this.button([sample(this.data.colours[label], DASHES[at]), words], `Show or hide: ${label}`, toggle, { "data-label": label });
+  }
+
   build() {
     const group = (label, ...children) => element("span", { class: "part", role: "group", "aria-label": label }, ...children);
     this.layouts = Object.entries(LAYOUTS).map(([name, words], at) => this.button(words, `${words} (${at || 4})`, () => this.setLayout(name), { "data-layout": name }));
@@ -330,9 +339,8 @@ class CtViewer {
     this.cross.setAttribute("aria-pressed", String(look.cross));
     this.overlaid.checked = look.overlay;
     this.values.textContent = `W ${look.width} L ${look.level}`;
-    this.chips.replaceChildren(...LABELS.map((label, at) => this.button([sample(data.colours[label], DASHES[at]), label[0].toUpperCase() + label.slice(1)],
-      `Show or hide: ${label}`, () => { if (!look.hidden.delete(label)) look.hidden.add(label); this.refresh(); },
-      { "aria-pressed": String(!look.hidden.has(label)), "data-label": label })));
+    if (!this.chips.firstChild) this.chips.append(...LABELS.map((label, at) => this.chip(label, at)));
+    for (const chip of this.chips.children) chip.setAttribute("aria-pressed", String(!look.hidden.has(chip.dataset.label)));
     Object.assign(this.root.dataset, { selected: this.lesion ?? (this.selected ? "unnumbered" : ""), window: `${look.width} ${look.level}` });
     this.redraw();
   }
@@ -372,6 +380,8 @@ class CtViewer {
 
   key(event) {
     const [target] = event.composedPath();
+    // Streamlit hears its own shortcuts behind dialogs too: they would change a lesion while another question stands.
+    if (dialogOpen() && !typingIn(event) && /^([a-z]|Delete)$/i.test(event.key)) event.stopImmediatePropagation();
     if (!this.volume?.grid || event.ctrlKey || event.metaKey || event.altKey || typingIn(event) || dialogOpen()) return;
     const inside = event.composedPath().includes(this.root);
     const commands = {
