@@ -126,10 +126,10 @@ def _check_place(shape: tuple[int, ...], affine: NDArray[np.floating[Any]], sour
         raise InputError("The slices of the original series lie in several frames of reference; export NIfTI instead.")
     if len(source) == 1 and "NumberOfFrames" in source[0]:  # enhanced: highdicom finds its frames by their place
         if int(source[0].NumberOfFrames) != shape[0]:
-            raise InputError(f"{shape[0]} slices are labelled, the series has {source[0].NumberOfFrames}.")
+            raise _other_slices(shape[0], source[0].NumberOfFrames)
         return
     if len(source) != shape[0]:
-        raise InputError(f"{shape[0]} slices are labelled, the series has {len(source)}.")
+        raise _other_slices(shape[0], len(source))
     along = np.asarray(affine, np.float64)
     for index, header in enumerate(source):
         rows, columns = np.array(header.ImageOrientationPatient, np.float64).reshape(2, 3)
@@ -137,7 +137,13 @@ def _check_place(shape: tuple[int, ...], affine: NDArray[np.floating[Any]], sour
         stated = np.stack((rows * column_mm, columns * row_mm, np.array(header.ImagePositionPatient, np.float64)), 1)
         expected = np.stack((along[:3, 0], along[:3, 1], along[:3, 3] + index * along[:3, 2]), 1)
         if (header.Rows, header.Columns) != shape[1:] or not np.allclose(stated, expected, atol=0.05):
-            raise InputError(f"Slice {index + 1} of the series does not lie where the labels lie.")
+            raise InputError(
+                f"Slice {index + 1} of the series does not lie where the labels lie; export NIfTI instead."
+            )
+
+
+def _other_slices(labelled: int, stored: int) -> InputError:
+    return InputError(f"{labelled} slices are labelled, the series has {stored}; export NIfTI instead.")
 
 
 def _complete(source: Sequence[Dataset]) -> list[Dataset]:

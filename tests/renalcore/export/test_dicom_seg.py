@@ -106,7 +106,7 @@ def test_a_series_that_lies_elsewhere_is_refused(slab: tuple) -> None:
     told = sides(labels, volume.affine)
     with pytest.raises(InputError, match=r"Slice 1 of the series does not lie where the labels lie"):
         dicom_seg(labels, told, volume.affine, headers[::-1], reviewed=False, **MODEL)
-    with pytest.raises(InputError, match="11 slices are labelled, the series has 10"):
+    with pytest.raises(InputError, match="11 slices are labelled, the series has 10; export NIfTI instead"):
         dicom_seg(labels, told, volume.affine, headers[1:], reviewed=False, **MODEL)
     strange = copy.deepcopy(headers)
     strange[3].FrameOfReferenceUID = "1.2.3"
