@@ -21,8 +21,11 @@ import pytest
 from PIL import Image
 
 from renalcore import models
-from tests.browser.conftest import drawn, expect, shoot, sign_in
+from tests.browser.conftest import PATIENCE_MS, drawn, expect, shoot, sign_in
+from tests.browser.records import user_of
 from tests.browser.test_slides import fill
+from tests.ct_analysed import analysed
+from tests.ct_analysed import drawn as a_body
 from tests.renalcore.ct import bright
 from tests.running_app import ROOT, RunningApp, serving
 
@@ -80,6 +83,12 @@ def working(app: RunningApp, folder: Path, labels: Path) -> Iterator[subprocess.
 def values(page: Any, name: str) -> Any:
     """A number of each kidney, from the right to the left; the table that is being replaced may stand there too."""
     return page.locator(f".st-key-scan-side [data-stale=false] tr[data-value={name}] td.rc-num")
+
+
+def coloured(picture: bytes) -> int:
+    """How many pixels of a picture are not grey."""
+    pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")).astype(int)
+    return int(np.count_nonzero(np.ptp(pixels, axis=2) > 30))
 
 
 def lesions(page: Any) -> Any:
@@ -160,12 +169,21 @@ def test_kidneys_are_found_corrected_signed_exported_and_amended(
     page.get_by_role("tab", name="3D").click()
     solid = page.locator(".js-plotly-plot:has(canvas)")
     solid.wait_for()
-    page.wait_for_timeout(1000)
-    picture = np.asarray(Image.open(io.BytesIO(solid.screenshot())).convert("RGB")).astype(int)
-    assert np.count_nonzero(np.ptp(picture, axis=2) > 30) > 5_000, "kidneys and lesions in their colours"
+    until = time.monotonic() + PATIENCE_MS / 1000
+    while coloured(solid.screenshot()) < 5_000:  # kidneys and lesions; nothing else tells when they are drawn
+        assert time.monotonic() < until, "kidneys and lesions in their colours"
     shoot(page, "ct-3d")
     page.get_by_role("tab", name="Slices").click()
 
+    page.get_by_role("button", name="Sign", exact=True).click()
+    page.get_by_role("dialog").get_by_text("Tumour 1, left: 17.1 ml").wait_for()
+    for key in ("t", "Delete"):  # they change the lesion that is chosen, but not behind a dialog
+        page.keyboard.press(key)
+    page.keyboard.press("Escape")
+    page.get_by_role("dialog").wait_for(state="hidden")
+    drawn(page)
+    expect(lesions(page)).to_have_count(2)
+    expect(lesions(page).first).to_contain_text("tumour")
     page.get_by_role("button", name="It is a cyst").click()
     expect(lesions(page).first).to_contain_text("cyst, corrected")
     expect(values(page, "tumour")).to_have_text(["0.0", "0.0"])
@@ -218,3 +236,21 @@ def test_kidneys_are_found_corrected_signed_exported_and_amended(
     shoot(page, "ct-patient")
     page.goto(f"{app.url}/ct")
     expect(page.locator(".rows tr", has_text=f"CT-{number}")).to_contain_text("signed")
+
+
+def test_a_scan_without_a_kidney_is_looked_at_and_signed(
+    page: Any, web_app: RunningApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RENAL_DATA", str(web_app.data))
+    rita = web_app.person("reviewer", "Rita Reviewer")
+    volume, labels = a_body()
+    with web_app.database() as session:
+        study = analysed(session, user_of(web_app, rita), [(volume, np.zeros_like(labels))], accession="CT-none")
+    sign_in(page, web_app, rita, f"/scan?scan={study.scan.id}")
+    page.get_by_text("No kidney was found.").wait_for()
+    page.locator("summary", has_text="History").click()  # what comes last beside the picture
+    page.get_by_text("No corrections and no signature yet.").wait_for()
+    page.get_by_role("tab", name="3D").click()
+    page.get_by_text("There is no kidney and no lesion to show.").wait_for()
+    sign(page, "of this study and release this report")
+    page.get_by_text("Signed by Rita Reviewer").wait_for()
