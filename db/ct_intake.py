@@ -10,17 +10,18 @@ from __future__ import annotations
 import hashlib
 import secrets
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_lowercase
 
 from db import uploads
 from db.ct_files import MEDIA_TYPE, disk_error
 from db.files import FileStore
 from db.models import CtFormat, Upload
 from db.uploads import CheckedStudy
-from renalcore.errors import InputError, NotFound, UnknownName
-from renalcore.io.volume import SeriesFound, Volume, pack_series, read_volume, write_image
+from renalcore.errors import InputError, NotFound, UnknownName, UnreadableFile
+from renalcore.io.volume import SeriesFound, Volume, find_series, pack_series, read_volume, write_image
 from renalcore.types import QualityFlag
 
 ZIP = "application/zip"
@@ -113,7 +114,8 @@ def prepare(
         StorageFull: The disk is full. Nothing of it is kept.
         StorageError: The disk cannot be written.
     """
-    chosen = next((one for one in CheckedStudy.of(upload).series if one.key == series), None)
+    found = CheckedStudy.of(upload).series
+    chosen = next((one for one in found if one.key == series), None)
     if chosen is None:
         raise UnknownName(f"The upload has no series {series}. Reload the page.")
     source, made = uploads.part_of(upload), secrets.token_hex(4)
@@ -121,7 +123,9 @@ def prepare(
         raise NotFound(f"{upload.name} is no longer on the server. Upload it again.")
     packed, image = (uploads.beside(upload, f"{made}.{name}") for name in ("series", "nii.gz"))
     try:
-        volume = _packed_and_read(source, chosen, packed, keeps_identity=keeps_identity, key=key, progress=progress)
+        volume = _packed_and_read(
+            source, chosen, found, packed, keeps_identity=keeps_identity, key=key, progress=progress
+        )
         write_image(image, volume, progress=_share(progress, _READ, 1.0))
         stored = _made(image, MEDIA_TYPE)
         file = _made(packed, ZIP if chosen.format == "DICOM" else MEDIA_TYPE) if packed.exists() else stored
@@ -167,6 +171,7 @@ def hand_over(prepared: Prepared, store: FileStore) -> None:
 def _packed_and_read(
     source: Path,
     chosen: SeriesFound,
+    found: Sequence[SeriesFound],
     packed: Path,
     *,
     keeps_identity: bool,
@@ -188,10 +193,28 @@ def _packed_and_read(
     if chosen.format == "DICOM":
         with zipfile.ZipFile(packed, "a") as archive:  # of a file with two phases it tells which is meant
             archive.comment = chosen.key.encode()
-    try:
-        return read_volume(packed, series=chosen.key, name=_SPOKEN, progress=reading)  # a file may hold two phases
-    except UnknownName:  # alone it has a number of its own, which it had to share before
-        return read_volume(packed, name=_SPOKEN, progress=reading)
+    return read_volume(packed, series=_key_alone(packed, chosen, found), name=_SPOKEN, progress=reading)
+
+
+def _key_alone(packed: Path, chosen: SeriesFound, found: Sequence[SeriesFound]) -> str | None:
+    """The key of a series in its own archive, where it shares its number with nothing but phases of the same file.
+
+    Raises:
+        UnreadableFile: Which of the phases it is cannot be told.
+    """
+    number = chosen.key.rstrip(ascii_lowercase)
+    sharing = [one.key for one in found if one.key.rstrip(ascii_lowercase) == number]
+    if len(sharing) == 1:
+        return None
+    alone = [one.key for one in find_series(packed, name=_SPOKEN)]
+    if len(alone) == 1:
+        return alone[0]
+    if len(alone) == len(sharing):
+        return chosen.key
+    raise UnreadableFile(
+        f"Several series have the number {number}, and a file of one holds {len(alone)} phases, so that these cannot "
+        "be told apart. Upload that file alone."
+    )
 
 
 def _share(progress: Callable[[float], None], first: float, last: float) -> Callable[[int, int], None]:

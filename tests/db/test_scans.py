@@ -140,6 +140,14 @@ def test_the_very_series_that_was_chosen_is_stored(datasets: Any, series: str, h
     assert np.array_equal(read_volume(made.image.path).hu, np.maximum(hu, -1024))
 
 
+def test_a_phase_that_cannot_be_told_from_another_is_not_taken_for_it(data: Path) -> None:
+    upload = arrived(tarred([*portal(HU + 9, series="1.1", number=3), two_phases()]))
+    assert np.array_equal(read_volume(ct_intake.prepare(upload, "3", key=bytes(32)).image.path).hu, HU + 9)
+    for phase in ("3b", "3c"):
+        with pytest.raises(UnreadableFile, match=r"Several series have the number 3, .* Upload that file alone\."):
+            ct_intake.prepare(upload, phase, key=bytes(32))
+
+
 def test_both_phases_of_one_file_are_scans_of_one_study(session: Session, technologist: User, data: Path) -> None:
     upload = uploaded(session, technologist, tarred([two_phases()]))
     specimen = registered(session, technologist, prepared(upload, "3"), prepared(upload, "3b"))
