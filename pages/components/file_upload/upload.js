@@ -164,6 +164,7 @@ class Transfer {
         if (rate > 0) words += ` · ${size(rate)}/s · ${duration((file.size - offset) / rate)} left`;
       }
     }
+    this.said.role = state === "refused" || state === "stopped" ? "alert" : "none"; // percents would be read out for ever
     this.said.textContent = words;
     this.said.title = words;
     this.pause.textContent = state === "paused" || state === "stopped" ? "Resume" : "Pause";
