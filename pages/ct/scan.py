@@ -239,7 +239,7 @@ def _bring_to(scan: CtScan, lesion: Lesion) -> None:
 
 def _chosen(found: ReportedScan | None) -> Lesion | None:
     """The lesion that the address names by one of its voxels; none where it was removed since."""
-    asked = st.query_params.get("lesion")
+    asked = st.session_state["scan-chosen"] = st.query_params.get("lesion")
     if found is None or asked is None:
         return None
     named = (lesion for lesion in found.measures.lesions if ct_results.voxel_key(lesion.voxel) == asked)
@@ -251,6 +251,7 @@ def _choose(lesion: Lesion | None) -> None:
         st.query_params.pop("lesion", None)
     else:
         st.query_params["lesion"] = ct_results.voxel_key(lesion.voxel)
+    st.session_state["scan-chosen"] = st.query_params.get("lesion")
 
 
 def _not_analysed(specimen: Specimen) -> None:
@@ -379,6 +380,7 @@ def _corrections(
                 args=(
                     scan.id,
                     lambda session, by: ct_findings.relabel(session, current.id, scan.id, chosen.voxel, other, by=by),
+                    chosen,
                 ),
             )
             st.button(
@@ -390,6 +392,7 @@ def _corrections(
                 args=(
                     scan.id,
                     lambda session, by: ct_findings.remove(session, current.id, scan.id, chosen.voxel, by=by),
+                    chosen,
                 ),
             )
         if any(each.by_id == user.id for each in found.corrections):
@@ -401,11 +404,19 @@ def _corrections(
             )
 
 
-def _correct(scan_id: int, change: Callable[[Session, User], object]) -> None:
-    """Do something to what was found, in a transaction of its own; what is refused is told beside the picture."""
+def _correct(scan_id: int, change: Callable[[Session, User], object], about: Lesion | None = None) -> None:
+    """Do something to what was found, in a transaction of its own; what is refused is told beside the picture.
+
+    A button may still stand there when another lesion was chosen already: then nothing is changed.
+    """
     by = auth.current()
     if by is None:
         return  # the page says so below
+    if about is not None and st.session_state.get("scan-chosen") != ct_results.voxel_key(about.voxel):
+        st.session_state[f"scan-complaint-{scan_id}"] = (
+            "Another lesion was chosen meanwhile. Press again if it is meant."
+        )
+        return
     try:
         with session_scope() as session:
             change(session, by)

@@ -41,7 +41,7 @@ def test_a_card_shows_use_limits_figures_data_licence_and_identity() -> None:
     assert not shown.exception
     words = " ".join([*(item.value for item in shown.markdown), *(item.proto.body for item in shown.get("html"))])
     for expected in (
-        "Finding particles in bright\\-field urine sediment\\.",
+        "Finding particles in bright-field urine sediment\\.",
         "Not tried on phase contrast.",
         "AP50 RBC",
         "0.812",

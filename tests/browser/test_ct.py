@@ -191,6 +191,7 @@ def test_kidneys_are_found_corrected_signed_exported_and_amended(
     lesions(page).last.click()
     page.wait_for_url("**lesion=3-*")
     page.get_by_text("Axial 4 / 20").wait_for()
+    drawn(page)
     page.get_by_role("button", name="Delete").click()
     expect(lesions(page)).to_have_count(1)
     expect(values(page, "cyst").first).to_have_text("0.0")

@@ -334,6 +334,9 @@ def fill(engine: Engine, user: User) -> None:
     from db.models import (
         Analysis,
         Correction,
+        CtCorrection,
+        CtResult,
+        CtScan,
         CutOffTableRow,
         FieldResult,
         Finding,
@@ -365,7 +368,14 @@ def fill(engine: Engine, user: User) -> None:
             specimen=specimen, position=0, name="A1", format="TIFF", width_px=9, height_px=9, stain="PAS",
             species="human", file=StoredFile(sha256="1" * 64, size_bytes=1, media_type="image/tiff"),
         )  # fmt: skip
-        session.add_all([field, slide, analysis])
+        volume = StoredFile(sha256="2" * 64, size_bytes=1, media_type="application/gzip")
+        session.add_all([field, slide, analysis, volume])
+        session.flush()
+        scan = CtScan(
+            specimen=specimen, position=0, name="portal", format="NIfTI", is_deidentified=True, slices=9, height_px=9,
+            width_px=9, spacing_mm=[1.0, 1.0, 1.0], file=volume, image=volume,
+        )  # fmt: skip
+        session.add(scan)
         session.flush()
         result = FieldResult(analysis_id=analysis.id, field_id=field.id, seconds=1, worker="w")
         session.add(result)
@@ -385,6 +395,9 @@ def fill(engine: Engine, user: User) -> None:
             )
         )
         session.add(GlomerulusCorrection(action="add", outline=outline, by_id=user.id, **on))
+        of = {"analysis_id": analysis.id, "scan_id": scan.id, "labels_id": volume.id, "measures": {}, "words": "w"}
+        session.add(CtResult(seconds={}, worker="w", **of))
+        session.add(CtCorrection(action="remove", by_id=user.id, **of))
         session.add(
             SignOff(
                 specimen_id=specimen.id, analysis_id=analysis.id, kind="sign", by_id=user.id, meaning="m", report=[]
