@@ -189,9 +189,9 @@ class KidneyModel:
     def refine(self, volume: Volume, crops: Crops, *, progress: Progress | None = None) -> Crops:
         """Step 2: each kidney with its tumours and cysts, as one label, in its crop.
 
-        A kidney is one connected piece: of the 211 crops that were looked at in the label maps of KiTS23, what else lies
-        in one has 0.2 % of the kidney's volume at most. So the largest piece is kept. A crop whose kidney touches the
-        border is widened and seen again; one in which nothing is left is dropped.
+        A kidney is one connected piece: of the 211 crops that were looked at in the label maps of KiTS23, what else
+        lies in one has 0.2 % of the kidney's volume at most. So the largest piece is kept. A crop whose kidney touches
+        the border is widened and seen again; one in which nothing is left is dropped.
 
         Args:
             volume: The volume that `rough` saw.
