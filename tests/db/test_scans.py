@@ -21,8 +21,8 @@ from db.uploads import CheckedStudy
 from renalcore.errors import Conflict, InputError, NotFound, StorageFull, UnreadableFile
 from renalcore.io.volume import find_series, read_volume
 from renalcore.io.volume.identity import stated
-from tests.ct_files import body, ct_series, enhanced
 from tests.ct_analysed import analysed, drawn
+from tests.ct_files import body, ct_series, enhanced
 from tests.ct_uploads import nifti, prepared, registered, tarred, uploaded
 from tests.db.records import Register
 from tests.renalcore.ct import bright
