@@ -23,6 +23,7 @@ from db.engine import session_scope, upgrade
 from db.settings import Settings
 from pages.components import faults
 from pages.routes import ct, fields, sign_in, slides, source, uploads
+from pages.routes.absent import absent
 from pages.routes.embedded_worker import EmbeddedWorker
 from pages.routes.guard import Guard
 from pages.routes.health import health
@@ -90,5 +91,6 @@ app = st.App(
         Route("/uploads/{key}", uploads.tell, methods=["HEAD"]),
         Route("/uploads/{key}", uploads.append, methods=["PATCH"]),
         Route("/uploads/{key}", uploads.give_up, methods=["DELETE"]),
+        Route("/{path:absent}", absent, methods=["GET"]),
     ],
 )

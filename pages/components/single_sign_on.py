@@ -20,6 +20,7 @@ from db import accounts
 from db.engine import session_scope
 from renalcore.errors import RenalError
 
+URL_PATH = "single-sign-on"
 TICKET_S = 60.0
 
 _tickets: dict[str, tuple[int, float]] = {}
@@ -38,7 +39,7 @@ def pages() -> list[Any]:
     """The page that talks to the provider, or none."""
     if not is_configured():
         return []
-    return [st.Page(show, title="Institutional sign-in", url_path="single-sign-on")]
+    return [st.Page(show, title="Institutional sign-in", url_path=URL_PATH)]
 
 
 def show() -> None:

@@ -8,11 +8,8 @@ checks where it was opened from.
 
 from __future__ import annotations
 
-from pathlib import Path
 from urllib.parse import urlencode
 
-import jinja2
-import streamlit
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 from starlette.requests import Request
@@ -23,19 +20,9 @@ from db.engine import session_scope
 from db.settings import Settings
 from pages.components import single_sign_on
 from pages.components.auth import COOKIE
-from pages.components.style import RESEARCH_USE_ONLY
+from pages.routes import plain
 from pages.routes.guard import IDENTITY_COOKIE, came_from_here, is_signed_in, local_target
 from renalcore.errors import RenalError
-
-_STATIC = Path(streamlit.__file__).parent / "static"
-_FONT = next((_STATIC / "static/media").glob("SourceSansVF-Upright*.woff2"), None)
-"""The font of the pages, which Streamlit brings along; the system's is used if a later release names it otherwise."""
-
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-)
 
 
 async def login(request: Request) -> Response:
@@ -81,14 +68,12 @@ async def welcome(request: Request) -> Response:
     if request.method != "POST":
         token = request.query_params.get("token", "")
         if not await run_in_threadpool(_link_is_good, token):
-            return _page(
-                "message.html",
+            return plain.message(
                 410,
-                title="This link cannot be used",
-                message="It has been used already, has expired, or is incomplete. "
-                "Ask your administrator for a new one.",
+                "This link cannot be used",
+                "It has been used already, has expired, or is incomplete. Ask your administrator for a new one.",
             )
-        return _page("welcome.html", token=token, message=None, shortest=accounts.SHORTEST_PASSWORD)
+        return plain.page("welcome.html", token=token, message=None, shortest=accounts.SHORTEST_PASSWORD)
     form = await request.form()
     if not came_from_here(request):
         return _foreign_form()
@@ -103,7 +88,7 @@ async def welcome(request: Request) -> Response:
             return _signed_in(await run_in_threadpool(_redeem, token, password), local_target(None))
         except RenalError as error:
             complaint = str(error)
-    return _page("welcome.html", 400, token=token, message=complaint, shortest=accounts.SHORTEST_PASSWORD)
+    return plain.page("welcome.html", 400, token=token, message=complaint, shortest=accounts.SHORTEST_PASSWORD)
 
 
 def finish_single_sign_on(request: Request) -> Response:
@@ -159,7 +144,7 @@ def _signed_in(token: str, target: str) -> Response:
 def _login_page(
     target: str, *, message: str | None, username: str = "", good: bool = False, status: int = 200
 ) -> HTMLResponse:
-    return _page(
+    return plain.page(
         "login.html",
         status,
         next=target,
@@ -171,22 +156,11 @@ def _login_page(
 
 
 def _foreign_form() -> HTMLResponse:
-    return _page(
-        "message.html",
+    return plain.message(
         403,
-        title="That did not come from RenalCore",
-        message="The form was sent from another site, so nothing was done. Open the sign-in page and try again.",
+        "That did not come from RenalCore",
+        "The form was sent from another site, so nothing was done. Open the sign-in page and try again.",
     )
-
-
-def _page(template: str, status: int = 200, **values: object) -> HTMLResponse:
-    body = _TEMPLATES.get_template(template).render(
-        research_use_only=RESEARCH_USE_ONLY,
-        source_url=Settings.from_env().source_url,
-        font=f"/{_FONT.relative_to(_STATIC)}" if _FONT else None,
-        **values,
-    )
-    return HTMLResponse(body, status, headers={"cache-control": "no-store"})
 
 
 def _text(form: FormData, key: str) -> str:

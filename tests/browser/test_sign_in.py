@@ -91,8 +91,14 @@ def test_the_root_leads_to_the_worklist(page: Any, new_app: RunningApp) -> None:
 
 def test_an_address_that_is_no_page_says_so(page: Any, new_app: RunningApp) -> None:
     sign_in(page, new_app, new_app.person())
-    page.goto(f"{new_app.url}/no-such-page")
-    page.wait_for_selector("text=Page not found")
+    for address in ("no-such-page", "review/12"):
+        answer = page.goto(f"{new_app.url}/{address}")
+        assert answer.status == 404
+        expect(page.get_by_text(f"RenalCore has no page at /{address}.")).to_be_visible()
+    shoot(page, "no-such-page")
+    page.click("text=To the worklist")
+    page.wait_for_url("**/worklist")
+    page.wait_for_selector("h1")
 
 
 def test_the_first_administrator_comes_in_by_the_link_in_the_terminal(page: Any, new_app: RunningApp) -> None:
