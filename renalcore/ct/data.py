@@ -371,13 +371,23 @@ class StepDataset(Dataset[dict[str, Tensor]]):
         samples = read_samples(self.paths[order[place]], self.step.name)
         if not samples:  # a scan without a kidney has no crop
             samples = [self._nothing()]
-        sample = samples[int(rng.integers(len(samples)))]
+        sought = self._sought(samples, rng)
+        sample = sought[int(rng.integers(len(sought)))]
         hu, labels = self._placed(sample, rng)
         hu = _recoloured(hu, self.augmentation, rng)
         if self.step.name == "lesion":
             hu = within(hu, _region(labels, self.step, self.augmentation.region_mm, rng))
         target = self.step.targets(labels)
         return {"image": torch.from_numpy(hu)[None], "target": torch.from_numpy(target).long()}
+
+    def _sought(self, samples: list[Sample], rng: np.random.Generator) -> list[Sample]:
+        """Those to choose from: in step 3 mostly the kidneys that hold a lesion, cysts and tumours in turn."""
+        if self.step.name != "lesion" or rng.random() < 0.2:
+            return samples
+        for lesion in (CYST, TUMOUR) if rng.random() < 0.5 else (TUMOUR, CYST):
+            if found := [sample for sample in samples if (sample.labels == lesion).any()]:
+                return found
+        return samples
 
     def _nothing(self) -> Sample:
         shape, spacing = self.step.shape, self.step.spacing_mm

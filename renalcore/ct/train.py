@@ -71,8 +71,8 @@ INTENDED_USE: Final = (
 CLASS_WEIGHTS: Final = MappingProxyType({"rough": (1.0, 4.0), "kidney": (1.0, 2.0), "lesion": (1.0, 4.0, 8.0)})
 """Of the cross-entropy, by step: the rarer a class, the more its voxels count. The paper names no numbers."""
 
-PATCHES: Final = MappingProxyType({"rough": (64, 96, 112), "kidney": (64, 80, 80), "lesion": (64, 80, 80)})
-"""Voxels of a training patch on a CPU: half to a third of the grid, so that an hour holds more steps."""
+PATCHES: Final = MappingProxyType({"rough": (64, 96, 112), "kidney": (64, 80, 80), "lesion": (48, 64, 64)})
+"""Voxels of a training patch on a CPU: a seventh to a third of the grid, so that an hour holds more steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,8 @@ class TrainConfig:
         average: Steps over which the weights are averaged; 1 keeps the last ones.
         licence: Licence words of the data, for the model's card.
         slices: Folders of labelled slices to train on as well, see `renalcore.ct.slices`.
-        start: Weights of all steps or of this one to begin from (safetensors), of the same network and width.
+        start: Weights to begin from (safetensors), of the same network and width: those of this step, or of another
+            one but for its last layer.
         held_out: Patients to validate on, instead of a share chosen by their names.
         resume: Go on from the checkpoint.
         validate_every: Measure after every so many epochs, and at the end; 0 at the end only.
@@ -357,14 +358,19 @@ def train(config: TrainConfig) -> Path:
 
 def _begun(config: TrainConfig) -> StepNetwork:
     torch.manual_seed(config.seed)
+    network = build_network(config.network, config.step, width=config.width)
     if config.start is None:
-        return build_network(config.network, config.step, width=config.width)
-    network = load_networks(config.start).get(config.step)
-    if network is None or (network.name, network.width) != (config.network, config.width):
+        return network
+    found = load_networks(config.start)
+    before = found.get(config.step) or next(iter(found.values()))
+    if (before.name, before.width) != (config.network, config.width):
         raise ModelError(
-            f"{config.start.name} holds no {config.network} of width {config.width} for the step {config.step!r}; "
-            "give weights of the same network"
+            f"{config.start.name} holds a {before.name} of width {before.width}, and a {config.network} of width "
+            f"{config.width} is to be trained; give weights of the same network"
         )
+    own = network.state_dict()
+    fitting = {name: value for name, value in before.state_dict().items() if value.shape == own[name].shape}
+    network.load_state_dict(own | fitting)  # another step has other classes: its last layer begins anew
     return network
 
 

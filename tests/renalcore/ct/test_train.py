@@ -24,8 +24,8 @@ from renalcore.ct.data import (
 from renalcore.ct.networks import load_networks
 from renalcore.ct.steps import STEPS
 from renalcore.ct.train import TrainConfig, cross_validate, train, train_all, with_recipe
-from renalcore.errors import InputError
-from tests.renalcore.ct.kits import write_case, write_labels
+from renalcore.errors import InputError, ModelError
+from tests.renalcore.ct.kits import labels, write_case, write_labels
 
 STILL = Augmentation(
     scale=0, rotate_degrees=0, shift=0, mirror=0, brightness_hu=0, contrast=0, gamma=1, noise_hu=0, blur=0, region_mm=0
@@ -89,6 +89,15 @@ def test_items_differ_by_epoch_and_are_the_same_in_every_run(cases: Path, tmp_pa
     assert not torch.equal(sets[0][1]["image"], sets[1][1]["image"])
 
 
+def test_step_3_is_mostly_shown_kidneys_with_a_lesion(cases: Path, tmp_path: Path) -> None:
+    found = labels()
+    found[found == 3] = 1  # the left kidney has none
+    write_labels(cases / "case_00002.nii.gz", found)
+    paths = prepare(read_cases(cases)[2:], tmp_path / "samples", drawn=1)
+    items = StepDataset(paths, STEPS["lesion"], augmentation=STILL, items=10)
+    assert sum(bool(items[index]["target"].any()) for index in range(10)) >= 7  # 9 in the long run; 5 by chance
+
+
 def test_three_steps_become_one_model_whose_card_says_what_was_real(cases: Path, tmp_path: Path) -> None:
     weights = train_all(run(cases, tmp_path / "run"))
     assert weights == tmp_path / "run/ct-unet3d/ct-unet3d.safetensors"
@@ -104,6 +113,16 @@ def test_three_steps_become_one_model_whose_card_says_what_was_real(cases: Path,
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert 0 <= float(rows[1]["val/dice_kidney"]) <= 1
     assert (tmp_path / "run/rough/curves.png").is_file()
+
+
+def test_a_step_begins_from_another_one_but_for_its_last_layer(cases: Path, tmp_path: Path) -> None:
+    kidney = train(replace(run(cases, tmp_path / "kidney"), step="kidney", epochs=1))
+    lesion = replace(run(cases, tmp_path / "lesion"), step="lesion", epochs=1, start=kidney, lr0=0.0)
+    before, after = load_file(kidney), load_file(train(lesion))
+    differing = {name for name in after if not torch.equal(after[name], before[name.replace("lesion.", "kidney.")])}
+    assert differing == {"lesion.body.answer.weight", "lesion.body.answer.bias"}
+    with pytest.raises(ModelError, match="holds a unet3d of width 4, and a unet3d of width 8 is to be trained"):
+        train(replace(lesion, width=8))
 
 
 def test_a_run_that_goes_on_ends_with_the_weights_it_would_have_had(cases: Path, tmp_path: Path) -> None:
