@@ -64,9 +64,14 @@ def _stated(upload: Upload) -> list[Any]:
     return known[upload.key]
 
 
-def _patients(of: list[Upload]) -> set[str]:
-    """The patients' numbers that the files of these uploads name."""
-    return {said.patient_number for upload in of for said in _stated(upload) if said.patient_number}
+def _are_several(of: list[Upload]) -> bool:
+    """Whether the files of these uploads name more than one patient."""
+    said = [one for upload in of for one in _stated(upload)]
+    if not said:
+        return False
+    from renalcore.io.volume.identity import people
+
+    return people(said) > 1
 
 
 def _whose(upload: Upload) -> None:
@@ -159,7 +164,7 @@ def _study(upload: Upload) -> list[tuple[Choice, str]]:
                 with session_scope() as session:
                     uploads.discard(session, uploads.get(session, upload.key, by=user))
                 st.rerun()
-        if len(_patients([upload])) > 1:
+        if _are_several([upload]):
             st.error("The files belong to several patients. Discard them, and upload the study of one patient.")
             return []
         _whose(upload)
@@ -186,7 +191,7 @@ if arrived:
     )
 where = registering.target(FORM, typed, modality="ct", pictures="scans")
 lacking = registering.missing(typed, where, [] if taken else ["at least one scan"])
-of_several = len(_patients([upload for upload in arrived if upload.key in {key for (key, _), _ in taken}])) > 1
+of_several = _are_several([upload for upload in arrived if upload.key in {key for (key, _), _ in taken}])
 if of_several:
     st.error("The files that are ticked name different patients. Take the scans of one patient.")
 

@@ -7,7 +7,7 @@ store nothing of it unless that person says so.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -77,6 +77,18 @@ def stated(path: Path | Sequence[Path], *, name: str | None = None) -> list[Stat
         moments = [moment for _, moment in seen if moment is not None]
         told.append(Stated(number, patient, accession.most_common(1)[0][0], min(moments, default=None)))
     return told
+
+
+def people(said: Collection[Stated]) -> int:
+    """How many patients the files speak of, as `stated` tells them.
+
+    Two are told apart by their numbers, and by their names in any case where one of them has no number. A number
+    without a name and a name without a number may be the same patient's.
+    """
+    numbers = {one.patient_number for one in said} - {""}
+    known = {one.patient_name.casefold() for one in said if one.patient_number}
+    others = {one.patient_name.casefold() for one in said if not one.patient_number} - known - {""}
+    return len(numbers) + max(0, len(others) - ("" in known))
 
 
 def _stated(entry: Entry) -> Stated | None:

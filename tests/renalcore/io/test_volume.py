@@ -40,7 +40,7 @@ from renalcore.io.volume import (
     write_image,
     write_labels,
 )
-from renalcore.io.volume.identity import Stated, stated
+from renalcore.io.volume.identity import Stated, people, stated
 from renalcore.io.volume.phases import phase
 from tests.ct_files import body, ct_series, ct_slice, enhanced, saved
 
@@ -404,6 +404,25 @@ def test_one_series_is_packed_as_it_is_and_tells_whose_it_is(tmp_path: Path) -> 
     pack_series(nifti(tmp_path / "a.nii", HU, RAS), tmp_path / "packed")
     assert gzip.decompress((tmp_path / "packed").read_bytes()) == (tmp_path / "a.nii").read_bytes()
     assert stated(tmp_path / "packed") == []
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ([("", "Doe, Jane"), ("", "Roe, Richard")], 2),
+        ([("", "Doe, Jane"), ("", "DOE, JANE"), ("", "")], 1),
+        ([("1", "Doe, Jane"), ("1", "Doe-Roe, Jane"), ("", "Doe, Jane")], 1),
+        ([("1", "Doe, Jane"), ("2", "Doe, Jane")], 2),
+        ([("1", "Doe, Jane"), ("", "Roe, Richard")], 2),
+        ([("1", ""), ("", "Roe, Richard")], 1),
+        ([("1", ""), ("", "Roe, Richard"), ("", "Doe, Jane")], 2),
+        ([("", "")], 0),
+    ],
+)
+def test_two_patients_are_told_apart_by_their_numbers_else_by_their_names(
+    said: list[tuple[str, str]], expected: int
+) -> None:
+    assert people([Stated(number, name) for number, name in said]) == expected
 
 
 def test_headers_of_the_slices_come_in_the_order_of_the_volume(tmp_path: Path) -> None:
