@@ -14,7 +14,7 @@ from pydicom.sequence import Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db import audit, ct_findings, ct_intake, ct_list, scans, slide_list, slides, uploads, worklist
+from db import audit, ct_files, ct_findings, ct_intake, ct_list, scans, slide_list, slides, uploads, worklist
 from db.files import store
 from db.models import StoredFile, Upload, User
 from db.uploads import CheckedStudy
@@ -154,6 +154,8 @@ def test_both_phases_of_one_file_are_scans_of_one_study(session: Session, techno
     early, late = (read_volume(local(one.image.sha256, data)).hu for one in scans.of_specimen(session, specimen.id))
     assert np.array_equal(late, np.maximum(HU, -1024))
     assert np.array_equal(early, np.maximum(HU + 5, -1024))
+    with pytest.raises(InputError, match=r"Several phases lie in one DICOM file, .* Export the labels as NIfTI"):
+        ct_files.headers(scans.get(session, 1).file.sha256)
 
 
 def test_nifti_is_stored_once_and_the_same_scan_is_known_again_whatever_form_it_comes_in(

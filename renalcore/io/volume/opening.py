@@ -157,11 +157,16 @@ def slice_headers(path: Path | Sequence[Path], *, series: str | None = None) -> 
     They hold all that the files hold, names included. Of an enhanced multi-frame file there is one header.
 
     Raises:
-        InputError: As `read_volume`; or the volume is not DICOM.
+        InputError: As `read_volume`; or the volume is not DICOM, or one of several phases in the same file.
     """
     import pydicom
 
     with _found(path) as (found, name):
+        if len(found) > 1 and all(one.entry is found[0].entry for one in found):
+            raise InputError(
+                "Several phases lie in one DICOM file, and a DICOM object that refers to it could not say which of "
+                "them is meant. Export the labels as NIfTI, or upload each phase as a series of its own."
+            )
         chosen = _chosen(found, series, name)
         if chosen.content is None or isinstance(chosen.content, NiftiHeader):
             raise InputError(f"{name}: only a DICOM series can be referred to by a DICOM object.")
