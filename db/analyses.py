@@ -43,7 +43,7 @@ from db.models import (
     User,
 )
 from db.objects import checked_min_score
-from db.states import in_words, move_analysis, move_specimen, named
+from db.states import in_words, move_analysis, move_specimen, named, refuse_if_signed
 from renalcore.errors import Conflict, NotFound
 from renalcore.io import quality
 from renalcore.types import Detections
@@ -559,8 +559,7 @@ def hold_for_review(session: Session, analysis_id: int) -> tuple[Analysis, Speci
         Conflict: The specimen is signed or being analysed, or was analysed again since.
     """
     analysis, specimen = hold(session, analysis_id)
-    if specimen.state == "signed":
-        raise Conflict(f"{named(specimen, begins=True)} is signed. A reviewer must reopen it with a reason first.")
+    refuse_if_signed(specimen)
     newest = current(session, specimen.id)
     if newest is None or newest.id != analysis.id:
         raise Conflict(

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db import analyses, audit, specimens
+from db import analyses, audit, pictures
 from db.engine import now
 from db.models import FieldResult, Specimen, SpecimenField, User
+from db.states import refuse_if_signed
 from renalcore.errors import Conflict, InputError
 from renalcore.io import quality
 
@@ -72,8 +73,8 @@ def _held(session: Session, field_id: int, by: User) -> tuple[SpecimenField, Spe
     """The field and its specimen, locked, and why the gate withholds it."""
     if by.role != "reviewer" or not by.is_active:
         raise Conflict("Only a reviewer may decide whether a withheld field counts. Ask a reviewer.")
-    field, specimen = specimens.hold_field(session, field_id)
-    specimens.refuse_if_signed(specimen)
+    field, specimen = pictures.hold(session, SpecimenField, field_id)
+    refuse_if_signed(specimen)
     current = analyses.current(session, specimen.id)
     searched = results(session, current.id) if current is not None else {}
     return field, specimen, reason(field, searched.get(field.id))

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db import analyses, audit, patients, specimens, uploads
+from db import analyses, audit, patients, pictures, specimens, uploads
 from db.ct_intake import Made, Prepared
 from db.engine import now
 from db.models import CtScan, Specimen, StoredFile, User
-from renalcore.errors import Conflict, InputError, NotFound
+from db.states import refuse_if_signed, refuse_while_running
+from renalcore.errors import Conflict, InputError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,9 +111,9 @@ def add(session: Session, specimen_id: int, scans: Sequence[NewScan], *, by: Use
         raise Conflict(f"{specimen.accession} is no CT study. Check the accession number.")
     if not scans:
         raise InputError(f"No scan to add to study {specimen.accession}.")
-    specimens.refuse_if_signed(specimen)
-    _refuse_while_running(specimen, "add scans")
-    present = _all(session, specimen.id)
+    refuse_if_signed(specimen)
+    refuse_while_running(specimen, "add scans")
+    present = pictures.all_of(session, CtScan, specimen.id)
     added = _add(session, specimen, scans, first_position=len(present), by=by)
     audit.record(
         session,
@@ -151,19 +151,8 @@ def withdraw(session: Session, scan_id: int, *, by: User, reason: str) -> CtScan
         InputError: No reason is given.
         NotFound: There is no such scan.
     """
-    scan, specimen = _hold(session, scan_id)
-    if not reason.strip():
-        raise InputError(f"Say why {scan.name} is withdrawn.")
-    specimens.refuse_if_signed(specimen)
-    if scan.withdrawn_at is not None:
-        raise Conflict(f"{scan.name} was withdrawn already. Reload the page.")
-    scan.withdrawn_at = now()
-    session.flush()
-    specimens.record_withdrawal(
-        session, "specimen.withdraw_scan", specimen, scan,
-        standing=len(of_specimen(session, specimen.id)), by=by, reason=reason.strip(),
-    )  # fmt: skip
-    return scan
+    scan, specimen = pictures.to_withdraw(session, CtScan, scan_id, reason)
+    return pictures.withdraw(session, scan, specimen, by=by, reason=reason)
 
 
 def bring_back(session: Session, scan_id: int, *, by: User) -> CtScan:
@@ -176,19 +165,7 @@ def bring_back(session: Session, scan_id: int, *, by: User) -> CtScan:
         Conflict: The study is signed or being analysed, or the scan counts already.
         NotFound: There is no such scan.
     """
-    scan, specimen = _hold(session, scan_id)
-    specimens.refuse_if_signed(specimen)
-    _refuse_while_running(specimen, f"bring {scan.name} back")
-    if scan.withdrawn_at is None:
-        raise Conflict(f"{scan.name} is not withdrawn. Reload the page.")
-    scan.withdrawn_at = None
-    session.flush()
-    standing = len(of_specimen(session, specimen.id))
-    specimens.record_withdrawal(session, "specimen.bring_back_scan", specimen, scan, standing=standing, by=by)
-    newest = analyses.current(session, specimen.id)
-    if newest is not None and newest.state == "done" and analyses.lacking(session, newest.id).without:
-        analyses.retry(session, newest.id, by)
-    return scan
+    return pictures.bring_back(session, CtScan, scan_id, by=by)
 
 
 def get(session: Session, scan_id: int) -> CtScan:
@@ -197,56 +174,28 @@ def get(session: Session, scan_id: int) -> CtScan:
     Raises:
         NotFound: There is none.
     """
-    scan = session.get(CtScan, scan_id)
-    if scan is None:
-        raise NotFound(f"There is no scan {scan_id}.")
-    return scan
+    return pictures.get(session, CtScan, scan_id)
 
 
 def of_specimen(session: Session, specimen_id: int) -> list[CtScan]:
     """The scans of a study that count, in their order."""
-    return [scan for scan in _all(session, specimen_id) if scan.withdrawn_at is None]
+    return pictures.counting(session, CtScan, specimen_id)
 
 
 def withdrawn(session: Session, specimen_id: int) -> list[CtScan]:
     """The scans that were withdrawn from a study and not brought back, in their order."""
-    return [scan for scan in _all(session, specimen_id) if scan.withdrawn_at is not None]
+    return pictures.withdrawn(session, CtScan, specimen_id)
 
 
 def seen_before(session: Session, image_sha256: str) -> list[str]:
     """Accession numbers of the studies that have this very scan, oldest first, by what `ct_intake` made of it."""
-    return list(
-        session.scalars(
-            select(Specimen.accession)
-            .join(CtScan, CtScan.specimen_id == Specimen.id)
-            .join(StoredFile, StoredFile.id == CtScan.image_id)
-            .where(StoredFile.sha256 == image_sha256, CtScan.withdrawn_at.is_(None))
-            .order_by(Specimen.id)
-        )
-    )
-
-
-def _all(session: Session, specimen_id: int) -> list[CtScan]:
-    return list(session.scalars(select(CtScan).where(CtScan.specimen_id == specimen_id).order_by(CtScan.position)))
-
-
-def _hold(session: Session, scan_id: int) -> tuple[CtScan, Specimen]:
-    """A scan and its study, read afresh and locked until the transaction ends."""
-    scan = get(session, scan_id)
-    specimen = analyses.hold_specimen(session, scan.specimen_id)
-    session.refresh(scan)
-    return scan, specimen
-
-
-def _refuse_while_running(specimen: Specimen, what: str) -> None:
-    if specimen.state == "running":
-        raise Conflict(f"Study {specimen.accession} is being analysed. Wait for it, or cancel it, then {what}.")
+    return pictures.seen_before(session, CtScan.image_id, image_sha256)
 
 
 def _add(
     session: Session, specimen: Specimen, new: Sequence[NewScan], *, first_position: int, by: User
 ) -> list[CtScan]:
-    here = {scan.image.sha256: scan.withdrawn_at for scan in _all(session, specimen.id)}
+    here = {scan.image.sha256: scan.withdrawn_at for scan in pictures.all_of(session, CtScan, specimen.id)}
     added = []
     for position, one in enumerate(new, start=first_position):
         made = one.prepared

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db import analyses, audit, patients, specimens, uploads
+from db import analyses, audit, patients, pictures, specimens, uploads
 from db.engine import now
-from db.models import ScaleSource, Slide, Species, Specimen, Stain, StoredFile, Upload, User
+from db.models import ScaleSource, Slide, Species, Specimen, Stain, Upload, User
+from db.states import refuse_if_signed, refuse_while_running
 from db.uploads import Checked
-from renalcore.errors import Conflict, InputError, NotFound
+from renalcore.errors import Conflict, InputError
 
 SMALLEST_UM_PER_PX, LARGEST_UM_PER_PX = 0.02, 50.0
 """What a person may give as the scale of a slide: an immersion objective, and a photograph of the whole slide."""
@@ -119,9 +119,9 @@ def add(session: Session, specimen_id: int, slides: Sequence[NewSlide], *, by: U
         raise Conflict(f"Specimen {specimen.accession} is no kidney tissue. Check the accession number.")
     if not slides:
         raise InputError(f"No slide to add to specimen {specimen.accession}.")
-    specimens.refuse_if_signed(specimen)
-    _refuse_while_running(specimen, "add slides")
-    present = _all(session, specimen.id)
+    refuse_if_signed(specimen)
+    refuse_while_running(specimen, "add slides")
+    present = pictures.all_of(session, Slide, specimen.id)
     added = _add(session, specimen, slides, first_position=len(present))
     audit.record(
         session,
@@ -159,19 +159,8 @@ def withdraw(session: Session, slide_id: int, *, by: User, reason: str) -> Slide
         InputError: No reason is given.
         NotFound: There is no such slide.
     """
-    slide, specimen = _hold(session, slide_id)
-    if not reason.strip():
-        raise InputError(f"Say why {slide.name} is withdrawn.")
-    specimens.refuse_if_signed(specimen)
-    if slide.withdrawn_at is not None:
-        raise Conflict(f"{slide.name} was withdrawn already. Reload the page.")
-    slide.withdrawn_at = now()
-    session.flush()
-    specimens.record_withdrawal(
-        session, "specimen.withdraw_slide", specimen, slide,
-        standing=len(of_specimen(session, specimen.id)), by=by, reason=reason.strip(),
-    )  # fmt: skip
-    return slide
+    slide, specimen = pictures.to_withdraw(session, Slide, slide_id, reason)
+    return pictures.withdraw(session, slide, specimen, by=by, reason=reason)
 
 
 def bring_back(session: Session, slide_id: int, *, by: User) -> Slide:
@@ -184,19 +173,7 @@ def bring_back(session: Session, slide_id: int, *, by: User) -> Slide:
         Conflict: The specimen is signed or being analysed, or the slide counts already.
         NotFound: There is no such slide.
     """
-    slide, specimen = _hold(session, slide_id)
-    specimens.refuse_if_signed(specimen)
-    _refuse_while_running(specimen, f"bring {slide.name} back")
-    if slide.withdrawn_at is None:
-        raise Conflict(f"{slide.name} is not withdrawn. Reload the page.")
-    slide.withdrawn_at = None
-    session.flush()
-    standing = len(of_specimen(session, specimen.id))
-    specimens.record_withdrawal(session, "specimen.bring_back_slide", specimen, slide, standing=standing, by=by)
-    newest = analyses.current(session, specimen.id)
-    if newest is not None and newest.state == "done" and analyses.lacking(session, newest.id).without:
-        analyses.retry(session, newest.id, by)
-    return slide
+    return pictures.bring_back(session, Slide, slide_id, by=by)
 
 
 def set_scale(session: Session, slide_id: int, um_per_px: float | None, *, by: User) -> Slide:
@@ -209,8 +186,8 @@ def set_scale(session: Session, slide_id: int, um_per_px: float | None, *, by: U
         InputError: It is no scale.
         NotFound: There is no such slide.
     """
-    slide, specimen = _hold(session, slide_id)
-    specimens.refuse_if_signed(specimen)
+    slide, specimen = pictures.hold(session, Slide, slide_id)
+    refuse_if_signed(specimen)
     if slide.scale_from == "file":
         raise Conflict(f"The file of {slide.name} says its scale, so nobody has to.")
     before = slide.um_per_px
@@ -235,50 +212,22 @@ def get(session: Session, slide_id: int) -> Slide:
     Raises:
         NotFound: There is none.
     """
-    slide = session.get(Slide, slide_id)
-    if slide is None:
-        raise NotFound(f"There is no slide {slide_id}.")
-    return slide
+    return pictures.get(session, Slide, slide_id)
 
 
 def of_specimen(session: Session, specimen_id: int) -> list[Slide]:
     """The slides of a specimen that count, in their order."""
-    return [slide for slide in _all(session, specimen_id) if slide.withdrawn_at is None]
+    return pictures.counting(session, Slide, specimen_id)
 
 
 def withdrawn(session: Session, specimen_id: int) -> list[Slide]:
     """The slides that were withdrawn from a specimen and not brought back, in their order."""
-    return [slide for slide in _all(session, specimen_id) if slide.withdrawn_at is not None]
-
-
-def _all(session: Session, specimen_id: int) -> list[Slide]:
-    return list(session.scalars(select(Slide).where(Slide.specimen_id == specimen_id).order_by(Slide.position)))
+    return pictures.withdrawn(session, Slide, specimen_id)
 
 
 def seen_before(session: Session, sha256: str) -> list[str]:
     """Accession numbers of the specimens that have this very file, oldest first."""
-    return list(
-        session.scalars(
-            select(Specimen.accession)
-            .join(Slide, Slide.specimen_id == Specimen.id)
-            .join(StoredFile, StoredFile.id == Slide.file_id)
-            .where(StoredFile.sha256 == sha256, Slide.withdrawn_at.is_(None))
-            .order_by(Specimen.id)
-        )
-    )
-
-
-def _hold(session: Session, slide_id: int) -> tuple[Slide, Specimen]:
-    """A slide and its specimen, read afresh and locked until the transaction ends."""
-    slide = get(session, slide_id)
-    specimen = analyses.hold_specimen(session, slide.specimen_id)
-    session.refresh(slide)
-    return slide, specimen
-
-
-def _refuse_while_running(specimen: Specimen, what: str) -> None:
-    if specimen.state == "running":
-        raise Conflict(f"Specimen {specimen.accession} is being analysed. Wait for it, or cancel it, then {what}.")
+    return pictures.seen_before(session, Slide.file_id, sha256)
 
 
 def _checked_scale(um_per_px: float | None) -> float | None:
@@ -298,7 +247,7 @@ def _scale(new: NewSlide, found: Checked) -> tuple[float | None, ScaleSource | N
 
 
 def _add(session: Session, specimen: Specimen, new: Sequence[NewSlide], *, first_position: int) -> list[Slide]:
-    here = {slide.file.sha256: slide.withdrawn_at for slide in _all(session, specimen.id)}
+    here = {slide.file.sha256: slide.withdrawn_at for slide in pictures.all_of(session, Slide, specimen.id)}
     added = []
     for position, one in enumerate(new, start=first_position):
         found, sha256 = Checked.of(one.upload), one.upload.sha256 or ""

@@ -11,21 +11,19 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from db import analyses, audit, cutoffs, patients
+from db import analyses, audit, cutoffs, patients, pictures
 from db.engine import now
 from db.models import (
     OBJECTIVES,
-    CtScan,
     Objective,
     Role,
     ScaleKind,
-    Slide,
     Specimen,
     SpecimenField,
     StoredFile,
     User,
 )
-from db.states import named
+from db.states import named, refuse_if_signed, refuse_while_running
 from renalcore.errors import Conflict, InputError, NotFound
 from renalcore.types import QualityFlag
 
@@ -195,10 +193,7 @@ def add_fields(
     if not uploads:
         raise InputError(f"No picture to add to specimen {specimen.accession}.")
     refuse_if_signed(specimen)
-    if specimen.state == "running":
-        raise Conflict(
-            f"Specimen {specimen.accession} is being analysed. Wait for it, or cancel it, then add pictures."
-        )
+    refuse_while_running(specimen, "add pictures")
     _check_different(uploads)
     present = dict(
         session.execute(
@@ -251,24 +246,13 @@ def withdraw_field(session: Session, field_id: int, *, by: User, reason: str) ->
         InputError: No reason is given.
         NotFound: There is no such field.
     """
-    field, specimen = hold_field(session, field_id)
-    if not reason.strip():
-        raise InputError(f"Say why {field.name} is withdrawn.")
-    refuse_if_signed(specimen)
-    if field.withdrawn_at is not None:
-        raise Conflict(f"{field.name} was withdrawn already. Reload the page.")
+    field, specimen = pictures.to_withdraw(session, SpecimenField, field_id, reason)
     if len(fields(session, specimen.id)) == 1:
         raise Conflict(
             f"{field.name} is the only field of specimen {specimen.accession}. "
             "Add another picture before you withdraw it."
         )
-    field.withdrawn_at = now()
-    session.flush()
-    record_withdrawal(
-        session, "specimen.withdraw_field", specimen, field,
-        standing=len(fields(session, specimen.id)), by=by, reason=reason.strip(),
-    )  # fmt: skip
-    return field
+    return pictures.withdraw(session, field, specimen, by=by, reason=reason)
 
 
 def bring_back_field(session: Session, field_id: int, *, by: User) -> SpecimenField:
@@ -281,24 +265,7 @@ def bring_back_field(session: Session, field_id: int, *, by: User) -> SpecimenFi
         Conflict: The specimen is signed or being analysed, or the field counts already.
         NotFound: There is no such field.
     """
-    field, specimen = hold_field(session, field_id)
-    refuse_if_signed(specimen)
-    if specimen.state == "running":
-        raise Conflict(
-            f"Specimen {specimen.accession} is being analysed. Wait for it, or cancel it, then bring {field.name} back."
-        )
-    if field.withdrawn_at is None:
-        raise Conflict(f"{field.name} is not withdrawn. Reload the page.")
-    field.withdrawn_at = None
-    session.flush()
-    standing = len(fields(session, specimen.id))
-    record_withdrawal(session, "specimen.bring_back_field", specimen, field, standing=standing, by=by)
-    newest = analyses.current(session, specimen.id)
-    if newest is not None and newest.state == "done":
-        done, total = analyses.progress(session, newest.id)
-        if done < total:
-            analyses.retry(session, newest.id, by)
-    return field
+    return pictures.bring_back(session, SpecimenField, field_id, by=by)
 
 
 def reassign(
@@ -370,12 +337,12 @@ def by_accession(session: Session, accession: str) -> Specimen | None:
 
 def fields(session: Session, specimen_id: int) -> list[SpecimenField]:
     """The fields of a specimen that count, in their order."""
-    return [field for field in _all_fields(session, specimen_id) if field.withdrawn_at is None]
+    return pictures.counting(session, SpecimenField, specimen_id)
 
 
 def withdrawn_fields(session: Session, specimen_id: int) -> list[SpecimenField]:
     """The fields that were withdrawn from a specimen and not brought back, in their order."""
-    return [field for field in _all_fields(session, specimen_id) if field.withdrawn_at is not None]
+    return pictures.withdrawn(session, SpecimenField, specimen_id)
 
 
 def last_by(session: Session, user: User) -> Specimen | None:
@@ -390,15 +357,7 @@ def last_by(session: Session, user: User) -> Specimen | None:
 
 def seen_before(session: Session, sha256: str) -> list[str]:
     """Accession numbers of the specimens that have this very picture, oldest first."""
-    return list(
-        session.scalars(
-            select(Specimen.accession)
-            .join(SpecimenField, SpecimenField.specimen_id == Specimen.id)
-            .join(StoredFile, StoredFile.id == SpecimenField.file_id)
-            .where(StoredFile.sha256 == sha256, SpecimenField.withdrawn_at.is_(None))
-            .order_by(Specimen.id)
-        )
-    )
+    return pictures.seen_before(session, SpecimenField.file_id, sha256)
 
 
 def stored_file(session: Session, sha256: str, *, size: int, media_type: str) -> StoredFile:
@@ -410,75 +369,6 @@ def stored_file(session: Session, sha256: str, *, size: int, media_type: str) ->
     except IntegrityError:
         return session.scalars(select(StoredFile).where(StoredFile.sha256 == sha256)).one()
     return file
-
-
-def _all_fields(session: Session, specimen_id: int) -> list[SpecimenField]:
-    return list(
-        session.scalars(
-            select(SpecimenField).where(SpecimenField.specimen_id == specimen_id).order_by(SpecimenField.position)
-        )
-    )
-
-
-def hold_field(session: Session, field_id: int) -> tuple[SpecimenField, Specimen]:
-    """A field and its specimen, read afresh and locked until the transaction ends.
-
-    Raises:
-        NotFound: There is no such field.
-    """
-    field = session.get(SpecimenField, field_id)
-    if field is None:
-        raise NotFound(f"There is no field {field_id}.")
-    specimen = analyses.hold_specimen(session, field.specimen_id)
-    session.refresh(field)
-    return field, specimen
-
-
-def refuse_if_signed(specimen: Specimen) -> None:
-    """Raises `Conflict` where the specimen is signed."""
-    if specimen.state == "signed":
-        raise Conflict(f"{named(specimen, begins=True)} is signed. A reviewer must reopen it with a reason first.")
-
-
-def record_withdrawal(
-    session: Session,
-    action: str,
-    specimen: Specimen,
-    picture: SpecimenField | Slide | CtScan,
-    *,
-    standing: int,
-    by: User,
-    reason: str | None = None,
-) -> None:
-    """Tell the audit trail that a field, slide or scan was withdrawn or brought back.
-
-    Args:
-        session: An open session; the change is in it.
-        action: The event, such as `specimen.withdraw_field`.
-        specimen: The specimen.
-        picture: What was withdrawn or brought back.
-        standing: How many such pictures of the specimen count now.
-        by: Who did it.
-        reason: Why, where it was asked for.
-    """
-    what = {SpecimenField: "field", Slide: "slide", CtScan: "scan"}[type(picture)]
-    was = standing + (1 if picture.withdrawn_at is not None else -1)
-    audit.record(
-        session,
-        actor=by,
-        action=action,
-        entity="specimen",
-        entity_id=specimen.id,
-        old={f"{what}s": was},
-        new={
-            "accession": specimen.accession,
-            f"{what}s": standing,
-            f"{what}_id": picture.id,
-            "name": picture.name,
-            "sha256": picture.file.sha256,
-        },
-        reason=reason,
-    )
 
 
 def _check_scale(objective: str, scale_kind: str, um_per_px: float | None) -> None:

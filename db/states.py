@@ -69,6 +69,18 @@ def named(specimen: Specimen, *, begins: bool = False) -> str:
     return f"{word.capitalize() if begins else word} {specimen.accession}"
 
 
+def refuse_if_signed(specimen: Specimen) -> None:
+    """Raises `Conflict` where the specimen is signed."""
+    if specimen.state == "signed":
+        raise Conflict(f"{named(specimen, begins=True)} is signed. A reviewer must reopen it with a reason first.")
+
+
+def refuse_while_running(specimen: Specimen, what: str) -> None:
+    """Raises `Conflict` where the specimen is being analysed, so that nobody can do `what`: "add slides"."""
+    if specimen.state == "running":
+        raise Conflict(f"{named(specimen, begins=True)} is being analysed. Wait for it, or cancel it, then {what}.")
+
+
 def move_specimen(specimen: Specimen, state: SpecimenState) -> SpecimenState:
     """Change the state of a specimen; staying in a state is no change.
 
