@@ -8,7 +8,7 @@ waits for it; where somebody else has corrected the scan in the meantime it is r
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -21,6 +21,7 @@ from db import analyses, audit, ct_files, specimens
 from db.engine import beforehand, now
 from db.models import CtAction, CtCorrection, CtResult, CtScan, Specimen, StoredFile, User
 from renalcore.ct import measure
+from renalcore.ct.kidneys import Labels
 from renalcore.ct.measure import Measures
 from renalcore.ct.predict import in_words
 from renalcore.ct.steps import LABELS
@@ -32,6 +33,7 @@ Voxel = Sequence[int]
 
 _NUMBERS: Final = {name: number for number, name in LABELS.items()}
 _LESIONS: Final = ("tumour", "cyst")
+_KIDNEY: Final = "kidney"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,8 @@ class Corrected:
     Attributes:
         correction_id: The correction.
         action: `relabel` or `remove`.
-        voxel: One of the lesion's voxels: slice, row, column.
-        was: What it was.
+        voxel: One of the voxels of the lesion or kidney: slice, row, column.
+        was: What it was: `tumour`, `cyst`, or of a kidney its side with it, such as `left kidney`.
         label: What it became; of a lesion that was removed what surrounds it, None where that is background.
         by: Full name of who corrected it.
         by_id: Who that is.
@@ -82,11 +84,12 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """What a correction starts from: the scan and its labels, and the number of the last correction of it."""
+    """What a correction starts from: the scan, its labels and measures, and the number of the last correction."""
 
     name: str
     image_sha256: str
     labels_sha256: str
+    measures: Measures
     last: int
 
 
@@ -94,6 +97,7 @@ class _Start:
 class _After:
     """What a correction leaves behind."""
 
+    voxel: tuple[int, int, int]
     was: str
     label: str | None
     sha256: str
@@ -168,12 +172,38 @@ def relabel(session: Session, analysis_id: int, scan_id: int, voxel: Voxel, labe
     """
     if label not in _NUMBERS:
         raise InputError(f"A lesion is one of {', '.join(_NUMBERS)}, got {label!r}.")
-    return _correct(session, analysis_id, scan_id, voxel, label, by=by)
+    return _correct(session, analysis_id, scan_id, "relabel", lambda start: _of_lesion(start, voxel, label), by=by)
 
 
 def remove(session: Session, analysis_id: int, scan_id: int, voxel: Voxel, *, by: User) -> Standing:
     """There is no lesion here: it becomes what surrounds it most. The rest is as of `relabel`."""
-    return _correct(session, analysis_id, scan_id, voxel, None, by=by)
+    return _correct(session, analysis_id, scan_id, "remove", lambda start: _of_lesion(start, voxel, None), by=by)
+
+
+def remove_kidney(
+    session: Session, analysis_id: int, scan_id: int, number: int, *, seen_sha256: str, by: User
+) -> Standing:
+    """What was taken for a kidney is none, such as bowel or muscle: it goes with its lesions.
+
+    Args:
+        session: A session in which nothing was asked yet, as `relabel` takes it.
+        analysis_id: The analysis.
+        scan_id: A scan of its study.
+        number: `Kidney.number`.
+        seen_sha256: Digest of the labels in which it has that number.
+        by: Who says so.
+
+    Returns:
+        What stands then.
+
+    Raises:
+        Conflict: As `relabel`, also where these labels stand no longer.
+        InputError: There is no such kidney.
+        NotFound: As `relabel`.
+    """
+    return _correct(
+        session, analysis_id, scan_id, "remove", lambda start: _without_kidney(start, number, seen_sha256), by=by
+    )
 
 
 def undo_last(session: Session, analysis_id: int, scan_id: int, *, by: User) -> bool:
@@ -220,19 +250,25 @@ def undo_last(session: Session, analysis_id: int, scan_id: int, *, by: User) -> 
     )
     session.flush()
     _record(
-        session, specimen, scan, analysis_id, "undo", undone.voxel, was=undone.label, label=undone.was,
-        labels=(before.labels_sha256, left.labels.sha256), by=by,
+        session, specimen, scan, analysis_id, f"{_thing(undone.was)}.undo", undone.voxel, was=undone.label,
+        label=undone.was, labels=(before.labels_sha256, left.labels.sha256), by=by,
     )  # fmt: skip
     return True
 
 
 def _correct(
-    session: Session, analysis_id: int, scan_id: int, voxel: Voxel, label: Label | None, *, by: User
+    session: Session,
+    analysis_id: int,
+    scan_id: int,
+    action: CtAction,
+    change: Callable[[_Start], _After | None],
+    *,
+    by: User,
 ) -> Standing:
-    """Computes first and holds the study afterwards; `label` is None for what surrounds the lesion."""
+    """Computes first and holds the study afterwards; `change` gives None where nothing changes."""
     with beforehand(session) as reading:
         start = _start(reading, analysis_id, scan_id)
-    after = _after(start, tuple(voxel), label)
+    after = change(start)
     _, specimen = analyses.hold_for_review(session, analysis_id)
     scan = _scan(session, specimen, scan_id)
     if _last(session, analysis_id, scan_id) != start.last:
@@ -240,15 +276,13 @@ def _correct(
         raise Conflict(f"{scan.name} has changed meanwhile: {who} corrected it. Reload the page, then correct again.")
     if after is None:
         return standing(session, analysis_id, scan_id)
-    action: CtAction = "remove" if label is None else "relabel"
     file = specimens.stored_file(session, after.sha256, size=after.size, media_type=ct_files.MEDIA_TYPE)
-    place = [int(index) for index in voxel]
     session.add(
         CtCorrection(
             analysis_id=analysis_id,
             scan_id=scan_id,
             action=action,
-            voxel=place,
+            voxel=list(after.voxel),
             was=after.was,
             label=after.label,
             labels_id=file.id,
@@ -260,8 +294,8 @@ def _correct(
     )
     session.flush()
     _record(
-        session, specimen, scan, analysis_id, action, place, was=after.was, label=after.label,
-        labels=(start.labels_sha256, after.sha256), by=by,
+        session, specimen, scan, analysis_id, f"{_thing(after.was)}.{action}", after.voxel, was=after.was,
+        label=after.label, labels=(start.labels_sha256, after.sha256), by=by,
     )  # fmt: skip
     return standing(session, analysis_id, scan_id)
 
@@ -270,25 +304,48 @@ def _start(session: Session, analysis_id: int, scan_id: int) -> _Start:
     analysis = analyses.get(session, analysis_id)
     scan = _scan(session, analysis.specimen, scan_id)
     stands = standing(session, analysis_id, scan_id)
-    return _Start(scan.name, scan.image.sha256, stands.labels_sha256, _last(session, analysis_id, scan_id))
+    last = _last(session, analysis_id, scan_id)
+    return _Start(scan.name, scan.image.sha256, stands.labels_sha256, stands.measures, last)
 
 
-def _after(start: _Start, voxel: tuple[int, ...], label: Label | None) -> _After | None:
-    """What the correction leaves behind, its labels in the file store; None where the lesion has that label."""
+def _of_lesion(start: _Start, voxel: Voxel, label: Label | None) -> _After | None:
+    """What a lesion's correction leaves behind; None where it has that label. `label` None is what surrounds it."""
     labels = ct_files.labels(start.labels_sha256)
-    inside = len(voxel) == 3 and all(0 <= index < length for index, length in zip(voxel, labels.shape, strict=True))
-    was = LABELS.get(int(labels[voxel])) if inside else None
+    place = tuple(int(index) for index in voxel)
+    inside = len(place) == 3 and all(0 <= index < length for index, length in zip(place, labels.shape, strict=True))
+    was = LABELS.get(int(labels[place])) if inside else None
     if was not in _LESIONS:
         raise InputError(f"No lesion of {start.name} lies there. Reload the page: it may have been corrected.")
     if was == label:
         return None
-    d, h, w = voxel
+    d, h, w = place
     changed = measure.relabel(labels, (d, h, w), None if label is None else _NUMBERS[label])
+    return _after(start, changed, (d, h, w), was, LABELS.get(int(changed[place])))
+
+
+def _without_kidney(start: _Start, number: int, seen_sha256: str) -> _After:
+    """What is left without a kidney."""
+    if start.labels_sha256 != seen_sha256:
+        raise Conflict(f"{start.name} has changed meanwhile. Look at its kidneys again, then remove one.")
+    kidney = next((each for each in start.measures.kidneys if each.number == number), None)
+    if kidney is None:
+        raise InputError(f"{start.name} has no kidney {number}. Reload the page.")
     scan = _volume(start.image_sha256, start.name)
-    measures = measure.measure(changed, scan.affine, hu=scan.hu)
-    sha256, size = ct_files.put_labels(changed, scan)
-    became = LABELS.get(int(changed[voxel]))
-    return _After(was, became, sha256, size, measure.to_dict(measures), in_words(changed, measures))
+    changed, voxel = measure.without_kidney(ct_files.labels(seen_sha256), scan.affine, number, hu=scan.hu)
+    return _after(start, changed, voxel, _KIDNEY if kidney.side == "middle" else f"{kidney.side} {_KIDNEY}", None)
+
+
+def _after(start: _Start, labels: Labels, voxel: tuple[int, int, int], was: str, label: str | None) -> _After:
+    """Measures labels that a correction left and puts them into the file store."""
+    scan = _volume(start.image_sha256, start.name)
+    measures = measure.measure(labels, scan.affine, hu=scan.hu)
+    sha256, size = ct_files.put_labels(labels, scan)
+    return _After(voxel, was, label, sha256, size, measure.to_dict(measures), in_words(labels, measures))
+
+
+def _thing(was: str) -> Literal["kidney", "lesion"]:
+    """What a correction is about, by what that was."""
+    return "kidney" if was.endswith(_KIDNEY) else "lesion"
 
 
 @lru_cache(maxsize=1)
@@ -367,8 +424,8 @@ def _record(
     specimen: Specimen,
     scan: CtScan,
     analysis_id: int,
-    action: CtAction,
-    voxel: Sequence[int],
+    action: str,
+    voxel: Voxel,
     *,
     was: str | None,
     label: str | None,
@@ -378,7 +435,7 @@ def _record(
     audit.record(
         session,
         actor=by,
-        action=f"lesion.{action}",
+        action=action,
         entity="analysis",
         entity_id=analysis_id,
         old={"label": was, "labels_sha256": labels[0]},

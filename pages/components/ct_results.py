@@ -161,6 +161,12 @@ def lesion_html(lesion: Lesion) -> str:
     )
 
 
+def kidney_in_words(kidney: Kidney) -> str:
+    """Which kidney, and how large it is with its lesions: `left kidney, 148.2 ml`."""
+    side = "" if kidney.side == "middle" else f"{kidney.side} "
+    return f"{side}{'half of the ' * (kidney.place == 'fused')}kidney, {ml(kidney.total_ml)} ml"
+
+
 def corrections_in_words(found: ReportedScan) -> str:
     """How many corrections stand: `2 corrections by hand`; empty where there is none."""
     number = len(found.corrections)
@@ -211,7 +217,7 @@ def change_in_words(event: AuditEvent, scan_id: int) -> str | None:
 
     Args:
         event: An event of the study or of its analysis.
-        scan_id: The scan that is shown: what was said of a lesion of another one is told with its name.
+        scan_id: The scan that is shown: what was said of another one is told with its name.
     """
     old, new = event.old or {}, event.new or {}
     where = "" if new.get("scan_id") == scan_id else f" in {new.get('scan')}"
@@ -220,7 +226,9 @@ def change_in_words(event: AuditEvent, scan_id: int) -> str | None:
             return f"{old['label'].capitalize()}{where} called a {new['label']}"
         case "lesion.remove":
             return f"{old['label'].capitalize()}{where} deleted"
-        case "lesion.undo":
+        case "kidney.remove":
+            return f"{old['label'].capitalize()}{where} deleted with its lesions"
+        case "lesion.undo" | "kidney.undo":
             return f"Correction{where} taken back: a {new['label']} again"
         case "specimen.reassign":
             return f"Moved from patient {old['patient']} to {new['patient']}: {event.reason}"

@@ -88,6 +88,33 @@ def test_everyone_undoes_what_they_did_last_unless_somebody_built_on_it(
     assert (trail.old["label"], trail.new["label"]) == ("kidney", "tumour")
 
 
+def test_a_kidney_that_is_none_goes_with_its_lesions_and_comes_back(
+    session: Session, study: Study, technologist: User
+) -> None:
+    where = study.analysis.id, study.scan.id
+    found = ct_findings.standing(session, *where)
+    right, left = found.measures.kidneys
+    seen = {"seen_sha256": found.labels_sha256, "by": technologist}
+    gone = ct_findings.remove_kidney(session, *where, left.number, **seen)
+    assert (told(gone), gone.words) == (
+        [("cyst", "right")], "One kidney was found: right. Found in them: 1 cyst.",
+    )  # fmt: skip
+    assert [kidney.total_ml for kidney in gone.measures.kidneys] == [right.total_ml]
+    of_right = np.arange(study.labels.shape[2]) < study.labels.shape[2] // 2  # columns run to the patient's left
+    assert np.array_equal(ct_files.labels(gone.labels_sha256), study.labels * of_right)
+    (said,) = gone.corrections
+    assert (said.action, said.was, said.label, study.labels[said.voxel] > 0) == ("remove", "left kidney", None, True)
+    with pytest.raises(Conflict, match=r"Scan 1 has changed meanwhile\. Look at its kidneys again"):
+        ct_findings.remove_kidney(session, *where, right.number, **seen)
+    with pytest.raises(InputError, match="Scan 1 has no kidney 2"):
+        ct_findings.remove_kidney(session, *where, 2, seen_sha256=gone.labels_sha256, by=technologist)
+    assert ct_findings.undo_last(session, *where, by=technologist)
+    assert ct_findings.standing(session, *where) == found
+    undone, removed = audit.events(session, action="kidney.")
+    assert (removed.action, removed.old["label"]) == ("kidney.remove", "left kidney")
+    assert (undone.action, undone.new["label"]) == ("kidney.undo", "left kidney")
+
+
 def test_of_two_corrections_at_one_moment_the_later_is_refused_and_the_first_stays(
     engine: Engine, technologist: User, other_technologist: User
 ) -> None:
@@ -126,8 +153,10 @@ def test_what_cannot_be_corrected_says_why(session: Session, study: Study, techn
         ct_files.labels(study.scan.image.sha256)
     study.specimen.state = "signed"
     session.flush()
+    seen = ct_findings.standing(session, *where).labels_sha256
     for refused in (
         lambda: ct_findings.remove(session, *where, tumour, by=technologist),
+        lambda: ct_findings.remove_kidney(session, *where, 1, seen_sha256=seen, by=technologist),
         lambda: ct_findings.undo_last(session, *where, by=technologist),
     ):
         with pytest.raises(Conflict, match=r"Study CT-1 is signed\. A reviewer must reopen it with a reason first"):

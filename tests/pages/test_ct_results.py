@@ -80,4 +80,6 @@ def test_a_correction_is_told_with_the_name_of_its_scan_where_another_one_is_sho
     )
     assert ct_results.change_in_words(event, 1) == "Tumour called a cyst"
     assert ct_results.change_in_words(event, 2) == "Tumour in portal called a cyst"
+    event = AuditEvent(action="kidney.remove", old={"label": "left kidney"}, new={"scan_id": 1, "scan": "portal"})
+    assert ct_results.change_in_words(event, 1) == "Left kidney deleted with its lesions"
     assert ct_results.change_in_words(AuditEvent(action="export.csv", new={}), 1) is None

@@ -24,6 +24,7 @@ from renalcore.ct.measure import (
     renal_r,
     sides,
     to_dict,
+    without_kidney,
 )
 from renalcore.ct.nifti import read_nifti
 from renalcore.io.volume import read_volume
@@ -190,6 +191,19 @@ def test_a_lesion_is_relabelled_or_deleted_alone_by_any_of_its_voxels() -> None:
     assert not relabel(labelled(((slice(1, 2),) * 3, 2)), (1, 1, 1), None).any()
     with pytest.raises(ValueError, match="holds no label"):
         relabel(labels, (0, 0, 0), 1)
+
+
+def test_a_kidney_goes_with_its_lesions_and_of_a_horseshoe_one_half() -> None:
+    labels = two_kidneys()
+    gone, voxel = without_kidney(labels, AFFINE, 2)
+    assert np.array_equal(gone, labelled((RIGHT, 1)))
+    assert voxel == (10, 39, 79), "the middle of slices 6 to 15, rows 30 to 49, columns 70 to 89"
+    horseshoe = labelled((RIGHT, 1), (LEFT, 1), ((slice(8, 10), slice(38, 42), slice(10, 90)), 1))
+    half, _ = without_kidney(horseshoe, AFFINE, 1)
+    assert not half[:, :, :50].any(), "x < 0"
+    assert np.array_equal(half[:, :, 50:], horseshoe[:, :, 50:])
+    with pytest.raises(ValueError, match="no kidney 3 among 2"):
+        without_kidney(labels, AFFINE, 3)
 
 
 def test_measures_that_a_record_kept_as_json_are_the_same_when_they_are_read_back() -> None:
