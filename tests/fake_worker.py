@@ -110,7 +110,8 @@ def models(options: argparse.Namespace) -> Models:
     )
 
 
-if __name__ == "__main__":
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Work until told to stop; `arguments` are those of the command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--calls", type=Path, required=True)
     parser.add_argument("--name")
@@ -123,7 +124,7 @@ if __name__ == "__main__":
     parser.add_argument("--ct-labels", type=Path)
     parser.add_argument("--weights-sha256", default=WEIGHTS_SHA256)
     parser.add_argument("--silent-after", type=float, default=worker.Pace().silent_after_s)
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     worker.log_to_stderr()
     worker.run(
         models=models(chosen),
@@ -132,3 +133,7 @@ if __name__ == "__main__":
         parent=chosen.parent,
         pace=worker.Pace(waits_s=(0.1, 0.2), beat_s=1.0, silent_after_s=chosen.silent_after),
     )
+
+
+if __name__ == "__main__":
+    run()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -33,14 +35,57 @@ from db.models import (
     User,
 )
 from db.specimens import UploadedField
+from tests import fake_worker
 from tests.db.records import a_ct_study, a_specimen_of_slides
 from tests.renalcore.histology import discs
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-FAKE_WORKER = ROOT / "tests" / "fake_worker.py"
 WEIGHTS_SHA256 = "f" * 64  # those of the fake
 SLIDE_PX = 1200, 2000
 DISCS: tuple[discs.Disc, ...] = ((300, 300, 100), (900, 370, 90), (400, 1500, 110))
+
+
+# What a worker imports takes seconds, and a test of it milliseconds: one process imports it, workers are forks of that.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.fake_worker"])
+
+
+class Fork:
+    """A process of its own with the fake model; the words are those of `subprocess.Popen`."""
+
+    def __init__(self, *arguments: str, folder: Path, log: Path) -> None:
+        # The environment is that of this moment; the process that forks has the one of the first test.
+        self._process = FORKS.Process(target=_work, args=(arguments, folder, log, dict(os.environ)), daemon=True)
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        self._process.join(timeout)
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:  # the number of a process that has ended may be another's
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def _work(arguments: tuple[str, ...], folder: Path, log: Path, environ: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environ)
+    os.chdir(folder)
+    with log.open("wb") as output:
+        os.dup2(output.fileno(), sys.stdout.fileno())
+        os.dup2(output.fileno(), sys.stderr.fileno())
+    fake_worker.run(arguments)
 
 
 @dataclass
@@ -49,7 +94,7 @@ class Laboratory:
 
     folder: Path
     user: User
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    processes: list[subprocess.Popen[bytes] | Fork] = field(default_factory=list)
     _serial: int = 0
 
     @property
@@ -64,14 +109,15 @@ class Laboratory:
     def log(self) -> str:
         return "".join(path.read_text() for path in sorted(self.folder.glob("worker-*.log")))
 
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: str) -> Fork:
         """A worker process with the fake model."""
-        return self.start_program(str(FAKE_WORKER), "--calls", str(self.calls_file), *arguments)
+        process = Fork("--calls", str(self.calls_file), *arguments, folder=self.folder, log=self._log_file())
+        self.processes.append(process)
+        return process
 
     def start_program(self, *arguments: str) -> subprocess.Popen[bytes]:
         """A Python program, stopped at the end of the test."""
-        number = len(self.processes)
-        with (self.folder / f"worker-{number}.log").open("wb") as output:
+        with self._log_file().open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, *arguments],
                 cwd=self.folder,
@@ -80,6 +126,9 @@ class Laboratory:
             )
         self.processes.append(process)
         return process
+
+    def _log_file(self) -> Path:
+        return self.folder / f"worker-{len(self.processes)}.log"
 
     def specimen(self, fields: int, *, broken: tuple[int, ...] = (), enqueue: bool = True) -> int:
         """A specimen whose pictures are `S-1 field 0.png` and so on; returns the id of its analysis."""
