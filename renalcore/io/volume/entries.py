@@ -168,22 +168,44 @@ def _zipped(archive: zipfile.ZipFile, name: str, told: Callable[[str], str]) -> 
 
 
 def _tarred(path: Path, name: str, told: Callable[[str], str]) -> list[Entry]:
-    """The files in a tar archive, which lie in it as they are: links, devices and sparse files are no files."""
+    """The files in a tar archive, which lie in it as they are."""
+    members = [member for member in tar_members(path, name=name) if _counts(member.name)]
+    _check_sizes([member.size for member in members], name)
+    return [_within(Entry(told(member.name), _cutter(path, member), on_disk=True), name) for member in members]
+
+
+def tar_members(path: Path, *, name: str) -> list[tarfile.TarInfo]:
+    """What a tar archive holds of plain files, whole: links, devices and sparse files are no files.
+
+    Args:
+        path: The archive, not compressed.
+        name: What messages call it.
+
+    Raises:
+        UnreadableFile: It is damaged or cut off.
+        TooLarge: It holds more than `MAX_FILES` files.
+    """
     members: list[tarfile.TarInfo] = []
     try:
         with _Headers(path, "rb") as file, tarfile.open(fileobj=cast(BinaryIO, file), mode="r:") as archive:
             for seen, member in enumerate(archive):
                 if seen > 2 * MAX_FILES:
                     raise _too_many(name)
-                if member.isreg() and not member.issparse() and _counts(member.name):
+                if member.isreg() and not member.issparse():
                     members.append(member)
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
         raise damaged(name) from error
-    _check_sizes([member.size for member in members], name)
+    if len(members) > MAX_FILES:
+        raise _too_many(name)
     whole = path.stat().st_size
     if any(member.offset_data + member.size > whole for member in members):
         raise damaged(name)
-    return [_within(Entry(told(member.name), _cutter(path, member), on_disk=True), name) for member in members]
+    return members
+
+
+def section(path: Path, member: tarfile.TarInfo) -> BinaryIO:
+    """One of `tar_members`, open for reading."""
+    return cast(BinaryIO, io.BufferedReader(_Section(path, member.offset_data, member.size)))
 
 
 def _counts(path: str) -> bool:
@@ -201,7 +223,7 @@ def _check_sizes(sizes: list[int], name: str) -> None:
 
 
 def _too_many(name: str) -> TooLarge:
-    return TooLarge(f"{name}: more than {MAX_FILES} files in the archive. Choose one study only.")
+    return TooLarge(f"{name}: more than {MAX_FILES} files in the archive. Choose one study or slide only.")
 
 
 def _within(entry: Entry, name: str) -> Entry:
@@ -217,7 +239,7 @@ def _opener(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Callable[[], B
 
 
 def _cutter(path: Path, member: tarfile.TarInfo) -> Callable[[], BinaryIO]:
-    return lambda: cast(BinaryIO, io.BufferedReader(_Section(path, member.offset_data, member.size)))
+    return lambda: section(path, member)
 
 
 def _unzipper(entry: Entry) -> Callable[[], BinaryIO]:
