@@ -61,6 +61,7 @@ AT_THE_TOP: dict[str, set[str]] = {
     "renalcore/histology/train.py": {"torch"},
     "renalcore/histology/pretrain.py": {"torch"},
     "renalcore/io/deidentify.py": {"pydicom"},
+    "renalcore/io/slide/dicom.py": {"pydicom"},
     "renalcore/io/volume/decoding.py": {"pydicom"},
     "renalcore/io/volume/headers.py": {"pydicom"},
     "renalcore/io/volume/identity.py": {"pydicom"},

@@ -7,6 +7,7 @@ attributes, overlays, texts, persons' names, dates, raw bytes and words that are
 them or they are the pixels; and of the groups on patients, visits, orders and results nothing stays.
 
 Kept by the option "Clean Descriptors": which contrast phase it is, in words of a fixed list, as series description.
+The headers of slides are cleaned in the same way (`renalcore.io.slide.dicom`).
 Not done, so the codes of those options are not set: pixels are not searched for burnt-in writing (what a file states
 about it becomes a flag), and a face can be rebuilt from a scan of the head. Comments within compressed pixel data are
 left alone.
@@ -36,9 +37,10 @@ from pydicom.uid import UID
 
 from renalcore.errors import UnreadableFile
 from renalcore.io.volume.entries import UNPACK_ERRORS, Entry, damaged
-from renalcore.io.volume.headers import CT_IMAGE, DICOM_ERRORS, ENHANCED_CT, is_dicom, read, sop_class
+from renalcore.io.volume.headers import CT_IMAGE, DICOM_ERRORS, ENHANCED_CT, WHOLE_SLIDE, is_dicom, read, sop_class
 from renalcore.io.volume.nifti import header, is_nifti
 from renalcore.io.volume.opening import entries_of
+from renalcore.io.volume.packing import DEFLATE_LEVEL
 from renalcore.io.volume.phases import phase
 from renalcore.io.volume.stacking import check_voxels
 from renalcore.types import QualityFlag
@@ -71,7 +73,7 @@ _DUMMIES: Final = {
     "DA": "19000101", "DT": "19000101000000", "TM": "000000", "AS": "000Y", "UR": "http://removed.invalid",
     "DS": "0", "IS": "0", "FD": 0.0, "FL": 0.0, "SL": 0, "SS": 0, "UL": 0, "US": 0,
 }  # fmt: skip
-_BURNT_IN = QualityFlag(
+BURNT_IN = QualityFlag(
     "burnt_in", "The files say that writing is burnt into the pictures: look whether it names the patient."
 )
 
@@ -137,10 +139,11 @@ def deidentify(
                     left_out += 1
                 else:
                     inside, content, burnt_in = made
-                    archive.writestr(zipfile.ZipInfo(inside), content)  # with the date 1980-01-01
+                    info = zipfile.ZipInfo(inside)  # with the date 1980-01-01
+                    archive.writestr(info, content, zipfile.ZIP_DEFLATED, DEFLATE_LEVEL)
                     written += 1
-                    if burnt_in and _BURNT_IN not in flags:
-                        flags.append(_BURNT_IN)
+                    if burnt_in and BURNT_IN not in flags:
+                        flags.append(BURNT_IN)
                 if progress is not None:
                     progress(index + 1, len(entries))
         if not written:
@@ -152,7 +155,7 @@ def deidentify(
 
 
 def without_patient(dataset: Dataset, *, key: bytes, pseudonym: str = "") -> Dataset:
-    """A CT image's data set without the patient, ready to be written; the original is not changed.
+    """The data set of a CT image or a slide without the patient, ready to be written; the original is not changed.
 
     Args:
         dataset: An image whose `file_meta` states a transfer syntax.
@@ -160,18 +163,16 @@ def without_patient(dataset: Dataset, *, key: bytes, pseudonym: str = "") -> Dat
         pseudonym: As of `deidentify`.
 
     Raises:
-        UnreadableFile: It is no CT image.
+        UnreadableFile: It is neither.
         ValueError: The key is too short.
     """
     _check(key)
     kind = sop_class(dataset)
-    if kind != CT_IMAGE and kind not in ENHANCED_CT:
-        raise UnreadableFile("The file is no CT image and is not stored.")
-    words = phase(
-        (str(dataset.get("SeriesDescription", "")), str(dataset.get("ProtocolName", ""))),
-        (str(dataset.get("ContrastBolusAgent", "")),),
-    )
-    clean = _cleaned(dataset, key=key, enhanced=kind in ENHANCED_CT)
+    if kind not in (CT_IMAGE, WHOLE_SLIDE, *ENHANCED_CT):
+        raise UnreadableFile("The file is no CT image and no slide, and is not stored.")
+    described = str(dataset.get("SeriesDescription", "")), str(dataset.get("ProtocolName", ""))
+    words = "" if kind == WHOLE_SLIDE else phase(described, (str(dataset.get("ContrastBolusAgent", "")),))
+    clean = _cleaned(dataset, key=key, enhanced=kind != CT_IMAGE)
     for keyword in _EMPTY_BY_THE_STANDARD:
         setattr(clean, keyword, "")
     clean.PatientName = clean.PatientID = pseudonym
@@ -317,7 +318,8 @@ def _kept(element: DataElement, *, key: bytes, enhanced: bool) -> DataElement | 
 def _replaced(element: DataElement, action: str, *, enhanced: bool) -> DataElement | None:
     """What the table asks for; where it leaves the choice, what the kind of image requires.
 
-    In a CT Image none of the attributes with a choice is required to have a value, in an Enhanced CT most are.
+    In a CT Image none of the attributes with a choice is required to have a value, in an Enhanced CT and in a slide
+    most are.
     """
     vr = element.VR
     required = "D" in action and (enhanced or action == "D")

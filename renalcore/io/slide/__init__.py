@@ -5,7 +5,8 @@ Leica SCN, Ventana BIF, Philips and Trestle TIFF, Sakura SVSLIDE and DICOM slide
 TIFF, pyramid or not; `renalcore.io.image` reads PNG, JPEG, WebP, BMP and rarer kinds of small TIFF.
 
 A scanner's pictures of the label and of the whole glass often show the patient's name: nothing here gives them out,
-nor any text that the scanner wrote into the file.
+nor any text that the scanner wrote into the file. A slide in many files travels as one (`renalcore.io.slide.packed`),
+in DICOM without the patient (`renalcore.io.slide.dicom`).
 """
 
 from renalcore.io.slide.opening import open_slide

@@ -13,6 +13,7 @@ from PIL import ExifTags, Image
 
 from renalcore.errors import TooLarge, UnreadableFile
 from renalcore.io.image import DECODER_ERRORS, DEFAULT_LIMITS, READERS, media_type, read_picture, read_size, safe_name
+from renalcore.io.slide.packed import without_folder
 from renalcore.io.slide.scale import agreed
 from renalcore.io.slide.slide import Level, Slide, Source
 from renalcore.io.slide.tiff import TiffSource, is_complete
@@ -85,10 +86,7 @@ def open_slide(path: Path, *, name: str | None = None, um_per_px: float | None =
             raise UnreadableFile(f"{name}: the file ends too early; it was cut off while it was copied. Copy it again.")
         source = VendorSource(path, vendor, name=name)
     elif path.suffix.lower() == ".mrxs":  # by itself a JPEG, which may show the label
-        raise UnreadableFile(
-            f"{name}: the folder with the slide's data is missing or incomplete. Copy the folder of the same name "
-            "beside it."
-        )
+        raise without_folder(name)
     elif kind == "image/tiff":
         source = _tiff(path, name)
     elif kind in READERS:

@@ -30,6 +30,8 @@ DICOM_ERRORS: Final = (*DECODER_ERRORS, *UNPACK_ERRORS, BytesLengthException, In
 CT_IMAGE: Final = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT: Final = frozenset({"1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"})
 """Enhanced CT and what older single slices were converted to: all slices in one file."""
+WHOLE_SLIDE: Final = "1.2.840.10008.5.1.4.1.1.77.1.6"
+"""VL Whole Slide Microscopy: a level of a slide, or a picture of its label or of the glass."""
 _DIRECTORY: Final = "1.2.840.10008.1.3.10"
 _HEADER_BYTES: Final = 64 * 2**20
 _KEYWORDS: Final = (
