@@ -395,12 +395,33 @@ def _corrections(
                     chosen,
                 ),
             )
+        if found.measures.kidneys:
+            _removable_kidneys(scan, current, found)
         if any(each.by_id == user.id for each in found.corrections):
             st.button(
                 "Undo",
                 key=f"undo-{scan.id}-{found.labels_sha256[:12]}",
                 on_click=_correct,
                 args=(scan.id, lambda session, by: ct_findings.undo_last(session, current.id, scan.id, by=by)),
+            )
+
+
+def _removable_kidneys(scan: CtScan, current: Analysis, found: ReportedScan) -> None:
+    """A menu that says of one of the kidneys that it is none."""
+    named = f"{scan.id}-{found.labels_sha256[:12]}"
+    with st.popover("Not a kidney", key=f"kidneys-{named}", help="What was taken for a kidney, but is bowel or muscle"):
+        st.markdown("It is deleted with its lesions; Undo brings it back.")
+        for kidney in found.measures.kidneys:
+            st.button(
+                f"Delete {ct_results.kidney_in_words(kidney)}",
+                key=f"remove-kidney-{kidney.number}-{named}",
+                on_click=_correct,
+                args=(
+                    scan.id,
+                    lambda session, by, number=kidney.number: ct_findings.remove_kidney(
+                        session, current.id, scan.id, number, seen_sha256=found.labels_sha256, by=by
+                    ),
+                ),
             )
 
 
