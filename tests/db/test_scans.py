@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import gzip
 import io
 import tarfile
 import tracemalloc
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,14 @@ def local(sha256: str, data: Path) -> Path:
     return store().local(sha256, copies=data)
 
 
+def unpacked(path: Path) -> bytes:
+    """All that a stored file holds: an archive, or a volume packed by gzip."""
+    if not zipfile.is_zipfile(path):
+        return gzip.decompress(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        return b"".join(archive.read(name) for name in archive.namelist())
+
+
 def test_a_series_is_chosen_and_stored_without_the_patient_and_as_a_volume(
     session: Session, technologist: User, data: Path
 ) -> None:
@@ -80,7 +90,7 @@ def test_a_series_is_chosen_and_stored_without_the_patient_and_as_a_volume(
     for scan, hu in ((first, HU + 9), (second, HU)):
         for file in (scan.file, scan.image):
             assert np.array_equal(read_volume(local(file.sha256, data)).hu, np.maximum(hu, -1024))
-        assert b"Secret" not in local(scan.file.sha256, data).read_bytes()
+            assert b"Secret" not in unpacked(local(file.sha256, data))
     (said,) = stated(local(first.file.sha256, data))
     assert (said.patient_name, said.patient_number, said.scanned_at) == ("", "", None)
     assert uploads.of_user(session, technologist, "ct") == []
@@ -97,7 +107,8 @@ def test_names_stay_in_the_stored_files_only_where_the_uploader_says_so(
     (scan,) = scans.of_specimen(session, specimen.id)
     assert not scan.is_deidentified
     assert stated(local(scan.file.sha256, data))[0].patient_name == "Secret, Maria"
-    assert b"Secret" not in local(scan.image.sha256, data).read_bytes()
+    assert b"Secret" in unpacked(local(scan.file.sha256, data))
+    assert b"Secret" not in unpacked(local(scan.image.sha256, data))
 
 
 def test_a_real_study_is_stored_as_it_was_read_and_still_compressed(data: Path, shared_data: Path) -> None:
@@ -248,7 +259,7 @@ def test_making_a_scan_ready_takes_little_more_memory_than_its_volume_once(data:
     ct_intake.prepare(upload, "3", key=bytes(32), progress=shares.append)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 2 * hu.nbytes  # 3.1 MB, and a slice and a header at a time
+    assert peak < 2.2 * hu.nbytes  # 3.1 MB, and a slice, a header and what packs them at a time
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
 

@@ -124,7 +124,7 @@ def test_new_identifiers_hold_a_study_together_and_lead_nowhere() -> None:
         without_patient(first, key=b"short")
 
 
-def test_only_ct_images_are_stored_and_the_archive_is_the_same_each_time(tmp_path: Path) -> None:
+def test_only_ct_images_are_stored_packed_and_the_archive_is_the_same_each_time(tmp_path: Path) -> None:
     saved(tmp_path / "study", ct_series(HU, SeriesDescription="nativ", BurnedInAnnotation="YES"))
     saved(tmp_path / "study" / "screen", [ct_slice(HU[0], SOPClassUID="1.2.840.10008.5.1.4.1.1.7")])
     (tmp_path / "study" / "report.txt").write_text("Jane Doe")
@@ -137,6 +137,7 @@ def test_only_ct_images_are_stored_and_the_archive_is_the_same_each_time(tmp_pat
     assert (series.phase, series.slices, series.refused) == ("non-contrast", 12, "")
     deidentify(tmp_path / "study", tmp_path / "b.zip", key=KEY)
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    assert (tmp_path / "a.zip").stat().st_size < HU.nbytes / 2
     with pytest.raises(UnreadableFile, match="None of the files is a CT image"):
         deidentify(tmp_path / "study" / "report.txt", tmp_path / "c.zip", key=KEY)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "b.zip", "study"]

@@ -393,6 +393,7 @@ def test_one_series_is_packed_as_it_is_and_tells_whose_it_is(tmp_path: Path) -> 
     folder = saved(tmp_path / "s", ct_series(HU, **named, AccessionNumber="R-9"))
     saved(folder, ct_series(HU + 7, series="1.7", number=7, **named), names="B{}")
     pack_series(folder, tmp_path / "packed", series="7")
+    assert (tmp_path / "packed").stat().st_size < HU.nbytes / 2
     assert np.array_equal(read_volume(tmp_path / "packed").hu, HU + 7)
     (said,) = stated(tmp_path / "packed")
     assert said == Stated("47/11", "Doe, Jane Ann", "", datetime.fromisoformat("2024-02-29T08:15"))
