@@ -129,7 +129,7 @@ class VolumesAtOneTime:
     """The volumes of one scan, in ml, as a point of the patient's history.
 
     Attributes:
-        taken_at: When the patient was scanned, or failing that the study registered.
+        scanned_at: When the patient was scanned, None where unknown: it has no place on an axis of time then.
         specimen_id: The study.
         accession: Its accession number.
         scan_id: The scan.
@@ -142,7 +142,7 @@ class VolumesAtOneTime:
         cyst_ml: All cysts.
     """
 
-    taken_at: datetime
+    scanned_at: datetime | None
     specimen_id: int
     accession: str
     scan_id: int
@@ -332,7 +332,7 @@ def _volumes(one: CtReport, scan: ReportedScan) -> VolumesAtOneTime:
     }
     lesions = scan.measures.lesions
     return VolumesAtOneTime(
-        taken_at=one.taken_at,
+        scanned_at=one.collected_at,
         specimen_id=one.specimen_id,
         accession=one.accession,
         scan_id=scan.scan_id,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from html import escape
 
 import plotly.graph_objects as go
@@ -34,11 +34,21 @@ def show(scanned: Sequence[StudyRow], history: Sequence[CtReport], patient_id: i
     """
     points = volumes(history)
     _table(scanned, {point.scan_id: point for point in points}, history)
-    shown = list({point.specimen_id: point for point in reversed(points)}.values())[::-1]
-    if len({point.taken_at for point in shown}) > 1:
-        _chart(shown, patient_id)
-        if len(shown) < len(points):
-            st.html('<p class="rc-quiet-text">Of a study with several scans the chart shows the first.</p>')
+    first = list({point.specimen_id: point for point in reversed(points)}.values())[::-1]
+    moments = [(point.scanned_at, point) for point in first if point.scanned_at is not None]
+    undated = len(first) - len(moments)
+    told = []
+    if len({moment for moment, _ in moments}) > 1:
+        _chart(moments, patient_id)
+        if len(first) < len(points):
+            told.append("Of a study with several scans the chart shows the first.")
+        if undated:
+            studies = "1 study is" if undated == 1 else f"{undated} studies are"
+            told.append(f"{studies} not in it: the date of the scan is unknown.")
+    elif undated and len(first) > 1:
+        told.append("There is no chart over time: it takes two studies whose dates of the scan are known.")
+    if told:
+        st.html(f'<p class="rc-quiet-text">{" ".join(told)}</p>')
 
 
 def _table(scanned: Sequence[StudyRow], points: dict[int, VolumesAtOneTime], history: Sequence[CtReport]) -> None:
@@ -66,7 +76,7 @@ def _table(scanned: Sequence[StudyRow], points: dict[int, VolumesAtOneTime], his
             f'<tr><td style="white-space:nowrap"><a href="{links.address("scan", scan=scan.id)}" target="_self">'
             f"{escape(row.accession)} · {escape(scan.name)}</a><br>"
             f'<span class="rc-quiet-text">{escape(about)}<br>'
-            f"{style.when(row.collected_at or row.created_at)[:11]}</span></td><td>{state}</td>"
+            f"{style.when(row.collected_at)[:11] if row.collected_at else 'no date'}</span></td><td>{state}</td>"
             + "".join(f'<td class="rc-num">{cell}</td>' for cell in cells)
             + f"<td>{found}</td></tr>"
         )
@@ -79,10 +89,11 @@ def _table(scanned: Sequence[StudyRow], points: dict[int, VolumesAtOneTime], his
     )
 
 
-def _chart(points: Sequence[VolumesAtOneTime], patient_id: int) -> None:
+def _chart(moments: Sequence[tuple[datetime, VolumesAtOneTime]], patient_id: int) -> None:
     figure = go.Figure()
     zone = style.browser_zone()
-    taken = [point.taken_at.astimezone(zone).replace(tzinfo=None) for point in points]
+    taken = [moment.astimezone(zone).replace(tzinfo=None) for moment, _ in moments]
+    points = [point for _, point in moments]
     for name, words, colour, dash, symbol in _LINES:
         values = [getattr(point, name) for point in points]
         if not any(values):

@@ -131,7 +131,7 @@ def test_a_patients_volumes_follow_each_other_in_the_order_of_the_scans(
     history = ct_reports.patient_history(session, patient)
     assert [one.accession for one in history] == ["CT-1", "CT-2"]
     lone, pair = ct_reports.volumes(history)
-    assert (lone.taken_at, lone.is_signed, lone.right_ml, lone.tumour_ml, lone.cyst_ml) == (JUNE, True, None, 0, 0)
+    assert (lone.scanned_at, lone.is_signed, lone.right_ml, lone.tumour_ml, lone.cyst_ml) == (JUNE, True, None, 0, 0)
     ellipsoid_ml = 4 / 3 * 3.14159 * 50 * 26 * 26 / 1000
     assert lone.left_ml == pytest.approx(ellipsoid_ml, rel=0.05)
     assert pair.left_ml == pytest.approx(ellipsoid_ml, rel=0.05), "a tumour inside adds nothing to the whole"
