@@ -21,11 +21,11 @@ class Plane {
     Object.assign(this, PLANES[name]);
     this.zoom = 1;
     this.shift = [0, 0]; // in mm, of the middle of the picture from the middle of the slice
-    this.canvas = element("canvas", { "aria-label": `${this.words} plane` });
+    this.canvas = element("canvas", { role: "img", "aria-label": `${this.words} plane` });
     this.said = element("span", { class: "said" });
     this.length = element("span", { class: "length" });
     const sides = this.letters.map((letter, side) => element("b", { class: ["west", "east", "north", "south"][side] }, letter));
-    this.box = element("div", { class: "plane", "data-plane": name, tabindex: 0, role: "img" }, this.canvas, ...sides, this.said, this.length);
+    this.box = element("div", { class: "plane", "data-plane": name, tabindex: 0, role: "application", "aria-label": `${this.words} plane, arrow keys go through its slices` }, this.canvas, ...sides, this.said, this.length);
     this.picture = document.createElement("canvas");
     this.paint = document.createElement("canvas");
     new Pointing(this);
@@ -214,7 +214,7 @@ class Plane {
     const number = this.number(this.at);
     this.said.textContent = `${this.words} ${number} / ${this.total}`;
     this.box.dataset.slice = number;
-    this.box.setAttribute("aria-label", `${this.words}, slice ${number} of ${this.total}`);
+    this.canvas.setAttribute("aria-label", this.told());
   }
 
   // Number of a slice as the array of the scan counts, which is what lists of lesions name; some may be left out here.
@@ -223,6 +223,9 @@ class Plane {
     const axis = grid.order[through];
     return grid.filed(this.viewer.point.with(through, at))[axis] * (axis === 2 ? grid.step : 1) + 1;
   }
+
+  // Where it is, for who does not see it.
+  told() { return `${this.words}, slice ${this.number(this.at)} of ${this.total}`; }
 
   get total() { return this.grid.size[this.grid.order[this.through]]; }
 

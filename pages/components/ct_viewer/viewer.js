@@ -16,6 +16,7 @@ const WINDOWS = [["Abdomen", 400, 50], ["Soft tissue", 350, 40], ["Bone", 2500, 
 const LAYOUTS = { three: "Three planes", axial: "Axial", coronal: "Coronal", sagittal: "Sagittal" };
 const UNNUMBERED = 63; // of a lesion that no measure knows
 const SAY_SELECTED_MS = 250; // stepping through lesions tells the server only where it ends
+const ANNOUNCE_MS = 400; // slices that fly past are not read aloud, only the one where they come to rest
 const DRAW_EVERY_MS = 150; // while a scan arrives
 
 // Switches outlive a change of tab, not a reload; so does where each scan was looked at.
@@ -70,7 +71,8 @@ class CtViewer {
     this.keys = element("div", { class: "float keys", hidden: true }, element("strong", {}, "Mouse and fingers"), this.list(MOUSE), element("strong", {}, "Keys"), this.list(KEYS));
     this.notice = element("div", { class: "notice", role: "status" }, "Loading the scan…");
     this.bar = element("div", { class: "loading", role: "progressbar", "aria-label": "Loading the scan", "aria-valuemin": 0, "aria-valuemax": 100 }, element("i"));
-    this.frame = element("div", { class: "frame" }, ...Object.values(this.planes).map((plane) => plane.box), this.bar, this.keys, this.notice);
+    this.aloud = element("div", { class: "aloud", "aria-live": "polite" });
+    this.frame = element("div", { class: "frame" }, ...Object.values(this.planes).map((plane) => plane.box), this.bar, this.keys, this.notice, this.aloud);
     this.here = element("span", { class: "here" });
     this.pointer = element("span", { class: "pointer" });
     this.remark = element("span", { class: "remark" });
@@ -150,7 +152,10 @@ class CtViewer {
     const [first] = this.data.lesions;
     const place = places.get(this.image) ?? (first && grid.point(first.voxel));
     this.point = place && grid.holds(place) ? place : grid.count.map((count) => count >> 1);
-    for (const plane of Object.values(this.planes)) plane.fit();
+    for (const plane of Object.values(this.planes)) {
+      plane.fit();
+      plane.announced = plane.told();
+    }
     const remarks = [];
     if (grid.step > 1) remarks.push(`Every ${["", "", "2nd", "3rd"][grid.step] ?? `${grid.step}th`} slice is shown: this device has too little memory for all ${grid.size[2]}.`);
     if (grid.tilt > 1) remarks.push(`Tilted by ${Math.round(grid.tilt)}°: shown along the axes of the scan.`);
@@ -263,6 +268,16 @@ class CtViewer {
   goTo(point) {
     this.point = point;
     this.redraw();
+    clearTimeout(this.announcing);
+    this.announcing = setTimeout(() => this.announce(), ANNOUNCE_MS);
+  }
+
+  // Reads aloud which planes show another slice than before.
+  announce() {
+    const moved = Object.values(this.planes).filter((plane) => plane.announced !== plane.told());
+    for (const plane of moved) plane.announced = plane.told();
+    const seen = moved.filter((plane) => !plane.hidden);
+    if (seen.length) this.aloud.textContent = seen.map((plane) => plane.announced).join("; ");
   }
 
   move(direction, to) {
@@ -426,6 +441,7 @@ class CtViewer {
     this.resize.disconnect();
     cancelAnimationFrame(this.again);
     clearTimeout(this.telling);
+    clearTimeout(this.announcing);
     clearTimeout(this.queue.repeating);
     this.leave();
     this.root.remove();
