@@ -17,6 +17,7 @@ from db.reports import SpecimenReport, patient_history
 from db.slide_list import SlideRow
 from db.slide_reports import SlideReport
 from pages.components import auth, counts, ct_history, download, glomeruli, links, status, style
+from pages.components.numbers import asked_number
 from pages.components.rows import Row, rows
 from renalcore import taxonomy
 from renalcore.errors import NotFound
@@ -281,9 +282,9 @@ def _trace(history: list[SpecimenReport], values: dict[tuple[int, str], Reported
 
 auth.require()
 asked = st.query_params.get("patient", "")
-if asked.isdigit():
+if asked:
     try:
-        _patient(int(asked))
+        _patient(asked_number(asked))
     except NotFound:
         style.page_header("Patients")
         style.empty_state("No such patient.", "Look for the patient by number or name.")

@@ -16,6 +16,7 @@ from db.ct_files import MEDIA_TYPE
 from db.engine import session_scope
 from db.files import store
 from db.settings import Settings
+from pages.components.numbers import asked_number
 from pages.routes.fields import CACHE
 from renalcore.errors import NotFound, RenalError
 
@@ -41,9 +42,8 @@ def labels(request: Request) -> Response:
 
     Asked for anew each time, since corrections change it, and sent only where it did change.
     """
-    try:
-        analysis_id = int(request.query_params["analysis"])
-    except (KeyError, ValueError):
+    analysis_id = asked_number(request.query_params.get("analysis"))
+    if not analysis_id:
         return PlainTextResponse("Name the analysis.", 400)
     scan_id = request.path_params["scan_id"]
     try:

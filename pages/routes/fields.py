@@ -15,6 +15,7 @@ from db.files import store
 from db.heat_maps import Subject
 from db.models import SpecimenField, StoredFile
 from pages.components.auth import COOKIE
+from pages.components.numbers import asked_number
 from pages.routes.guard import came_from_here, is_signed_in
 from renalcore.errors import NotFound, RenalError, StorageError
 from renalcore.io.image import read_field
@@ -55,14 +56,16 @@ def heat(request: Request) -> Response:
     if request.method == "POST" and not came_from_here(request):
         return PlainTextResponse("This was not sent from a page of RenalCore.", 403)
     asked = request.query_params
-    try:
-        subject = Subject(
-            request.path_params["field_id"],
-            finding_id=int(asked["finding"]) if "finding" in asked else None,
-            analysis_id=None if "finding" in asked else int(asked["analysis"]),
-            class_name=None if "finding" in asked else asked["class"],
-        )
-    except (ValueError, KeyError):
+    finding_id, analysis_id, class_name = (
+        asked_number(asked.get("finding")),
+        asked_number(asked.get("analysis")),
+        asked.get("class"),
+    )
+    if finding_id:
+        subject = Subject(request.path_params["field_id"], finding_id=finding_id)
+    elif analysis_id and class_name:
+        subject = Subject(request.path_params["field_id"], analysis_id=analysis_id, class_name=class_name)
+    else:
         return PlainTextResponse("Name the finding, or the analysis and the class.", 400)
     try:
         with session_scope(read_only=True) as session:

@@ -28,6 +28,7 @@ from db import analyses, glomeruli, slides
 from db.engine import session_scope
 from db.files import store
 from db.settings import Settings
+from pages.components.numbers import asked_number
 from pages.routes.fields import CACHE
 from renalcore.errors import NotFound, RenalError
 from renalcore.io.slide import Slide, open_slide
@@ -156,9 +157,8 @@ def outlines(request: Request) -> Response:
     The outline is `[x1, y1, x2, y2, ...]` in px of the finest level; `diameter`, of the circle of the same area, is in
     um where the scale is known, else in px. A viewer adds `v` to the address, anything that changes with a correction.
     """
-    try:
-        analysis_id = int(request.query_params["analysis"])
-    except (KeyError, ValueError):
+    analysis_id = asked_number(request.query_params.get("analysis"))
+    if not analysis_id:
         return PlainTextResponse("Name the analysis.", 400)
     try:
         with session_scope(read_only=True) as session:

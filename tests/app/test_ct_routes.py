@@ -65,7 +65,13 @@ def test_what_is_not_there_or_of_another_study_is_told_so_and_strangers_see_noth
 ) -> None:
     one, other = a_study(web_app, "one"), a_study(web_app, "other")
     labels = f"/ct/{one.scan.id}/labels.nii.gz"
-    for address in ("/ct/999999/image.nii.gz", f"{labels}?analysis={other.analysis.id}", f"{labels}?analysis=999999"):
+    for address in (
+        "/ct/999999/image.nii.gz",
+        f"/ct/{10**20}/image.nii.gz",
+        f"{labels}?analysis={other.analysis.id}",
+        f"{labels}?analysis=999999",
+        f"{labels}?analysis={10**20}",
+    ):
         assert client.get(address).status_code == 404
     assert client.get(labels).status_code == 400
     stranger = web_app.client()

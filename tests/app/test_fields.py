@@ -123,7 +123,16 @@ def test_a_heat_map_is_asked_for_by_looking_and_shown_once_it_is_drawn(web_app: 
         assert session.scalar(select(func.count()).select_from(HeatMap)) == 2, "strangers and errors ask for nothing"
 
 
-@pytest.mark.parametrize(("address", "status"), [("/fields/99999/image", 404), ("/fields/99999/thumb?w=x", 400)])
+@pytest.mark.parametrize(
+    ("address", "status"),
+    [
+        ("/fields/99999/image", 404),
+        (f"/fields/{10**20}/image", 404),
+        (f"/fields/1/heat?finding={10**20}", 404),
+        (f"/fields/1/heat?analysis={10**20}&class=RBC", 404),
+        ("/fields/99999/thumb?w=x", 400),
+    ],
+)
 def test_a_field_that_is_not_there_is_told_so(web_app: RunningApp, address: str, status: int) -> None:
     assert web_app.client(web_app.person()).get(address).status_code == status
 

@@ -77,7 +77,14 @@ def test_many_tiles_at_once_are_all_answered(client: httpx.Client, slide: str) -
 def test_what_is_not_there_is_told_so_and_strangers_see_nothing(
     web_app: RunningApp, client: httpx.Client, slide: str
 ) -> None:
-    for address in (f"{slide}/tile/12/5/0.jpg", "/slides/999999/tile/9/0/0.jpg", "/slides/999999/descriptor.json"):
+    for address in (
+        f"{slide}/tile/12/5/0.jpg",
+        f"{slide}/tile/9/{10**20}/0.jpg",
+        f"{slide}/glomeruli.json?analysis={10**20}",
+        "/slides/999999/tile/9/0/0.jpg",
+        "/slides/999999/descriptor.json",
+        f"/slides/{10**20}/descriptor.json",
+    ):
         assert client.get(address).status_code == 404
     stranger = web_app.client()
     for address in (f"{slide}/tile/9/0/0.jpg", f"{slide}/descriptor.json", "/openseadragon.js"):
