@@ -20,6 +20,8 @@ from db.settings import Settings
 from renalcore.errors import DamagedFile, NotFound, StorageError, StorageFull
 
 CHUNK_BYTES = 1 << 20
+SPARE_BYTES = 1 << 30
+"""Left free on the disk: the database and everything else that works there needs room too."""
 COPIES_BYTES = 100 * 10**9
 """Of files of a distant store that `FileStore.local` keeps; beyond it those used longest ago go."""
 

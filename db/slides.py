@@ -256,7 +256,8 @@ def _add(session: Session, specimen: Specimen, new: Sequence[NewSlide], *, first
             raise Conflict(f"Slide {position + 1} is in specimen {specimen.accession} already. {remedy}")
         here[sha256] = None
         um_per_px, scale_from = _scale(one, found)
-        file = specimens.stored_file(session, sha256, size=one.upload.size_bytes, media_type=MEDIA_TYPE)
+        size = found.stored_bytes or one.upload.size_bytes
+        file = specimens.stored_file(session, sha256, size=size, media_type=MEDIA_TYPE)
         slide = Slide(
             specimen_id=specimen.id,
             position=position,

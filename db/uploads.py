@@ -22,13 +22,15 @@ from typing import Any, Literal
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from db import slide_files
 from db.engine import now
-from db.files import CHUNK_BYTES, FileStore
+from db.files import CHUNK_BYTES, SPARE_BYTES, FileStore
 from db.models import Upload, User
 from db.settings import Settings
 from renalcore.errors import Conflict, InputError, NotFound, StorageError, StorageFull, TooLarge, UnreadableFile
 from renalcore.io.image import safe_name
 from renalcore.io.slide import open_slide
+from renalcore.io.slide.packed import holds_mrxs, is_packed, unpack, without_folder
 from renalcore.io.volume import SeriesFound, find_series
 from renalcore.types import QualityFlag
 
@@ -36,8 +38,6 @@ Kind = Literal["histology", "ct"]
 """What is uploaded in pieces."""
 
 ABANDONED_AFTER = timedelta(days=7)
-SPARE_BYTES = 1 << 30
-"""Left free on the disk: the database and everything else that works there needs room too."""
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
@@ -57,6 +57,7 @@ class Checked:
         um_per_px: Its scale, None where the file does not say.
         objective: Magnification, None where the file does not say.
         flags: Doubts about it.
+        stored_bytes: Size of what is stored, None where that is the file as it came.
     """
 
     format: str
@@ -65,6 +66,7 @@ class Checked:
     um_per_px: float | None
     objective: float | None
     flags: tuple[QualityFlag, ...]
+    stored_bytes: int | None = None
 
     @classmethod
     def of(cls, upload: Upload) -> Checked:
@@ -243,7 +245,8 @@ def hand_over(upload: Upload, store: FileStore) -> None:
     """
     if upload.sha256 is None:
         raise Conflict("This upload is not complete. Wait for it, or choose its file again to go on.")
-    part = part_of(upload)
+    made = beside(upload, _MADE)
+    part = made if made.exists() else part_of(upload)
     if part.exists():
         store.adopt(part, upload.sha256)
     elif not store.exists(upload.sha256):
@@ -332,10 +335,11 @@ class Part:
             raise StorageError(f"The upload cannot be written ({error.strerror or type(error).__name__}).") from error
 
     def check(self) -> tuple[str, Checked | CheckedStudy]:
-        """The digest of the whole file, and what it is.
+        """The digest of what is stored of it, and what it is.
 
         Raises:
             InputError: It is no slide or CT study that can be read, in words that do not name it.
+            StorageError: There is no room to unpack a slide of many files, or the disk cannot be written.
         """
         path = part_of(self._upload)
         if self._digest is None:
@@ -343,7 +347,7 @@ class Part:
                 self._digest = hashlib.sha256()
                 while chunk := whole.read(CHUNK_BYTES):
                     self._digest.update(chunk)
-        return self._digest.hexdigest(), _CHECKS[self._upload.modality](path)
+        return _CHECKS[self._upload.modality](self._upload, self._digest.hexdigest())
 
     def close(self) -> None:
         """Let others write, and remember the digest so far."""
@@ -356,20 +360,52 @@ _SPOKEN: Mapping[Kind, str] = MappingProxyType({"histology": "slide", "ct": "sca
 """Instead of the file's name, which may hold the patient's."""
 
 
-def _slide(path: Path) -> Checked:
+_MADE = "slide"
+"""A slide of many files without the patient, beside the upload that it is made of."""
+
+
+def _slide(upload: Upload, sha256: str) -> tuple[str, Checked]:
+    path = part_of(upload)
+    if is_packed(path):
+        return _packed_slide(upload, sha256)
+    if upload.name.lower().endswith(".mrxs"):
+        raise without_folder(_SPOKEN["histology"])
+    return sha256, _slide_at(path)
+
+
+def _packed_slide(upload: Upload, sha256: str) -> tuple[str, Checked]:
+    """A slide of many files; one in DICOM is made anew without the patient, which gives the same each time."""
+    path, name = part_of(upload), _SPOKEN["histology"]
+    flags: tuple[QualityFlag, ...] = ()
+    with slide_files.a_folder(path.stat().st_size) as folder:
+        if not holds_mrxs(path, name=name):
+            from renalcore.io.slide.dicom import deidentify_slide  # which loads the readers of DICOM
+
+            made = beside(upload, _MADE)
+            flags = deidentify_slide(path, made, key=bytes.fromhex(sha256), name=name)
+            path = made
+            with made.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        found = _slide_at(unpack(path, folder, name=name))
+    return sha256, replace(found, flags=(*found.flags, *flags), stored_bytes=path.stat().st_size)
+
+
+def _slide_at(path: Path) -> Checked:
     with open_slide(path, name=_SPOKEN["histology"]) as slide:
         return Checked(slide.format, slide.width_px, slide.height_px, slide.um_per_px, slide.objective, slide.flags)
 
 
-def _study(path: Path) -> CheckedStudy:
-    found = [replace(one, refused=_plainly(one.refused)) for one in find_series(path, name=_SPOKEN["ct"])]
+def _study(upload: Upload, sha256: str) -> tuple[str, CheckedStudy]:
+    found = [replace(one, refused=_plainly(one.refused)) for one in find_series(part_of(upload), name=_SPOKEN["ct"])]
     if all(one.refused for one in found):
         told = [found[0].refused] if len(found) == 1 else [f"Series {one.key}: {one.refused}" for one in found]
         raise UnreadableFile(" ".join(dict.fromkeys(told)))
-    return CheckedStudy(tuple(found))
+    return sha256, CheckedStudy(tuple(found))
 
 
-_CHECKS: Mapping[str, Callable[[Path], Checked | CheckedStudy]] = MappingProxyType({"histology": _slide, "ct": _study})
+_CHECKS: Mapping[str, Callable[[Upload, str], tuple[str, Checked | CheckedStudy]]] = MappingProxyType(
+    {"histology": _slide, "ct": _study}
+)
 
 
 def reason(error: InputError) -> str:

@@ -24,14 +24,12 @@ from PIL import Image
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 
-from db import analyses, glomeruli, slides
+from db import analyses, glomeruli, slide_files, slides
 from db.engine import session_scope
-from db.files import store
-from db.settings import Settings
 from pages.components.numbers import asked_number
 from pages.routes.fields import CACHE
 from renalcore.errors import NotFound, RenalError
-from renalcore.io.slide import Slide, open_slide
+from renalcore.io.slide import Slide
 
 TILE_PX = 512
 QUALITY = 85  # of JPEG: that at which scanners store, so that nothing more is lost
@@ -292,8 +290,7 @@ class _OpenSlides:
         try:
             with held.opening:
                 if held.slide is None:
-                    path = store().local(sha256, copies=Settings.from_env().data_folder / "slides")
-                    held.slide = open_slide(path, name="slide")
+                    held.slide = slide_files.opened(sha256, name="slide")
             yield held.slide
         finally:
             with self._lock:

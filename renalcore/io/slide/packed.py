@@ -85,6 +85,23 @@ def unpack(path: Path, folder: Path, *, name: str) -> Path:
     return main_file(folder)
 
 
+def is_unpacked(path: Path, folder: Path, *, name: str) -> bool:
+    """Whether a folder holds every file of a packed slide as it is in the archive.
+
+    Raises:
+        InputError: As `members`.
+    """
+    for member in members(path, name=name):
+        file = folder / member.name
+        if not file.is_file() or file.stat().st_size != member.size:
+            return False
+        with section(path, member) as packed, file.open("rb") as unpacked:
+            while block := packed.read(_BLOCK_BYTES):
+                if unpacked.read(_BLOCK_BYTES) != block:
+                    return False
+    return True
+
+
 def main_file(folder: Path) -> Path:
     """The file by which an unpacked slide is opened."""
     mrxs = folder / MRXS

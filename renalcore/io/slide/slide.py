@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -70,6 +70,13 @@ class Source(Protocol):
         """Closes the file; nothing reads at that time or later."""
 
 
+class Closeable(Protocol):
+    """What is closed at the end."""
+
+    def close(self) -> None:
+        """Closes it."""
+
+
 class Slide:
     """A slide that is open for reading; a context manager, safe to read from several threads.
 
@@ -100,6 +107,7 @@ class Slide:
         self._turn = threading.Condition()
         self._readers = 0
         self._open = True
+        self._kept = ExitStack()
         self.name = name
         self.format = source.format
         self.levels = self._source.levels
@@ -162,6 +170,11 @@ class Slide:
             self._turn.wait_for(lambda: self._readers == 0)
             if was_open:
                 self._source.close()
+                self._kept.close()
+
+    def keep(self, needed: Closeable) -> None:
+        """Closes `needed`, without which the file cannot be read, as soon as the slide is closed."""
+        self._kept.callback(needed.close)
 
     def __enter__(self) -> Slide:
         return self

@@ -1,0 +1,191 @@
+"""The files of slides, open: as they lie in the file store, or unpacked where a slide consists of many.
+
+OpenSlide reads a slide of many files from a folder. That is made once, by content, kept as long as there is room, and
+not removed while anybody on this machine reads from it: whoever does holds a shared lock on the folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from db import files
+from db.ct_files import disk_error
+from db.files import SPARE_BYTES
+from db.settings import Settings
+from renalcore.errors import StorageFull
+from renalcore.io.slide import Slide, open_slide
+from renalcore.io.slide.packed import is_packed, is_unpacked, main_file, unpack
+
+UNPACKED_BYTES = 100 * 10**9
+"""Of unpacked slides that are kept; beyond it those used longest ago go."""
+
+_UNFINISHED = "unfinished-"
+_ABANDONED_S = 24 * 3600.0
+
+
+def opened(sha256: str, *, name: str, verify: bool = False) -> Slide:
+    """A slide of the file store, open for reading.
+
+    Args:
+        sha256: Digest of its file.
+        name: What people call it, for messages.
+        verify: Read its file through to check that it is what was stored, and that what was unpacked of it is.
+
+    Raises:
+        NotFound: The store has no such file.
+        DamagedFile: The file's content is not what was stored.
+        InputError: It is no slide that can be read.
+        StorageFull: There is no room to unpack a slide of many files.
+        StorageError: The disk cannot be written.
+    """
+    path = files.store().local(sha256, copies=Settings.from_env().data_folder / "slides", verify=verify)
+    if not is_packed(path):
+        return open_slide(path, name=name)
+    folder = _root() / sha256
+    held = _unpacked(path, folder, name=name)
+    try:
+        if verify and not is_unpacked(path, folder, name=name):
+            held.close()
+            _remove(folder)
+            held = _unpacked(path, folder, name=name)
+        slide = open_slide(main_file(folder), name=name)
+    except BaseException:
+        held.close()
+        raise
+    slide.keep(held)
+    return slide
+
+
+@contextmanager
+def a_folder(needed_bytes: int) -> Iterator[Path]:
+    """An empty folder with room for the files of a slide; it is gone at the end, unless it was moved.
+
+    Raises:
+        StorageFull: There is no room for them.
+        StorageError: The disk cannot be written; also where the block says so by an `OSError`.
+    """
+    root = _root()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        _make_room(root, needed_bytes)
+        with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=root) as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise disk_error(error, "The slide") from error
+
+
+class _Held:
+    """A folder that nobody removes."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: int | None = descriptor
+
+    def close(self) -> None:
+        """It may be removed."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _unpacked(path: Path, folder: Path, *, name: str) -> _Held:
+    """Holds the folder with the files of a packed slide, which is made where it is not there."""
+    while (held := _hold(folder)) is None:
+        with a_folder(path.stat().st_size) as made:
+            unpack(path, made, name=name)
+            try:
+                made.rename(folder)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another was first
+                    raise
+    return held
+
+
+def _hold(folder: Path) -> _Held | None:
+    """Holds a folder; None where there is none."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return None
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    if _is_at(descriptor, folder):
+        os.utime(descriptor)
+        return _Held(descriptor)
+    os.close(descriptor)  # removed since it was opened
+    return None
+
+
+def _is_at(descriptor: int, folder: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), folder.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _make_room(root: Path, needed_bytes: int) -> None:
+    """Removes what was used longest ago and is not being read, until `needed_bytes` fit."""
+    kept = []
+    for folder in root.iterdir():
+        try:
+            used_s = folder.stat().st_mtime
+            if not folder.name.startswith(_UNFINISHED):
+                kept.append((used_s, _size(folder), folder))
+            elif time.time() - used_s > _ABANDONED_S:
+                shutil.rmtree(folder, ignore_errors=True)
+        except FileNotFoundError:  # another process removes it
+            continue
+    held_bytes = sum(size for _, size, _ in kept)
+    for _, size, folder in sorted(kept):
+        if held_bytes + needed_bytes <= UNPACKED_BYTES and _fits(root, needed_bytes):
+            return
+        if _remove_unless_read(folder):
+            held_bytes -= size
+    if not _fits(root, needed_bytes):
+        raise StorageFull(
+            f"The disk has no room to unpack the slide: {needed_bytes / 1e9:.1f} GB are needed. Ask your administrator "
+            "to free some space."
+        )
+
+
+def _fits(root: Path, needed_bytes: int) -> bool:
+    return shutil.disk_usage(root).free - needed_bytes >= SPARE_BYTES
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _remove_unless_read(folder: Path) -> bool:
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_at(descriptor, folder):
+            _remove(folder)
+        return True
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _remove(folder: Path) -> None:
+    """Removes a folder, whose name is free at once."""
+    gone = folder.with_name(f"{_UNFINISHED}{secrets.token_hex(8)}")
+    with suppress(FileNotFoundError):  # another was first
+        folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def _root() -> Path:
+    return Settings.from_env().data_folder / "unpacked"

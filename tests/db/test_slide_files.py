@@ -1,0 +1,127 @@
+"""Slides in many files: uploaded as one, stored as one without the patient, unpacked once to be read."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tarfile
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy.orm import Session
+
+from db import files, slide_files, slides, uploads
+from db.models import Upload, User
+from db.slides import NewSlide
+from db.uploads import Checked, Part
+from renalcore.errors import DamagedFile, StorageFull, UnreadableFile
+from tests.dicom_slides import WIDTH_PX, a_dicom_slide, a_field, packed
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The data folder of the settings."""
+    monkeypatch.setenv("RENAL_DATA", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def sent(session: Session, by: User, content: bytes, *, name: str, modified_ms: int = 1) -> Upload:
+    """An upload of which all is here."""
+    upload = uploads.begin(session, name=name, size=len(content), modified_ms=modified_ms, by=by)
+    with closing(Part(upload, at=0)) as part:
+        part.write(content)
+        uploads.complete(session, upload, *part.check())
+    return upload
+
+
+def stored(tmp_path: Path, *, series: str = "1.2.3") -> str:
+    """Digest of a packed DICOM slide in the file store."""
+    path = packed(a_dicom_slide(tmp_path / series, series=series, label=False), tmp_path / f"{series}.tar")
+    with path.open("rb") as content:
+        return files.store().put(content)[0]
+
+
+def unpacked(data: Path) -> set[str]:
+    return {path.name for path in (data / "unpacked").iterdir()}
+
+
+def test_a_dicom_slide_is_uploaded_as_one_stored_without_the_patient_and_the_same_each_time(
+    session: Session, technologist: User, tmp_path: Path, data: Path
+) -> None:
+    content = packed(a_dicom_slide(tmp_path / "Maria"), tmp_path / "came").read_bytes()
+    upload, again = (sent(session, technologist, content, name="Maria (4 files)", modified_ms=at) for at in (1, 2))
+    assert upload.sha256 == again.sha256
+    assert unpacked(data) == set(), "what was unpacked to be checked is gone"
+    found = Checked.of(upload)
+    assert (found.format, found.width_px, found.um_per_px, found.objective) == ("DICOM slide", WIDTH_PX, 0.5, 20)
+    uploads.discard(session, again)
+    uploads.hand_over(upload, files.store())
+    new = NewSlide(upload=upload, name="A1", stain="PAS", species="human", um_per_px=None)
+    specimen = slides.register(
+        session, identifier="H-1", patient_name=None, accession="K-1", collected_at=None, slides=[new], by=technologist
+    )
+    (slide,) = slides.of_specimen(session, specimen.id)
+    kept = files.store().read(slide.file.sha256)
+    assert slide.file.size_bytes == len(kept)
+    assert b"Maria" in content
+    assert b"Maria" not in kept
+    assert list((data / "uploads").iterdir()) == []
+    with slide_files.opened(slide.file.sha256, name="K-1 A1") as opened:
+        assert np.abs(opened.read(0, 0, WIDTH_PX, 768).astype(int) - a_field()).mean() < 2  # JPEG
+
+
+def test_a_mrxs_file_without_its_folder_is_refused_with_what_to_do_and_never_shown(
+    session: Session, technologist: User
+) -> None:
+    alone = io.BytesIO()
+    with tarfile.open(fileobj=alone, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("slide.mrxs"))
+    for name, content in (("a.mrxs (1 file)", alone.getvalue()), ("a.MRXS", b"\xff\xd8\xff a picture of the label")):
+        with pytest.raises(UnreadableFile) as caught:
+            sent(session, technologist, content, name=name)
+        assert uploads.reason(caught.value) == (
+            "The folder with the slide's data is missing or incomplete. Choose or copy the .mrxs file together with "
+            "the folder of the same name beside it."
+        )
+
+
+def test_a_slide_is_unpacked_once_and_what_was_used_longest_ago_goes_unless_somebody_reads_it(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = (stored(tmp_path, series=f"1.2.{number}") for number in range(3))
+    monkeypatch.setattr(slide_files, "UNPACKED_BYTES", 100_000)  # of two slides of 37 kB
+    slide_files.opened(first, name="a").close()
+    folder = data / "unpacked" / first
+    made = folder.stat().st_ino
+    slide_files.opened(second, name="b").close()
+    os.utime(data / "unpacked" / second, (1e9, 1e9))
+    with slide_files.opened(first, name="a") as read:
+        assert folder.stat().st_ino == made, "it is there already"
+        os.utime(folder, (1e8, 1e8))
+        slide_files.opened(third, name="c").close()
+        assert unpacked(data) == {first, third}, "the older one is being read"
+        assert read.read(0, 0, 8, 8).shape == (8, 8, 3)
+    os.utime(folder, (1e8, 1e8))
+    slide_files.opened(second, name="b").close()
+    assert unpacked(data) == {second, third}
+    monkeypatch.setattr(slide_files, "SPARE_BYTES", 1 << 60)
+    with pytest.raises(StorageFull, match="no room to unpack the slide"):
+        slide_files.opened(first, name="a")
+
+
+def test_what_was_altered_after_it_was_unpacked_is_unpacked_anew_before_it_is_searched(
+    tmp_path: Path, data: Path
+) -> None:
+    sha256 = stored(tmp_path)
+    slide_files.opened(sha256, name="a").close()
+    level = data / "unpacked" / sha256 / "000001"
+    whole = level.read_bytes()
+    level.write_bytes(whole[:-9] + bytes(9))
+    slide_files.opened(sha256, name="a", verify=True).close()
+    assert hashlib.sha256(level.read_bytes()).digest() == hashlib.sha256(whole).digest()
+    (data / "files" / sha256[:2] / sha256).write_bytes(b"something else")
+    with pytest.raises(DamagedFile):
+        slide_files.opened(sha256, name="a", verify=True)
