@@ -3,19 +3,20 @@
 A **case** is a patient: `case_00042/imaging.nii.gz` with `case_00042/segmentation.nii.gz` (1 kidney, 2 tumour, 3 cyst),
 or `case_00042.nii.gz`, a label map without a scan, around which as many scans are drawn as asked for; slices
 (`renalcore.ct.slices`) may come to help. Each becomes a file of samples, made once: the whole scan on the grid of step
-1, and a crop around each kidney on that of steps 2 and 3, all in HU with their labels. Training changes them anew each
-time it looks.
+1, and a crop around each kidney and one around something else on that of steps 2 and 3, all in HU with their labels.
+Training changes them anew each time it looks.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -52,6 +53,10 @@ _SEED_OF_VALIDATION: Final = 900_000
 """Scans that validate are drawn from other seeds than those that train."""
 _WORTH_PROCESSES: Final = 12
 """Missing scans from which starting processes is quicker than making them here."""
+_APART_MM: Final = 40.0
+"""Distance from the kidneys to what step 2 is shown as none."""
+_SOFT_HU: Final = (0, 250)
+"""What could be taken for a kidney: it is neither fat nor gas nor hard bone."""
 VAL_SHARE: Final = 0.15
 """Share of the patients that validate where no fold is asked for."""
 
@@ -84,6 +89,11 @@ class Sample:
     hu: NDArray[np.int16]
     labels: NDArray[np.uint8]
     spacing_mm: tuple[float, float, float]
+
+
+Kind = Literal["rough", "kidney", "other"]
+Samples = Mapping[Kind, Sequence[Sample]]
+"""Of one scan: the whole of it, a crop around each kidney, and one around something else."""
 
 
 def read_cases(folder: Path) -> list[Case]:
@@ -172,7 +182,7 @@ def prepare(
     folder.mkdir(parents=True, exist_ok=True)
     shapes = [case for case in cases if case.image is None]
     first = _SEED_OF_VALIDATION if validation else 0
-    wanted: dict[str, Callable[[], tuple[list[Sample], list[Sample]]]] = {
+    wanted: dict[str, Callable[[], Samples]] = {
         case.group: partial(_real, case.group, case.image, case.labels) for case in cases if case.image is not None
     }
     for number in range(drawn if shapes else 0):
@@ -193,9 +203,7 @@ def prepare_slices(slices: Sequence[Slice], folder: Path, *, workers: int = 1) -
     )
 
 
-def _made(
-    wanted: Mapping[str, Callable[[], tuple[list[Sample], list[Sample]]]], folder: Path, workers: int
-) -> list[Path]:
+def _made(wanted: Mapping[str, Callable[[], Samples]], folder: Path, workers: int) -> list[Path]:
     """The files of samples by name, made where they are not there yet."""
     paths = {folder / f"{name}.npz": make for name, make in wanted.items()}
     missing = {path: make for path, make in paths.items() if not path.is_file()}
@@ -210,36 +218,43 @@ def _made(
     return list(paths)
 
 
-def _keep(path: Path, make: Callable[[], tuple[list[Sample], list[Sample]]]) -> None:
+def _keep(path: Path, make: Callable[[], Samples]) -> None:
     """Write the samples of one scan, never half of them."""
     unfinished = path.with_name(f".{path.stem}.partial.npz")
     np.savez_compressed(unfinished, **_columns(make()))
     unfinished.replace(path)
 
 
-def _columns(scan: tuple[list[Sample], list[Sample]]) -> dict[str, Any]:
+def _columns(scan: Samples) -> dict[str, Any]:
     return {
-        f"{step}_{name}": np.stack([getattr(sample, name) for sample in samples])
-        for step, samples in zip(("rough", "kidney"), scan, strict=True)
+        f"{kind}_{name}": np.stack([getattr(sample, name) for sample in samples])
+        for kind, samples in scan.items()
         for name in ("hu", "labels", "spacing_mm")
         if samples
     }
 
 
 def read_samples(path: Path, step: StepName) -> list[Sample]:
-    """The samples of one step from a file of `prepare`; step 3 sees the crops of step 2."""
-    kind = "rough" if step == "rough" else "kidney"
+    """The samples of one step from a file of `prepare`; step 3 sees the crops of step 2 that are around a kidney."""
+    kinds: dict[StepName, tuple[Kind, ...]] = {
+        "rough": ("rough",),
+        "kidney": ("kidney", "other"),
+        "lesion": ("kidney",),
+    }
     with np.load(path) as stored:
-        if f"{kind}_hu" not in stored:
-            return []
-        columns = [stored[f"{kind}_{name}"] for name in ("hu", "labels", "spacing_mm")]
+        columns = [
+            [stored[f"{kind}_{name}"] for name in ("hu", "labels", "spacing_mm")]
+            for kind in kinds[step]
+            if f"{kind}_hu" in stored
+        ]
     return [
         Sample(hu, labels, (float(spacing[0]), float(spacing[1]), float(spacing[2])))
-        for hu, labels, spacing in zip(*columns, strict=True)
+        for kind in columns
+        for hu, labels, spacing in zip(*kind, strict=True)
     ]
 
 
-def _real(name: str, image: Path, segmentation: Path) -> tuple[list[Sample], list[Sample]]:
+def _real(name: str, image: Path, segmentation: Path) -> Samples:
     hu, grid = read_nifti(image)
     labels, of_labels = read_nifti(segmentation)
     if grid.shape != of_labels.shape or not np.allclose(grid.affine, of_labels.affine, atol=0.05):
@@ -248,26 +263,54 @@ def _real(name: str, image: Path, segmentation: Path) -> tuple[list[Sample], lis
         raise InputError(f"{name}: labels are 1 kidney, 2 tumour and 3 cyst; others stand there")
     labels = labels.astype(np.uint8)
 
-    crops = kidney_grids(grid, labels > 0, grid)
-    return [_on(each, hu, labels, grid) for each in rough_grids(grid)], [_on(each, hu, labels, grid) for each in crops]
+    return _sampled(
+        rough_grids(grid),
+        kidney_grids(grid, labels > 0, grid),
+        lambda to: _on(to, hu, labels, grid),
+        seed=zlib.crc32(name.encode()),
+    )
 
 
-def _drawn(shape_map: Path, seed: int) -> tuple[list[Sample], list[Sample]]:
+def _drawn(shape_map: Path, seed: int) -> Samples:
     scene = draw_scene(read_shape(shape_map), seed)
-    scan = scene.scan()
-    rough = [_sample(*scene.render(grid), grid) for grid in rough_grids(scan)]
-    shape = scene.body.shape
+    scan, shape = scene.scan(), scene.body.shape
     crops = kidney_grids(scan, shape.labels > 0, shape.grid)
-    return rough, [_sample(*scene.render(grid), grid) for grid in crops]
+    return _sampled(rough_grids(scan), crops, lambda to: _sample(*scene.render(to), to), seed=seed)
 
 
-def _grown(of: Slice, seed: int) -> tuple[list[Sample], list[Sample]]:
-    step = STEPS["rough"]
-    hu, labels, grid = grow(of, seed, slices=step.shape[0], slice_mm=step.spacing_mm[0], pixel_mm=step.spacing_mm[1])
-    rough = [_on(each, hu, labels, grid) for each in rough_grids(grid)]
+def _grown(of: Slice, seed: int) -> Samples:
+    coarse, fine = (
+        grow(of, seed, slices=step.shape[0], slice_mm=step.spacing_mm[0], pixel_mm=step.spacing_mm[1])
+        for step in (STEPS["rough"], STEPS["kidney"])
+    )
+    rough, crops = rough_grids(coarse[-1]), kidney_grids(fine[-1], fine[1] > 0, fine[-1])
+    return _sampled(rough, crops, lambda to: _on(to, *(coarse if to in rough else fine)), seed=seed)
+
+
+def _sampled(rough: Sequence[Grid], kidneys: Sequence[Grid], at: Callable[[Grid], Sample], *, seed: int) -> Samples:
+    """The samples of a scan, of which `at` gives the part on a grid."""
+    seen = [at(grid) for grid in rough]
+    other = _elsewhere(rough[0], seen[0], seed)
+    return {"rough": seen, "kidney": [at(grid) for grid in kidneys], "other": [at(grid) for grid in other]}
+
+
+def _elsewhere(grid: Grid, sample: Sample, seed: int) -> list[Grid]:
+    """A crop around soft tissue that is no kidney: step 1 errs, and step 2 has to know a kidney when it sees one.
+
+    Args:
+        grid: Of step 1.
+        sample: What lies there.
+        seed: Of the place.
+    """
+    soft = (sample.hu >= _SOFT_HU[0]) & (sample.hu <= _SOFT_HU[1])
+    far = ndimage.distance_transform_edt(sample.labels == 0, sample.spacing_mm) >= _APART_MM
+    heights = np.flatnonzero(sample.labels.any(axis=(1, 2)))
+    places = np.argwhere((soft & far)[heights.min() : heights.max() + 1]) if len(heights) else np.empty((0, 3))
+    if not len(places):
+        return []
+    place = places[np.random.default_rng((seed, 1)).integers(len(places))] + (heights.min(), 0, 0)
     step = STEPS["kidney"]
-    hu, labels, grid = grow(of, seed, slices=step.shape[0], slice_mm=step.spacing_mm[0], pixel_mm=step.spacing_mm[1])
-    return rough, [_on(each, hu, labels, grid) for each in kidney_grids(grid, labels > 0, grid)]
+    return [grid.around(grid.to_mm(place), step.shape, step.spacing_mm)]
 
 
 def _on(to: Grid, hu: NDArray[Any], labels: NDArray[np.uint8], grid: Grid) -> Sample:

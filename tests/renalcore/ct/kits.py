@@ -1,4 +1,5 @@
-"""Small patients in the form of KiTS: two kidneys as ellipsoids, a tumour on one of them and a cyst in the other."""
+"""Small patients in the form of KiTS: two kidneys as ellipsoids, a tumour on one of them and a cyst in the other, and
+some muscle behind; the rest is fat."""
 
 from __future__ import annotations
 
@@ -38,6 +39,7 @@ def write_case(folder: Path, *, seed: int = 0) -> None:
     folder.mkdir(parents=True)
     found = labels()
     hu = np.array([-100, 130, 70, 10], np.float32)[found]
+    hu[27:33, :6] = 60  # muscle behind
     hu += np.random.default_rng(seed).normal(0, 10, SHAPE).astype(np.float32)
     affine = np.zeros((4, 4))
     affine[0, 2] = affine[1, 1] = affine[2, 0] = -SPACING_MM

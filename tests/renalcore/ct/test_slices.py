@@ -51,7 +51,7 @@ def test_slices_become_samples_of_all_steps(tmp_path: Path) -> None:
     write_slice(tmp_path / "data")
     (path,) = prepare_slices(read_slices(tmp_path / "data"), tmp_path / "samples")
     (rough,) = read_samples(path, "rough")
-    crops = read_samples(path, "kidney")
+    crops = read_samples(path, "lesion")
     assert (rough.hu.shape, [crop.hu.shape for crop in crops]) == (STEPS["rough"].shape, [STEPS["kidney"].shape] * 2)
     # The left kidney is on the right of the picture, as in every volume turned towards LPS.
     left = np.argwhere(rough.labels[48] == 1)[:, 1] > 64

@@ -53,10 +53,13 @@ def table(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
-def test_a_case_of_kits_gives_the_whole_scan_and_a_crop_around_each_kidney_in_hu(cases: Path, tmp_path: Path) -> None:
+def test_a_case_of_kits_gives_the_whole_scan_and_crops_around_kidneys_and_something_else(
+    cases: Path, tmp_path: Path
+) -> None:
     (path,) = prepare(read_cases(cases)[:1], tmp_path / "samples", drawn=5)
     (rough,) = read_samples(path, "rough")
-    right, left = read_samples(path, "kidney")
+    right, left, other = read_samples(path, "kidney")
+    assert [len(read_samples(path, "lesion")), bool(other.labels[30:50, 44:84, 44:84].any())] == [2, False]
     assert rough.hu.shape == STEPS["rough"].shape
     assert right.hu.shape == STEPS["kidney"].shape
     assert right.spacing_mm == pytest.approx((2, 1, 1))
