@@ -10,15 +10,14 @@ from functools import partial
 
 from sqlalchemy.orm import Session
 
-from db import files, slide_searches, slides
+from db import slide_files, slide_searches, slides
 from db.engine import session_scope
 from db.models import Slide as SlideRow
 from db.searching.wing import Asked, Outcome, Run, Wing
 from db.searching.words import Picture, event, since
-from db.settings import Settings
 from renalcore.histology.instances import join
 from renalcore.histology.tiles import Block, BlockResult
-from renalcore.io.slide import Slide, open_slide
+from renalcore.io.slide import Slide
 from renalcore.serving import Searcher
 
 
@@ -37,8 +36,7 @@ class _SlideFile:
 
     def open(self, *, verify: bool = False) -> Slide:
         """The slide, open for reading; `verify` reads its file through to check that it is what was uploaded."""
-        copies = Settings.from_env().data_folder / "slides"
-        slide = open_slide(files.store().local(self.sha256, copies=copies, verify=verify), name=self.name)
+        slide = slide_files.opened(self.sha256, name=self.name, verify=verify)
         slide.um_per_px = self.um_per_px  # as people were shown it and may have given it
         return slide
 
