@@ -1,8 +1,8 @@
 """From an upload of CT to what is stored of it: the series without the patient, and its volume to be looked at.
 
 Before anything is registered, and outside of a transaction, since a scan of 1,000 slices takes a minute. What is made
-lies beside the upload until it is handed over to the file store; a process that dies leaves no more than a file that
-goes with the upload. One slice is held at a time, then the volume once, as int16.
+lies beside the upload until it is registered (`uploads.taken_over`); a process that dies leaves no more than a file
+that goes with the upload. One slice is held at a time, then the volume once, as int16.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ from __future__ import annotations
 import hashlib
 import secrets
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_lowercase
 
 from db import uploads
 from db.ct_files import MEDIA_TYPE, disk_error
-from db.files import FileStore
 from db.models import CtFormat, Upload
 from db.uploads import CheckedStudy
 from renalcore.errors import InputError, NotFound, UnknownName, UnreadableFile
@@ -154,18 +153,9 @@ def prepare(
     )
 
 
-def hand_over(prepared: Prepared, store: FileStore) -> None:
-    """Move what was made into the file store. Done before it is registered, and harmless when done again.
-
-    Raises:
-        NotFound: It was swept away meanwhile.
-        StorageError: The store cannot be written.
-    """
-    for made in (prepared.image, prepared.file):
-        if made.path.exists():
-            store.adopt(made.path, made.sha256)
-        elif not store.exists(made.sha256):
-            raise NotFound("What was made of the upload is no longer on the server. Register it again.")
+def files_of(prepared: Iterable[Prepared]) -> dict[str, Path]:
+    """Where that lies which is stored of these scans, by its digest: for `uploads.taken_over`."""
+    return {made.sha256: made.path for one in prepared for made in (one.image, one.file)}
 
 
 def _packed_and_read(

@@ -8,7 +8,9 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
@@ -50,11 +52,10 @@ class FileStore:
             StorageFull: No space is left. Nothing of the file remains.
             StorageError: The store cannot be written.
         """
-        incoming = f"{self._root}/incoming/{secrets.token_hex(16)}"
         digest, size = hashlib.sha256(), 0
         try:
+            incoming = self._incoming()
             try:
-                self._fs.makedirs(f"{self._root}/incoming", exist_ok=True)
                 with self._fs.open(incoming, "wb") as target:
                     while chunk := stream.read(CHUNK_BYTES):
                         digest.update(chunk)
@@ -65,44 +66,42 @@ class FileStore:
             finally:
                 self._discard(incoming)
         except OSError as error:
-            if error.errno in _NO_SPACE:
-                raise StorageFull(
-                    f"The file store is full: a file of at least {_told(size)} was not saved. "
-                    "Free some space, then upload it again; what was stored before is untouched."
-                ) from error
-            raise StorageError(
-                f"The file store cannot be written ({error.strerror or type(error).__name__})."
-            ) from error
+            raise _unwritten(error, f"a file of at least {_told(size)} was not saved") from error
         return digest.hexdigest(), size
 
-    def adopt(self, path: Path, sha256: str) -> None:
-        """Takes a file of this machine into the store, and from where it lies: moved on one disk, else copied.
+    @contextmanager
+    def arriving(self, files: Mapping[str, Path]) -> Iterator[Callable[[], None]]:
+        """Files of this machine on their way into the store: under their names there only at the end of a transaction.
+
+        What takes time comes first: they are linked below `incoming/`, or copied where the store lies elsewhere. The
+        files themselves stay where they are.
 
         Args:
-            path: The file, complete. It is gone afterwards.
-            sha256: Digest of its content, as its writer counted it.
+            files: Where each lies, by the digest of its content as its writer counted it.
+
+        Yields:
+            What gives all of them their names, or none: to be called when nothing else can be refused any more.
 
         Raises:
-            StorageFull: No space is left. The file stays where it was.
-            StorageError: The store cannot be written. The file stays where it was.
+            NotFound: A file is neither there nor in the store.
+            StorageFull: No space is left.
+            StorageError: The store cannot be written.
         """
-        target = self._path(sha256)
-        if isinstance(self._fs, LocalFileSystem):
+        brought: dict[str, tuple[str, int]] = {}
+        try:
             try:
-                self._fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
-                with path.open("rb") as source:
-                    os.fsync(source.fileno())
-                path.replace(target)
-                _sync_folder(Path(target).parent)
-                return
+                for sha256, path in files.items():
+                    if path.exists():
+                        brought[sha256] = self._incoming(), path.stat().st_size
+                        self._bring(path, brought[sha256][0])
+                    elif not self.exists(sha256):
+                        raise NotFound("What was uploaded is no longer on the server. Upload it again.")
             except OSError as error:
-                if error.errno != errno.EXDEV:  # the store lies on another disk
-                    raise StorageError(
-                        f"The file store cannot be written ({error.strerror or type(error).__name__})."
-                    ) from error
-        with path.open("rb") as source:
-            self.put(source)
-        path.unlink()
+                raise _unwritten(error, "nothing was registered") from error
+            yield lambda: self._settle_all(brought)
+        finally:
+            for incoming, _ in brought.values():
+                self._discard(incoming)
 
     def local(self, sha256: str, *, copies: Path, verify: bool = False) -> Path:
         """Where a file lies on this machine, for a library that reads from a path.
@@ -212,6 +211,38 @@ class FileStore:
             raise NotFound("A stored file is named by 64 hexadecimal digits.")
         return f"{self._root}/{sha256[:2]}/{sha256}"
 
+    def _incoming(self) -> str:
+        """A place for a file that is not complete yet."""
+        self._fs.makedirs(f"{self._root}/incoming", exist_ok=True)
+        return f"{self._root}/incoming/{secrets.token_hex(16)}"
+
+    def _bring(self, path: Path, incoming: str) -> None:
+        if isinstance(self._fs, LocalFileSystem):
+            os.utime(path)  # else it would look like one that a `put` left behind
+            try:
+                os.link(path, incoming)
+            except OSError:  # the store lies on another disk, or its disk has no links
+                pass
+            else:
+                with path.open("rb") as source:
+                    os.fsync(source.fileno())
+                return
+        with path.open("rb") as source, self._fs.open(incoming, "wb") as target:
+            shutil.copyfileobj(source, target, CHUNK_BYTES)
+            _sync(target)
+
+    def _settle_all(self, brought: Mapping[str, tuple[str, int]]) -> None:
+        named = []
+        try:
+            for sha256, (incoming, size) in brought.items():
+                if not self.exists(sha256):
+                    named.append(sha256)
+                self._settle(incoming, sha256, size)
+        except OSError as error:
+            for sha256 in named:
+                self._discard(self._path(sha256))
+            raise _unwritten(error, "nothing was registered") from error
+
     def _settle(self, incoming: str, sha256: str, size: int) -> None:
         path = self._path(sha256)
         if self._fs.exists(path) and self._fs.size(path) == size:
@@ -277,6 +308,14 @@ def _sync_folder(folder: Path) -> None:
 
 def _told(size_bytes: int) -> str:
     return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e5 else f"{size_bytes / 1e3:.1f} kB"
+
+
+def _unwritten(error: OSError, so: str) -> StorageError:
+    if error.errno in _NO_SPACE:
+        return StorageFull(
+            f"The file store is full: {so}. Free some space, then upload it again; what was stored before is untouched."
+        )
+    return StorageError(f"The file store cannot be written ({error.strerror or type(error).__name__}).")
 
 
 def _check(sha256: str, actual: str) -> None:

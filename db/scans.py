@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
 
-from db import analyses, audit, patients, pictures, specimens, uploads
+from db import analyses, audit, patients, pictures, specimens
 from db.ct_intake import Made, Prepared
 from db.engine import now
 from db.models import CtScan, Specimen, StoredFile, User
@@ -21,7 +21,7 @@ class NewScan:
     """One series that a technologist registers.
 
     Attributes:
-        prepared: What `ct_intake.prepare` made of it, handed over to the store.
+        prepared: What `ct_intake.prepare` made of it.
         name: What the laboratory calls it, such as "portal"; numbered where it is empty.
     """
 
@@ -41,8 +41,8 @@ def register(
 ) -> Specimen:
     """Register a CT study with its scans, and its patient where the hospital number is new.
 
-    The files are in the store already (`ct_intake.hand_over`); the uploads are forgotten here, with the series that
-    were not chosen.
+    To be called in `uploads.taken_over`, which stores its files and gives the uploads up, with the series that were not
+    chosen.
 
     Args:
         session: An open session.
@@ -57,7 +57,6 @@ def register(
         Conflict: The accession number is taken, two scans are the same, or the hospital number belongs to a patient of
             another name.
         InputError: A number is missing, or there is no scan.
-        NotFound: An upload is somebody else's or was registered already.
     """
     identifier, accession = specimens.checked_numbers(identifier, accession)
     if not scans:
@@ -74,7 +73,7 @@ def register(
         created_at=now(),
     )
     specimens.insert(session, specimen)
-    added = _add(session, specimen, scans, first_position=0, by=by)
+    added = _add(session, specimen, scans, first_position=0)
     for event in patient_events:
         audit.record(session, actor=by, entity="patient", entity_id=patient.id, **event)
     audit.record(
@@ -96,7 +95,7 @@ def register(
 
 
 def add(session: Session, specimen_id: int, scans: Sequence[NewScan], *, by: User) -> list[CtScan]:
-    """Add scans to a CT study that is not signed.
+    """Add scans to a CT study that is not signed; in `uploads.taken_over`, as `register`.
 
     An analysis that was complete or had failed is queued again for the scans that lack a result, with its corrections
     kept; the caller hands `analyses.current` to the queue once the transaction is committed.
@@ -104,7 +103,6 @@ def add(session: Session, specimen_id: int, scans: Sequence[NewScan], *, by: Use
     Raises:
         Conflict: The study is signed, being analysed or no CT, or has one of the scans already.
         InputError: There is no scan.
-        NotFound: An upload is somebody else's or was registered already.
     """
     specimen = analyses.hold_specimen(session, specimen_id)
     if specimen.modality != "ct":
@@ -114,7 +112,7 @@ def add(session: Session, specimen_id: int, scans: Sequence[NewScan], *, by: Use
     refuse_if_signed(specimen)
     refuse_while_running(specimen, "add scans")
     present = pictures.all_of(session, CtScan, specimen.id)
-    added = _add(session, specimen, scans, first_position=len(present), by=by)
+    added = _add(session, specimen, scans, first_position=len(present))
     audit.record(
         session,
         actor=by,
@@ -192,9 +190,7 @@ def seen_before(session: Session, image_sha256: str) -> list[str]:
     return pictures.seen_before(session, CtScan.image_id, image_sha256)
 
 
-def _add(
-    session: Session, specimen: Specimen, new: Sequence[NewScan], *, first_position: int, by: User
-) -> list[CtScan]:
+def _add(session: Session, specimen: Specimen, new: Sequence[NewScan], *, first_position: int) -> list[CtScan]:
     here = {scan.image.sha256: scan.withdrawn_at for scan in pictures.all_of(session, CtScan, specimen.id)}
     added = []
     for position, one in enumerate(new, start=first_position):
@@ -222,8 +218,6 @@ def _add(
         session.add(scan)
         added.append(scan)
     session.flush()
-    for key in {one.prepared.upload_key for one in new}:
-        uploads.discard(session, uploads.get(session, key, by=by))
     return added
 
 

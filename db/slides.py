@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
 
-from db import analyses, audit, patients, pictures, specimens, uploads
+from db import analyses, audit, patients, pictures, specimens
 from db.engine import now
 from db.models import ScaleSource, Slide, Species, Specimen, Stain, Upload, User
 from db.states import refuse_if_signed, refuse_while_running
@@ -52,7 +52,7 @@ def register(
 ) -> Specimen:
     """Register a specimen of histology with its slides, and its patient where the hospital number is new.
 
-    The files are in the store already (`uploads.hand_over`); the uploads are forgotten here.
+    To be called in `uploads.taken_over`, which stores its files and gives the uploads up.
 
     Args:
         session: An open session.
@@ -105,7 +105,7 @@ def register(
 
 
 def add(session: Session, specimen_id: int, slides: Sequence[NewSlide], *, by: User) -> list[Slide]:
-    """Add slides to a specimen of histology that is not signed.
+    """Add slides to a specimen of histology that is not signed; in `uploads.taken_over`, as `register`.
 
     An analysis that was complete or had failed is queued again for the slides that lack a result, with its corrections
     kept; the caller hands `analyses.current` to the queue once the transaction is committed.
@@ -276,7 +276,6 @@ def _add(session: Session, specimen: Specimen, new: Sequence[NewSlide], *, first
         )
         session.add(slide)
         session.flush()
-        uploads.discard(session, one.upload)
         added.append(slide)
     return added
 

@@ -12,7 +12,8 @@ import fcntl
 import hashlib
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,7 +25,7 @@ from sqlalchemy.orm import Session
 
 from db import slide_files
 from db.engine import now
-from db.files import CHUNK_BYTES, SPARE_BYTES, FileStore
+from db.files import CHUNK_BYTES, SPARE_BYTES, store
 from db.models import Upload, User
 from db.settings import Settings
 from renalcore.errors import Conflict, InputError, NotFound, StorageError, StorageFull, TooLarge, UnreadableFile
@@ -105,8 +106,12 @@ class CheckedStudy:
 
 def _found(upload: Upload) -> dict[str, Any]:
     if upload.found is None:
-        raise Conflict("This upload is not complete. Wait for it, or choose its file again to go on.")
+        raise _incomplete()
     return upload.found
+
+
+def _incomplete() -> Conflict:
+    return Conflict("This upload is not complete. Wait for it, or choose its file again to go on.")
 
 
 def _flags(found: dict[str, Any]) -> tuple[QualityFlag, ...]:
@@ -231,26 +236,54 @@ def discard(session: Session, upload: Upload) -> None:
     """Give an upload up."""
     session.delete(session.get_one(Upload, upload.id))
     session.flush()
-    _digests.pop(upload.key, None)
-    for path in _folder().glob(f"{upload.key}.*"):
-        path.unlink(missing_ok=True)
+    _remove_files(upload)
 
 
-def hand_over(upload: Upload, store: FileStore) -> None:
-    """Move a complete upload into the file store. Done before it is registered, and harmless when done again.
+def file_of(upload: Upload) -> dict[str, Path]:
+    """Where that lies which is stored of a complete upload of histology, by its digest.
 
     Raises:
         Conflict: It is not complete.
-        StorageError: The store cannot be written, or the upload was swept away meanwhile.
     """
     if upload.sha256 is None:
-        raise Conflict("This upload is not complete. Wait for it, or choose its file again to go on.")
+        raise _incomplete()
     made = beside(upload, _MADE)
-    part = made if made.exists() else part_of(upload)
-    if part.exists():
-        store.adopt(part, upload.sha256)
-    elif not store.exists(upload.sha256):
-        raise NotFound(f"{upload.name} is no longer on the server. Upload it again.")
+    return {upload.sha256: made if made.exists() else part_of(upload)}
+
+
+@contextmanager
+def taken_over(session: Session, files: Mapping[str, Path], keys: Collection[str], *, by: User) -> Iterator[None]:
+    """Register within the block: at its end the files are in the store and the uploads given up.
+
+    Where anything is refused nothing of it is left in the store, and the uploads stay as they are.
+
+    Args:
+        session: A session in which nothing was asked yet, so that the database stays free while files are copied; what
+            comes after the block in its transaction must not be refused.
+        files: What is stored, by its digest: see `FileStore.arriving`.
+        keys: Of the uploads that it was made of.
+        by: Who registers.
+
+    Raises:
+        NotFound: An upload is somebody else's or was registered already, or its file is gone.
+        StorageFull: No space is left.
+        StorageError: The store cannot be written.
+    """
+    with store().arriving(files) as settle:
+        yield
+        mine = [get(session, key, by=by) for key in keys]
+        for upload in mine:
+            session.delete(upload)
+        session.flush()
+        settle()
+        for upload in mine:
+            _remove_files(upload)
+
+
+def _remove_files(upload: Upload) -> None:
+    _digests.pop(upload.key, None)
+    for path in _folder().glob(f"{upload.key}.*"):
+        path.unlink(missing_ok=True)
 
 
 def sweep(session: Session, *, older_than: timedelta = ABANDONED_AFTER) -> int:

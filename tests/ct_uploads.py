@@ -6,7 +6,7 @@ import io
 import tarfile
 import tempfile
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from pydicom.dataset import Dataset
 from sqlalchemy.orm import Session
 
 from db import ct_intake, scans, uploads
-from db.files import FileStore, store
 from db.models import Specimen, Upload, User
 from db.scans import NewScan
 from db.uploads import Part
@@ -52,14 +51,19 @@ def uploaded(session: Session, by: User, content: bytes, *, name: str = "study",
     return upload
 
 
-def prepared(upload: Upload, series: str, *, name: str = "", into: FileStore | None = None, **options: Any) -> NewScan:
-    """One series of an upload, its files in the store."""
-    made = ct_intake.prepare(upload, series, **{"key": bytes(32)} | options)
-    ct_intake.hand_over(made, into or store())
-    return NewScan(prepared=made, name=name)
+def prepared(upload: Upload, series: str, *, name: str = "", **options: Any) -> NewScan:
+    """One series of an upload, ready to be registered."""
+    return NewScan(prepared=ct_intake.prepare(upload, series, **{"key": bytes(32)} | options), name=name)
+
+
+def taken_over(session: Session, by: User, *new: NewScan) -> AbstractContextManager[None]:
+    """A block that registers these scans, as the form does."""
+    made = [one.prepared for one in new]
+    return uploads.taken_over(session, ct_intake.files_of(made), {one.upload_key for one in made}, by=by)
 
 
 def registered(session: Session, by: User, *new: NewScan, accession: str = "CT-1", **changes: Any) -> Specimen:
     """A study of patient H-1 with these scans."""
     values = {"identifier": "H-1", "patient_name": None, "accession": accession, "collected_at": None} | changes
-    return scans.register(session, **values, scans=new, by=by)
+    with taken_over(session, by, *new):
+        return scans.register(session, **values, scans=new, by=by)

@@ -61,4 +61,5 @@ def registered(app: RunningApp, by: Person, path: Path, *, um_per_px: float | No
             session, identifier=f"P-{number}", patient_name="Anna Example", accession=f"K-{number}",
             collected_at=None, slides=[new], by=user,
         )  # fmt: skip
+        uploads.discard(session, upload)
         return slides.of_specimen(session, specimen.id)[0].id, specimen.accession

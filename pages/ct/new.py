@@ -10,7 +10,6 @@ import streamlit as st
 from db import analyses, ct_intake, scans, specimens, uploads
 from db.ct_intake import Prepared
 from db.engine import session_scope
-from db.files import store
 from db.models import Upload
 from db.scans import NewScan
 from db.uploads import CheckedStudy
@@ -254,9 +253,11 @@ if pressed:
             raise InputError(f"{error} Nothing was registered.") from error
         if _seen_before(new):
             st.rerun()
-        for one in new:
-            ct_intake.hand_over(one.prepared, store())
-        with session_scope() as session:
+        made = [one.prepared for one in new]
+        with (
+            session_scope() as session,
+            uploads.taken_over(session, ct_intake.files_of(made), {one.upload_key for one in made}, by=user),
+        ):
             if where.existing is not None:
                 specimen = specimens.get(session, where.existing.id)
                 first = scans.add(session, specimen.id, new, by=user)[0]

@@ -8,7 +8,6 @@ import streamlit as st
 
 from db import analyses, slides, specimens, uploads, watched
 from db.engine import session_scope
-from db.files import store
 from db.models import SPECIES, STAINS, Upload
 from db.settings import Settings
 from db.slides import LARGEST_UM_PER_PX, SMALLEST_UM_PER_PX, NewSlide
@@ -185,9 +184,9 @@ if lacking and (arrived or typed.identifier or typed.accession):
     registering.still_missing(lacking)
 if pressed:
     with registering.told(), st.spinner("Storing the slides"):
-        for one in ready:
-            uploads.hand_over(one.upload, store())
-        with session_scope() as session:
+        files = {sha256: path for one in ready for sha256, path in uploads.file_of(one.upload).items()}
+        keys = {one.upload.key for one in ready}
+        with session_scope() as session, uploads.taken_over(session, files, keys, by=user):
             if where.existing is not None:
                 specimen = specimens.get(session, where.existing.id)
                 first = slides.add(session, specimen.id, ready, by=user)[0]

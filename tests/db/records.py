@@ -115,7 +115,10 @@ def a_specimen_of_slides(
         a_new_slide(session, by, name, um_per_px=um_per_px, **size, sha256=(files or {}).get(name)) for name in names
     ]
     values = {"identifier": "H-1", "patient_name": None, "accession": accession, "collected_at": None} | changes
-    return slides.register(session, **values, slides=new, by=by)
+    specimen = slides.register(session, **values, slides=new, by=by)
+    for one in new:
+        uploads.discard(session, one.upload)
+    return specimen
 
 
 def a_ct_study(

@@ -174,6 +174,29 @@ def test_a_disk_that_is_really_full_is_told(tmp_path: Path) -> None:
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
+def test_files_that_arrive_together_get_their_names_all_or_none(tmp_path: Path) -> None:
+    kept = FileStore(f"file://{tmp_path / 'store'}")
+    files = {}
+    for content in (b"one", b"two"):
+        path = tmp_path / content.decode()
+        path.write_bytes(content)
+        files[hashlib.sha256(content).hexdigest()] = path
+    blocked = tmp_path / "store" / list(files)[1][:2]
+    blocked.parent.mkdir()
+    blocked.touch()
+    with pytest.raises(StorageError, match="cannot be written"), kept.arriving(files) as settle:
+        settle()
+    blocked.unlink()
+    with kept.arriving(files):
+        pass  # refused: nothing is settled
+    assert list(kept.names()) == []
+    with kept.arriving(files) as settle:
+        settle()
+    assert set(kept.names()) == set(files)
+    assert [kept.read(sha256) for sha256 in files] == [path.read_bytes() for path in files.values()]
+    assert list((tmp_path / "store" / "incoming").iterdir()) == []
+
+
 def test_a_store_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "files").write_text("not a folder")
     with pytest.raises(StorageError, match="cannot be written"):

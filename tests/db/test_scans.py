@@ -25,7 +25,7 @@ from renalcore.io.volume import find_series, read_volume
 from renalcore.io.volume.identity import stated
 from tests.ct_analysed import analysed, drawn
 from tests.ct_files import body, ct_series, enhanced
-from tests.ct_uploads import nifti, prepared, registered, tarred, uploaded
+from tests.ct_uploads import nifti, prepared, registered, taken_over, tarred, uploaded
 from tests.db.records import Register
 from tests.renalcore.ct import bright
 
@@ -174,7 +174,7 @@ def test_nifti_is_stored_once_and_the_same_scan_is_known_again_whatever_form_it_
 ) -> None:
     upload = uploaded(session, technologist, tarred(portal()))
     first = prepared(upload, "4")
-    volume = read_volume(local(first.prepared.image.sha256, data))
+    volume = read_volume(first.prepared.image.path)
     registered(session, technologist, first)
     again = uploaded(session, technologist, nifti(volume), modified_ms=2)
     (series,) = CheckedStudy.of(again).series
@@ -208,7 +208,8 @@ def test_a_scan_is_withdrawn_with_a_reason_brought_back_and_never_added_to_urine
     (event,) = audit.events(session, action="specimen.withdraw_scan")
     assert (event.reason, event.old, event.new["scans"], event.new["name"]) == ("motion", {"scans": 1}, 0, "Scan 1")
     other = prepared(uploaded(session, technologist, tarred(portal(HU + 1))), "4")
-    scans.add(session, specimen.id, [other], by=technologist)
+    with taken_over(session, technologist, other):
+        scans.add(session, specimen.id, [other], by=technologist)
     assert [scan.name for scan in scans.of_specimen(session, specimen.id)] == ["Scan 1", "Scan 2"]
     third = prepared(uploaded(session, technologist, tarred(portal(HU + 2))), "4")
     with pytest.raises(Conflict, match="A-1 is no CT study"):
@@ -244,8 +245,12 @@ def test_a_scan_that_finds_the_disk_full_or_its_upload_gone_leaves_nothing_behin
     assert list((data / "uploads").iterdir()) == [uploads.part_of(upload)]
     made = ct_intake.prepare(upload, "4", key=bytes(32))
     made.image.path.unlink()
-    with pytest.raises(NotFound, match="no longer on the server"):
-        ct_intake.hand_over(made, store())
+    with (
+        pytest.raises(NotFound, match="no longer on the server"),
+        uploads.taken_over(session, ct_intake.files_of([made]), {upload.key}, by=technologist),
+    ):
+        pass
+    assert uploads.of_user(session, technologist, "ct") == [upload]
     uploads.discard(session, upload)
     assert list((data / "uploads").iterdir()) == []
 
@@ -262,6 +267,24 @@ def test_making_a_scan_ready_takes_little_more_memory_than_its_volume_once(data:
     assert peak < 2.2 * hu.nbytes  # 3.1 MB, and a slice, a header and what packs them at a time
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
+
+
+def test_a_study_that_is_refused_leaves_nothing_in_the_store_and_can_be_registered_under_another_number(
+    session: Session, technologist: User, other_technologist: User
+) -> None:
+    registered(session, technologist, prepared(uploaded(session, technologist, tarred(portal())), "4"))
+    before = set(store().names())
+    named = prepared(uploaded(session, technologist, tarred(portal(HU + 1)), modified_ms=2), "4", keeps_identity=True)
+    with pytest.raises(Conflict, match="CT-1 is already registered"):
+        registered(session, technologist, named)
+    with session.begin_nested() as refused:
+        with pytest.raises(NotFound, match="There is no such upload"):
+            registered(session, other_technologist, named, accession="CT-2")
+        refused.rollback()
+    assert set(store().names()) == before
+    specimen = registered(session, technologist, named, accession="CT-2")
+    (scan,) = scans.of_specimen(session, specimen.id)
+    assert set(store().names()) - before == {scan.file.sha256, scan.image.sha256}
 
 
 def test_studies_are_listed_apart_from_slides_and_urine_with_their_scans(

@@ -58,11 +58,12 @@ def test_a_dicom_slide_is_uploaded_as_one_stored_without_the_patient_and_the_sam
     found = Checked.of(upload)
     assert (found.format, found.width_px, found.um_per_px, found.objective) == ("DICOM slide", WIDTH_PX, 0.5, 20)
     uploads.discard(session, again)
-    uploads.hand_over(upload, files.store())
     new = NewSlide(upload=upload, name="A1", stain="PAS", species="human", um_per_px=None)
-    specimen = slides.register(
-        session, identifier="H-1", patient_name=None, accession="K-1", collected_at=None, slides=[new], by=technologist
-    )
+    with uploads.taken_over(session, uploads.file_of(upload), {upload.key}, by=technologist):
+        specimen = slides.register(
+            session, identifier="H-1", patient_name=None, accession="K-1", collected_at=None, slides=[new],
+            by=technologist,
+        )  # fmt: skip
     (slide,) = slides.of_specimen(session, specimen.id)
     kept = files.store().read(slide.file.sha256)
     assert slide.file.size_bytes == len(kept)

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import time
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -59,17 +60,22 @@ def new(upload: Upload, **said: Any) -> NewSlide:
 
 
 def registered(session: Session, by: User, *new_slides: NewSlide, accession: str = "K-1") -> Specimen:
-    for one in new_slides:
-        uploads.hand_over(one.upload, store())
-    return slides.register(
-        session,
-        identifier="H-1",
-        patient_name=None,
-        accession=accession,
-        collected_at=None,
-        slides=new_slides,
-        by=by,
-    )
+    with taken_over(session, by, *new_slides):
+        return slides.register(
+            session,
+            identifier="H-1",
+            patient_name=None,
+            accession=accession,
+            collected_at=None,
+            slides=new_slides,
+            by=by,
+        )
+
+
+def taken_over(session: Session, by: User, *new_slides: NewSlide) -> AbstractContextManager[None]:
+    """A block that registers these slides, as the form does."""
+    stored = {sha256: path for one in new_slides for sha256, path in uploads.file_of(one.upload).items()}
+    return uploads.taken_over(session, stored, {one.upload.key for one in new_slides}, by=by)
 
 
 def test_a_slide_is_registered_with_its_file_moved_and_without_its_files_name(
@@ -111,13 +117,17 @@ def test_slides_are_added_to_kidney_tissue_only_and_each_file_once(
 ) -> None:
     specimen = registered(session, technologist, new(uploaded(session, technologist, a_picture())))
     second = uploaded(session, technologist, a_picture(2))
-    uploads.hand_over(second, store())
-    slides.add(session, specimen.id, [new(second, stain="H&E")], by=technologist)
+    with taken_over(session, technologist, new(second)):
+        slides.add(session, specimen.id, [new(second, stain="H&E")], by=technologist)
     assert [slide.name for slide in slides.of_specimen(session, specimen.id)] == ["Slide 1", "Slide 2"]
     again = uploaded(session, technologist, a_picture(2), modified_ms=2)
-    uploads.hand_over(again, store())
-    with pytest.raises(Conflict, match="in specimen K-1 already"):
+    before = set(store().names())
+    with pytest.raises(Conflict, match="in specimen K-1 already"), taken_over(session, technologist, new(again)):
         slides.add(session, specimen.id, [new(again)], by=technologist)
+    another = new(uploaded(session, technologist, a_picture(3)))
+    with pytest.raises(Conflict, match="K-1 is already registered"):
+        registered(session, technologist, another)
+    assert set(store().names()) == before, "what is refused leaves nothing in the store"
     assert slides.seen_before(session, str(again.sha256)) == ["K-1"]
     urine = register("A-1")
     with pytest.raises(Conflict, match="A-1 is no kidney tissue"):
@@ -228,13 +238,14 @@ def test_a_store_elsewhere_gives_copies_to_read_from_and_keeps_as_many_as_have_r
 ) -> None:
     distant = FileStore(f"memory://{tmp_path.name}")
     copies = tmp_path / "copies"
-    names = []
+    names: list[str] = []
     for content in (b"the first", b"the second"):
         part = tmp_path / "part"
         part.write_bytes(content)
         names.append(hashlib.sha256(content).hexdigest())
-        distant.adopt(part, names[-1])
-        assert not part.exists()
+        with distant.arriving({names[-1]: part}) as settle:
+            settle()
+        assert set(distant.names()) == set(names)
     assert distant.local(names[0], copies=copies).read_bytes() == b"the first"
     monkeypatch.setattr(files, "COPIES_BYTES", 12)
     assert distant.local(names[1], copies=copies).read_bytes() == b"the second"
