@@ -23,6 +23,7 @@ from db.models import Slide, Upload, User
 from db.settings import Settings
 from db.uploads import Checked, CheckedStudy, Part
 from renalcore.errors import NotFound
+from renalcore.io.slide.packed import Packing, is_dicom_name
 
 QUIET = timedelta(minutes=1)
 """A file that was written to within this time may still be growing."""
@@ -30,18 +31,21 @@ QUIET = timedelta(minutes=1)
 MOST = 500  # files that are offered; older ones wait until these are registered
 
 SUFFIXES = frozenset(
-    {".svs", ".ndpi", ".scn", ".bif", ".svslide", ".tif", ".tiff", ".btf", ".tf8", ".png", ".jpg", ".jpeg", ".webp"}
-)
-"""Of slides that are one file. Whether a file is one, its content says once it was taken."""
+    {
+        ".svs", ".ndpi", ".scn", ".bif", ".svslide", ".mrxs", ".tif", ".tiff", ".btf", ".tf8",
+        ".png", ".jpg", ".jpeg", ".webp",
+    }
+)  # fmt: skip
+"""Of slides that are one file, or one beside a folder. Whether a file is one, its content says once it was taken."""
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """One file of the watched folder.
+    """One file of the watched folder, a `.mrxs` with its folder, or a folder with the DICOM files of a slide.
 
     Attributes:
         name: Its path below the folder, with slashes.
-        size_bytes: Its size.
+        size_bytes: Its size, that of all files together.
         modified_at: When it was last written to.
     """
 
@@ -106,11 +110,9 @@ def copy(upload: Upload, name: str, *, progress: Callable[[float], None]) -> tup
         raise _missing()
     part = Part(upload, at=uploads.offset(upload))
     try:
-        with path.open("rb") as source:
-            source.seek(part.offset)
-            while part.offset < upload.size_bytes and (block := source.read(16 * CHUNK_BYTES)):
-                part.write(block)
-                progress(part.offset / upload.size_bytes)
+        for block in _blocks(path, part.offset):
+            part.write(block)
+            progress(part.offset / upload.size_bytes)
         if _path(name)[1].fingerprint != upload.taken_from:
             raise _missing()
         return part.check()
@@ -122,9 +124,11 @@ def _files(folder: Path) -> Iterator[Waiting]:
     """Files below the folder; links are not followed, so nothing outside it is reached."""
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            path = Path(parent, name)
-            if path.suffix.lower() in SUFFIXES and not name.startswith(".") and not path.is_symlink():
+        found = [Path(parent, name) for name in names if Path(name).suffix.lower() in SUFFIXES and name[0] != "."]
+        if Path(parent) != folder and any(map(is_dicom_name, names)):
+            found.append(Path(parent))
+        for path in found:
+            if not path.is_symlink():
                 try:
                     yield _told(path, folder)
                 except OSError:  # gone since it was listed
@@ -132,8 +136,25 @@ def _files(folder: Path) -> Iterator[Waiting]:
 
 
 def _told(path: Path, folder: Path) -> Waiting:
-    stat = path.stat()
-    return Waiting(path.relative_to(folder).as_posix(), stat.st_size, datetime.fromtimestamp(int(stat.st_mtime), UTC))
+    packing = Packing.of(path)
+    if packing is None:
+        stat = path.stat()
+        size_bytes, modified_s = stat.st_size, stat.st_mtime
+    else:
+        size_bytes, modified_s = packing.size_bytes, packing.modified_s
+    return Waiting(path.relative_to(folder).as_posix(), size_bytes, datetime.fromtimestamp(int(modified_s), UTC))
+
+
+def _blocks(path: Path, start: int) -> Iterator[bytes]:
+    """What is copied of a slide, from the byte `start` on."""
+    packing = Packing.of(path)
+    if packing is not None:
+        yield from packing.blocks(start)
+        return
+    with path.open("rb") as source:
+        source.seek(start)
+        while block := source.read(16 * CHUNK_BYTES):
+            yield block
 
 
 def _path(name: str) -> tuple[Path, Waiting]:
@@ -142,7 +163,10 @@ def _path(name: str) -> tuple[Path, Waiting]:
     if folder is None:
         raise _missing()
     path = folder / PurePosixPath(name)
-    if path.resolve() != path or not path.is_relative_to(folder) or not path.is_file():
+    if path.resolve() != path or not path.is_relative_to(folder) or path == folder:
+        raise _missing()
+    packing = Packing.of(path) if path.is_dir() else None
+    if not path.is_file() and (packing is None or not packing.files):
         raise _missing()
     return path, _told(path, folder)
 

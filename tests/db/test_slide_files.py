@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from sqlalchemy.orm import Session
 
-from db import files, slide_files, slides, uploads
+from db import files, slide_files, slides, uploads, watched
 from db.models import Upload, User
 from db.slides import NewSlide
 from db.uploads import Checked, Part
 from renalcore.errors import DamagedFile, StorageFull, UnreadableFile
+from renalcore.io.slide.packed import Packing, unpack
 from tests.dicom_slides import WIDTH_PX, a_dicom_slide, a_field, packed
 
 
@@ -126,3 +127,39 @@ def test_what_was_altered_after_it_was_unpacked_is_unpacked_anew_before_it_is_se
     (data / "files" / sha256[:2] / sha256).write_bytes(b"something else")
     with pytest.raises(DamagedFile):
         slide_files.opened(sha256, name="a", verify=True)
+
+
+def test_the_watched_folder_gives_a_mrxs_with_its_folder_and_a_folder_of_dicom_as_one_slide_each(
+    session: Session, technologist: User, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scanner = tmp_path / "scanner"
+    monkeypatch.setenv("RENAL_SLIDES", str(scanner))
+    a_dicom_slide(scanner / "K-1")
+    (scanner / "K-2").mkdir()
+    (scanner / "K-2.mrxs").write_bytes(b"label")
+    parts = {"Data0000.dat": bytes(range(256)) * 5, "Index.dat": bytes(512), "Slidedat.ini": b"[GENERAL]"}
+    for name, content in parts.items():
+        (scanner / "K-2" / name).write_bytes(content)
+    (scanner / "K-2" / "Link.dat").symlink_to(scanner / "K-2.mrxs")
+    for path in scanner.rglob("*"):
+        if path.is_file():
+            os.utime(path, (1e9, 1e9))
+    assert {one.name for one in watched.waiting(session)} == {"K-1", "K-2.mrxs"}
+
+    upload = watched.begin(session, "K-1", by=technologist)
+    uploads.complete(session, upload, *watched.copy(upload, "K-1", progress=lambda _: None))
+    assert Checked.of(upload).format == "DICOM slide"
+    assert [one.name for one in watched.waiting(session)] == ["K-2.mrxs"]
+
+    upload = watched.begin(session, "K-2.mrxs", by=technologist)
+    whole = b"".join(Packing.of(scanner / "K-2.mrxs").blocks(0))
+    assert upload.size_bytes == len(whole) == 4 * 512 + 512 + 1536 + 512 + 512 + 1024  # headers, files, end
+    for start in (511, 600, 1025, 2000, 4000, len(whole) - 1):
+        assert b"".join(Packing.of(scanner / "K-2.mrxs").blocks(start)) == whole[start:], "a copy goes on anywhere"
+    with closing(Part(upload, at=0)) as part:
+        part.write(whole[:1000])  # a copy that was broken off
+    with pytest.raises(UnreadableFile, match="damaged, incomplete"):  # as far as OpenSlide is concerned
+        watched.copy(upload, "K-2.mrxs", progress=lambda _: None)
+    (tmp_path / "out").mkdir()
+    unpack(uploads.part_of(upload), tmp_path / "out", name="slide")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out" / "slide").iterdir()} == parts

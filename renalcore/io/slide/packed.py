@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 import shutil
 import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +23,90 @@ FOLDER: Final = "slide"
 """Of the other files of an MRXS slide."""
 _NAMES: Final = re.compile(r"slide\.mrxs|slide/[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}|[0-9]{6}(\.dcm)?", re.ASCII)
 _BLOCK_BYTES: Final = 1 << 22
+_TAR_BYTES: Final = 512
+_TAR_END: Final = bytes(2 * _TAR_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """The files of a slide as the archive that they become, which is written nowhere before it is asked for.
+
+    Attributes:
+        files: Where each lies.
+        headers: What stands before each in the archive.
+        sizes: Their bytes.
+        modified_s: When the last of them was changed, in seconds since 1970.
+    """
+
+    files: tuple[Path, ...]
+    headers: tuple[bytes, ...]
+    sizes: tuple[int, ...]
+    modified_s: float
+
+    @classmethod
+    def of(cls, path: Path) -> Packing | None:
+        """That of a `.mrxs` file with the folder of its name, or of a folder with DICOM files; None for others.
+
+        Links are not followed.
+
+        Raises:
+            OSError: A file is gone.
+        """
+        if path.suffix.lower() == ".mrxs":
+            data = [one for one in _plain_files(path.with_suffix("")) if _NAMES.fullmatch(f"{FOLDER}/{one.name}")]
+            named = [(MRXS, path), *((f"{FOLDER}/{one.name}", one) for one in data)]
+        elif path.is_dir():
+            levels = [one for one in _plain_files(path) if is_dicom_name(one.name)]
+            named = [(f"{number:06d}", one) for number, one in enumerate(levels, start=1)]
+        else:
+            return None
+        stats = [file.stat() for _, file in named]
+        headers = []
+        for (name, _), stat in zip(named, stats, strict=True):
+            member = tarfile.TarInfo(name)
+            member.size = stat.st_size
+            headers.append(member.tobuf(tarfile.GNU_FORMAT))
+        return cls(
+            files=tuple(file for _, file in named),
+            headers=tuple(headers),
+            sizes=tuple(stat.st_size for stat in stats),
+            modified_s=max((stat.st_mtime for stat in stats), default=0.0),
+        )
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the archive."""
+        return sum(map(len, self.headers)) + sum(size + -size % _TAR_BYTES for size in self.sizes) + len(_TAR_END)
+
+    def blocks(self, start: int) -> Iterator[bytes]:
+        """The archive from the byte `start` on.
+
+        Raises:
+            OSError: A file is gone.
+        """
+        for header, path, size in zip(self.headers, self.files, self.sizes, strict=True):
+            yield header[start:]
+            start = max(0, start - len(header))
+            with path.open("rb") as file:
+                at = file.seek(min(start, size))
+                while block := file.read(min(_BLOCK_BYTES, size - at)):  # no more, should it grow
+                    at += len(block)
+                    yield block
+            padding = bytes(-size % _TAR_BYTES)
+            yield padding[max(0, start - size) :]
+            start = max(0, start - size - len(padding))
+        yield _TAR_END[start:]
+
+
+def is_dicom_name(name: str) -> bool:
+    """Whether a file is called as DICOM files are."""
+    return name.lower().endswith(".dcm") and not name.startswith(".")
+
+
+def _plain_files(folder: Path) -> list[Path]:
+    if folder.is_symlink() or not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.is_symlink())
 
 
 def is_packed(path: Path) -> bool:
