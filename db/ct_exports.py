@@ -9,15 +9,15 @@ from __future__ import annotations
 import io
 import zipfile
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Literal
+from typing import Literal, Unpack
 
 from sqlalchemy.orm import Session
 
-from db import audit, ct_files, ct_reports, files, reports, scans
+from db import audit, ct_files, ct_reports, files, reporting, scans
 from db.ct_reports import CtReport, ReportedScan
 from db.engine import beforehand
 from db.models import User
+from db.reporting import Which
 from renalcore.ct.measure import sides
 from renalcore.errors import InputError
 from renalcore.export import meshes
@@ -50,10 +50,7 @@ def to_csv(
     file_name: str,
     entity: str,
     entity_id: int | str,
-    specimen_id: int | None = None,
-    patient_id: int | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
+    **which: Unpack[Which],
 ) -> bytes:
     """A CSV file with a line for each lesion, or for each kidney.
 
@@ -64,15 +61,12 @@ def to_csv(
         file_name: Name of the file, for the audit trail.
         entity: What is exported, for the audit trail: `specimen`, `patient` or `specimens`.
         entity_id: Which one.
-        specimen_id: Only this study.
-        patient_id: Only studies of this patient.
-        since: Only studies registered at this moment or later.
-        until: Only studies registered before this moment.
+        **which: Which studies, see `reporting.Which`.
 
     Raises:
         InputError: Nothing says which studies.
     """
-    found = ct_reports.for_export(session, specimen_id=specimen_id, patient_id=patient_id, since=since, until=until)
+    found = ct_reports.for_export(session, **which)
     reported = [_scan(one, scan) for one in found for scan in one.scans]
     held = [scan.measures.lesions if table == "lesions" else scan.measures.kidneys for scan in reported]
     audit.record(
@@ -188,5 +182,5 @@ def _scan(report: CtReport, scan: ReportedScan) -> ScanOfReport:
         phase=scan.phase,
         measures=scan.measures,
         corrections=len(scan.corrections),
-        whence=reports.whence(report.model_key, report.weights_sha256, report.signature, report.amendments),
+        whence=reporting.whence(report, report.signature, report.amendments),
     )

@@ -6,18 +6,18 @@ phases of one examination show the same kidneys again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db import analyses, ct_findings, reports
+from db import ct_findings, reporting
 from db.ct_findings import Corrected, Standing
-from db.models import CtFormat, CtScan, Patient, SignOff, Specimen, SpecimenState, StoredFile
-from db.reports import Signature
+from db.models import Analysis, CtFormat, CtScan, StoredFile
+from db.reporting import Report, Signature, Which
 from renalcore.ct.measure import RENAL_NOTE, Measures, from_dict, to_dict
 from renalcore.errors import NotFound
 
@@ -63,49 +63,20 @@ class ReportedScan:
 
 
 @dataclass(frozen=True, slots=True)
-class CtReport:
+class CtReport(Report):
     """What is reported of one CT study.
 
     Attributes:
-        specimen_id: The study.
-        accession: Its accession number.
-        patient_id: The patient.
-        patient_identifier: The patient's hospital number.
-        patient_name: The patient's name, None where it was not given.
-        state: State of the study.
-        collected_at: When the patient was scanned, None where unknown.
-        created_at: When the study was registered.
-        analysis_id: The analysis that counts; None where there is none, and then there is no scan either.
-        model_key: The model.
-        weights_sha256: Digest of its weights.
-        code_version: Version of the software that ran it.
         scans: The scans that have a result and are not withdrawn, in their order.
         scans_total: All the study's scans that are not withdrawn.
         signature: The signature under this report; None where it is not signed as it stands.
         amendments: How often the report has been amended so far.
     """
 
-    specimen_id: int
-    accession: str
-    patient_id: int
-    patient_identifier: str
-    patient_name: str | None
-    state: SpecimenState
-    collected_at: datetime | None
-    created_at: datetime
-    analysis_id: int | None
-    model_key: str | None
-    weights_sha256: str | None
-    code_version: str | None
     scans: tuple[ReportedScan, ...]
     scans_total: int
     signature: Signature | None
     amendments: int
-
-    @property
-    def taken_at(self) -> datetime:
-        """When the patient was scanned, or failing that the study registered: its place in the patient's history."""
-        return self.collected_at or self.created_at
 
     @property
     def measured_on(self) -> str:
@@ -169,8 +140,7 @@ def report(session: Session, specimen_id: int) -> CtReport:
 
 def patient_history(session: Session, patient_id: int) -> list[CtReport]:
     """The reports of a patient's CT studies that are analysed, signed or not, oldest first."""
-    found = _reports(session, reports.chosen(session, "ct", patient_id=patient_id))
-    return sorted(found, key=lambda one: (one.taken_at, one.specimen_id))
+    return reporting.oldest_first(_reports(session, reporting.chosen(session, "ct", patient_id=patient_id)))
 
 
 def volumes(history: Sequence[CtReport]) -> list[VolumesAtOneTime]:
@@ -178,28 +148,13 @@ def volumes(history: Sequence[CtReport]) -> list[VolumesAtOneTime]:
     return [_volumes(one, scan) for one in history for scan in one.scans]
 
 
-def for_export(
-    session: Session,
-    *,
-    specimen_id: int | None = None,
-    patient_id: int | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-) -> list[CtReport]:
+def for_export(session: Session, **which: Unpack[Which]) -> list[CtReport]:
     """The reports of the analysed CT studies that are asked for, in the order of registration.
 
-    Args:
-        session: An open session.
-        specimen_id: Only this study.
-        patient_id: Only studies of this patient.
-        since: Only studies registered at this moment or later.
-        until: Only studies registered before this moment.
-
     Raises:
-        InputError: Nothing says which studies.
+        InputError: Nothing says which.
     """
-    ids = reports.chosen(session, "ct", specimen_id=specimen_id, patient_id=patient_id, since=since, until=until)
-    return _reports(session, ids)
+    return _reports(session, reporting.chosen(session, "ct", **which))
 
 
 def to_json(current: CtReport) -> dict[str, Any]:
@@ -207,10 +162,7 @@ def to_json(current: CtReport) -> dict[str, Any]:
     return {
         "accession": current.accession,
         "collected_at": current.collected_at.isoformat() if current.collected_at else None,
-        "analysis_id": current.analysis_id,
-        "model_key": current.model_key,
-        "weights_sha256": current.weights_sha256,
-        "code_version": current.code_version,
+        **reporting.rests_on(current),
         "scans": [_scan_to_json(scan) for scan in current.scans],
         "scans_total": current.scans_total,
         "measured_on": BY_A_PERSON,  # it is this person who signs
@@ -218,7 +170,7 @@ def to_json(current: CtReport) -> dict[str, Any]:
     }
 
 
-def scans_of(snapshot: dict[str, Any]) -> tuple[ReportedScan, ...]:
+def scans_of(snapshot: Mapping[str, Any]) -> tuple[ReportedScan, ...]:
     """The scans of a report that a signature kept, such as `reviews.history` gives."""
     return tuple(
         ReportedScan(
@@ -245,62 +197,32 @@ def _scan_to_json(scan: ReportedScan) -> dict[str, Any]:
 
 
 def _reports(session: Session, specimen_ids: Sequence[int]) -> list[CtReport]:
-    """Reports in the order of the ids; those of other kinds are left out."""
-    rows = session.execute(
-        select(Specimen, Patient)
-        .join(Patient, Patient.id == Specimen.patient_id)
-        .where(Specimen.id.in_(specimen_ids), Specimen.modality == "ct")
-    )
-    records = {specimen.id: (specimen, patient) for specimen, patient in rows}
-    signed, amendments = reports.signatures(session, list(records))
-    found = []
-    for key in specimen_ids:
-        if key not in records:
-            continue
-        specimen, patient = records[key]
-        if specimen.state == "signed":
-            found.append(_as_signed(specimen, patient, *signed[key], amendments[key]))
-        else:
-            found.append(_as_it_stands(session, specimen, patient, amendments.get(key, 0)))
-    return found
+    """Reports in the order of the ids; those of other modalities are left out."""
+    return reporting.one_by_one(session, "ct", specimen_ids, as_signed=_as_signed, as_it_stands=_as_it_stands)
 
 
-def _as_signed(specimen: Specimen, patient: Patient, sign_off: SignOff, by: str, amendments: int) -> CtReport:
-    kept = sign_off.report
+def _as_signed(said: Mapping[str, Any], kept: Mapping[str, Any]) -> CtReport:
     return CtReport(
-        **reports.identity(specimen, patient),
-        analysis_id=kept["analysis_id"],
-        model_key=kept["model_key"],
-        weights_sha256=kept["weights_sha256"],
-        code_version=kept["code_version"],
+        **said,
         scans=scans_of(kept),
         scans_total=kept["scans_total"],
-        signature=reports.signature_of(sign_off, by),
-        amendments=amendments,
     )
 
 
-def _as_it_stands(session: Session, specimen: Specimen, patient: Patient, amendments: int) -> CtReport:
-    analysis = analyses.current(session, specimen.id)
+def _as_it_stands(session: Session, said: Mapping[str, Any], specimen_id: int, analysis: Analysis | None) -> CtReport:
     here = {
         scan.id: (scan, sha256)
         for scan, sha256 in session.execute(
             select(CtScan, StoredFile.sha256)
             .join(StoredFile, StoredFile.id == CtScan.file_id)
-            .where(CtScan.specimen_id == specimen.id, CtScan.withdrawn_at.is_(None))
+            .where(CtScan.specimen_id == specimen_id, CtScan.withdrawn_at.is_(None))
         )
     }
     stands = ct_findings.all_standing(session, analysis.id, list(here)) if analysis else []
     return CtReport(
-        **reports.identity(specimen, patient),
-        analysis_id=analysis.id if analysis else None,
-        model_key=analysis.model_key if analysis else None,
-        weights_sha256=analysis.weights_sha256 if analysis else None,
-        code_version=analysis.code_version if analysis else None,
+        **said,
         scans=tuple(_scan(*here[found.scan_id], found) for found in stands),
         scans_total=len(here),
-        signature=None,
-        amendments=amendments,
     )
 
 

@@ -9,29 +9,27 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
-from sqlalchemy import Select, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db import cutoffs, gate
+from db import cutoffs, gate, reporting
 from db.models import (
     Analysis,
     CutOffTableRow,
     FieldResult,
-    Modality,
     Objective,
     Patient,
     ScaleKind,
     SignOff,
     Specimen,
     SpecimenField,
-    SpecimenState,
-    User,
 )
 from db.objects import ONLY_WHEN_CONFIRMED, MinScore, counts, threshold
-from renalcore.errors import InputError, NotFound
-from renalcore.export.csv import ExportRow, Whence
+from db.reporting import Report, Signature, Which
+from renalcore.errors import NotFound
+from renalcore.export.csv import ExportRow
 from renalcore.sediment import measure
 from renalcore.sediment.measure import FieldCount, MeasuredField, ReportedValue
 from renalcore.taxonomy import Group
@@ -75,46 +73,13 @@ class WithheldField:
 
 
 @dataclass(frozen=True, slots=True)
-class Signature:
-    """Who answers for a report.
-
-    Attributes:
-        sign_off_id: The signature.
-        kind: `sign` or `amend`.
-        by: Full name of the reviewer.
-        at: When, UTC.
-        meaning: What the signature means.
-        reason: Why the report was amended, else None.
-    """
-
-    sign_off_id: int
-    kind: str
-    by: str
-    at: datetime
-    meaning: str
-    reason: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class SpecimenReport:
+class SpecimenReport(Report):
     """What is reported of one specimen.
 
     Attributes:
-        specimen_id: The specimen.
-        accession: Its accession number.
-        patient_id: The patient.
-        patient_identifier: The patient's hospital number.
-        patient_name: The patient's name, None where it was not given.
-        state: State of the specimen.
-        collected_at: When the urine was collected, None where unknown.
-        created_at: When it was registered.
         objective: The objective its fields were taken with.
         scale_kind: How the area of a field is known.
         um_per_px: Micrometres a pixel, where that is how.
-        analysis_id: The analysis that counts; None where there is none, and then there is no row either.
-        model_key: The model.
-        weights_sha256: Digest of its weights.
-        code_version: Version of the software that ran it.
         min_score: Lowest score at which the model's word counts.
         cut_off_version: The cut-off table that grades it.
         fields: The fields that have a result and are neither withdrawn nor withheld.
@@ -126,21 +91,9 @@ class SpecimenReport:
         amendments: How often the report has been amended so far.
     """
 
-    specimen_id: int
-    accession: str
-    patient_id: int
-    patient_identifier: str
-    patient_name: str | None
-    state: SpecimenState
-    collected_at: datetime | None
-    created_at: datetime
     objective: Objective
     scale_kind: ScaleKind
     um_per_px: float | None
-    analysis_id: int | None
-    model_key: str | None
-    weights_sha256: str | None
-    code_version: str | None
     min_score: MinScore
     cut_off_version: str
     fields: tuple[ReportField, ...]
@@ -164,11 +117,6 @@ class SpecimenReport:
     def fields_missing(self) -> int:
         """Fields that have not been searched."""
         return self.fields_total - len(self.fields) - len(self.withheld)
-
-    @property
-    def taken_at(self) -> datetime:
-        """When the urine was collected, or failing that registered: its place in the patient's history."""
-        return self.collected_at or self.created_at
 
 
 class ReportedSpecimen(NamedTuple):
@@ -199,35 +147,19 @@ def report(session: Session, specimen_id: int) -> SpecimenReport:
 
 def patient_history(session: Session, patient_id: int) -> list[SpecimenReport]:
     """The reports of a patient's specimens that are analysed, signed or not, oldest first."""
-    ids = chosen(session, "sediment", patient_id=patient_id)
-    return sorted(_reports(session, ids), key=lambda one: (one.taken_at, one.specimen_id))
+    return reporting.oldest_first(_reports(session, reporting.chosen(session, "sediment", patient_id=patient_id)))
 
 
-def rows_for_export(
-    session: Session,
-    *,
-    specimen_id: int | None = None,
-    patient_id: int | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-) -> list[ExportRow]:
+def rows_for_export(session: Session, **which: Unpack[Which]) -> list[ExportRow]:
     """One tidy row a value of every analysed specimen that is asked for, in the order of registration.
 
     Signed specimens give what was signed; the others what stands now, with nothing in the columns of the signature.
     A class that counts only where a person confirms it has a row only where somebody did.
 
-    Args:
-        session: An open session.
-        specimen_id: Only this specimen.
-        patient_id: Only specimens of this patient.
-        since: Only specimens registered at this moment or later.
-        until: Only specimens registered before this moment.
-
     Raises:
         InputError: Nothing says which specimens.
     """
-    ids = chosen(session, "sediment", specimen_id=specimen_id, patient_id=patient_id, since=since, until=until)
-    return rows_of_specimens(session, ids)
+    return rows_of_specimens(session, reporting.chosen(session, "sediment", **which))
 
 
 def reported_specimens(
@@ -241,12 +173,11 @@ def reported_specimens(
         until: Only specimens registered before this moment.
         signed_only: Only those whose report is signed.
     """
-    wanted = _reportable("sediment").add_columns(Specimen.accession, Patient.identifier)
-    wanted = wanted.join(Patient, Patient.id == Specimen.patient_id)
-    if since is not None:
-        wanted = wanted.where(Specimen.created_at >= since)
-    if until is not None:
-        wanted = wanted.where(Specimen.created_at < until)
+    wanted = (
+        reporting.reportable("sediment", since=since, until=until)
+        .add_columns(Specimen.accession, Patient.identifier)
+        .join(Patient, Patient.id == Specimen.patient_id)
+    )
     if signed_only:
         wanted = wanted.where(Specimen.state == "signed")
     return [ReportedSpecimen(*row) for row in session.execute(wanted)]
@@ -261,10 +192,7 @@ def to_json(current: SpecimenReport) -> dict[str, Any]:
     """What a signature keeps of a report: its rows and everything that they depend on."""
     min_score = current.min_score
     return {
-        "analysis_id": current.analysis_id,
-        "model_key": current.model_key,
-        "weights_sha256": current.weights_sha256,
-        "code_version": current.code_version,
+        **reporting.rests_on(current),
         "min_score": float(min_score) if isinstance(min_score, int | float) else dict(min_score),
         "cut_off_version": current.cut_off_version,
         "objective": current.objective,
@@ -289,42 +217,6 @@ def rows_of(snapshot: dict[str, Any]) -> tuple[ReportedValue, ...]:
     )
 
 
-def chosen(
-    session: Session,
-    modality: Modality,
-    *,
-    specimen_id: int | None = None,
-    patient_id: int | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-) -> list[int]:
-    """The specimens of one kind that have a report, those that pass every condition given, as they were registered.
-
-    Raises:
-        InputError: No condition is given.
-    """
-    if specimen_id is None and patient_id is None and since is None and until is None:
-        raise InputError("Say what to export: a specimen, a patient or a range of dates.")
-    wanted = _reportable(modality)
-    if specimen_id is not None:
-        wanted = wanted.where(Specimen.id == specimen_id)
-    if patient_id is not None:
-        wanted = wanted.where(Specimen.patient_id == patient_id)
-    if since is not None:
-        wanted = wanted.where(Specimen.created_at >= since)
-    if until is not None:
-        wanted = wanted.where(Specimen.created_at < until)
-    return list(session.scalars(wanted))
-
-
-def _reportable(modality: Modality) -> Select[int]:
-    return (
-        select(Specimen.id)
-        .where(Specimen.modality == modality, Specimen.state.in_(("needs_review", "signed")))
-        .order_by(Specimen.created_at, Specimen.id)
-    )
-
-
 def _reports(session: Session, specimen_ids: Sequence[int]) -> list[SpecimenReport]:
     """Reports in the order of the ids, with as many statements for one specimen as for hundreds."""
     found: list[SpecimenReport] = []
@@ -343,7 +235,7 @@ def _batch(session: Session, specimen_ids: Sequence[int]) -> list[SpecimenReport
             .where(Specimen.id.in_(specimen_ids))
         )
     }
-    signed, amendments = signatures(session, specimen_ids)
+    signed, amendments = reporting.signatures(session, specimen_ids)
     found = {
         key: _as_signed(record.specimen, record.patient, *signed[key], amendments[key])
         for key, record in records.items()
@@ -404,14 +296,10 @@ def _as_they_stand(
         analysis = analyses.get(key)
         measured = [_measured(specimen, field, by_field[field.id]) for field in searched[key]]
         found[key] = SpecimenReport(
-            **identity(specimen, patient),
+            **reporting.said_now(specimen, patient, analysis, amendments.get(key, 0)),
             objective=specimen.objective,
             scale_kind=specimen.scale_kind,
             um_per_px=specimen.um_per_px,
-            analysis_id=analysis.id if analysis else None,
-            model_key=analysis.model_key if analysis else None,
-            weights_sha256=analysis.weights_sha256 if analysis else None,
-            code_version=analysis.code_version if analysis else None,
             min_score=min_scores[analysis.id] if analysis else 0.0,
             cut_off_version=table.version,
             fields=tuple(counted[key]),
@@ -419,25 +307,8 @@ def _as_they_stand(
             fields_total=totals[key],
             unreviewed=unreviewed.get(analysis.id, 0) if analysis else 0,
             rows=tuple(measure.report(measured, tables[table.id])) if measured else (),
-            signature=None,
-            amendments=amendments.get(key, 0),
         )
     return found
-
-
-def signatures(session: Session, specimen_ids: Sequence[int]) -> tuple[dict[int, tuple[SignOff, str]], dict[int, int]]:
-    """The last signature of each of these specimens with the name of who gave it, and the number of amendments."""
-    last: dict[int, tuple[SignOff, str]] = {}
-    amendments: dict[int, int] = defaultdict(int)
-    for sign_off, full_name, username in session.execute(
-        select(SignOff, User.full_name, User.username)
-        .join(User, User.id == SignOff.by_id)
-        .where(SignOff.specimen_id.in_(specimen_ids), SignOff.kind != "reopen")
-        .order_by(SignOff.id)
-    ):
-        last[sign_off.specimen_id] = (sign_off, full_name or username)
-        amendments[sign_off.specimen_id] += sign_off.kind == "amend"
-    return last, amendments
 
 
 def _min_score(analysis: Analysis) -> MinScore:
@@ -445,48 +316,13 @@ def _min_score(analysis: Analysis) -> MinScore:
     return setting
 
 
-def signature_of(sign_off: SignOff, by: str) -> Signature:
-    """A signature as a report shows it, given the name of the reviewer."""
-    return Signature(sign_off.id, sign_off.kind, by, sign_off.at, sign_off.meaning, sign_off.reason)
-
-
-def whence(model_key: str | None, weights_sha256: str | None, signature: Signature | None, amendments: int) -> Whence:
-    """What the lines of an exported report rest on."""
-    return Whence(
-        model=model_key or "",
-        weights_sha256=weights_sha256 or "",
-        signed_by=signature.by if signature else None,
-        signed_at=signature.at if signature else None,
-        signature=signature.kind if signature else None,
-        amendments=amendments,
-    )
-
-
-def identity(specimen: Specimen, patient: Patient) -> dict[str, Any]:
-    """What every report says of its specimen and patient, by the names of its attributes."""
-    return {
-        "specimen_id": specimen.id,
-        "accession": specimen.accession,
-        "patient_id": patient.id,
-        "patient_identifier": patient.identifier,
-        "patient_name": patient.name,
-        "state": specimen.state,
-        "collected_at": specimen.collected_at,
-        "created_at": specimen.created_at,
-    }
-
-
 def _as_signed(specimen: Specimen, patient: Patient, sign_off: SignOff, by: str, amendments: int) -> SpecimenReport:
     kept = sign_off.report
     return SpecimenReport(
-        **identity(specimen, patient),
+        **reporting.said_when_signed(specimen, patient, sign_off, by, amendments),
         objective=kept["objective"],
         scale_kind=kept["scale_kind"],
         um_per_px=kept["um_per_px"],
-        analysis_id=kept["analysis_id"],
-        model_key=kept["model_key"],
-        weights_sha256=kept["weights_sha256"],
-        code_version=kept["code_version"],
         min_score=kept["min_score"],
         cut_off_version=kept["cut_off_version"],
         fields=tuple(ReportField(**field) for field in kept["fields"]),
@@ -494,8 +330,6 @@ def _as_signed(specimen: Specimen, patient: Patient, sign_off: SignOff, by: str,
         fields_total=kept["fields_total"],
         unreviewed=kept["unreviewed"],
         rows=rows_of(kept),
-        signature=signature_of(sign_off, by),
-        amendments=amendments,
     )
 
 

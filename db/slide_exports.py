@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Literal
+from typing import Literal, Unpack
 
 from sqlalchemy.orm import Session
 
-from db import audit, reports, slide_reports, slides
+from db import audit, reporting, slide_reports, slides
 from db.models import User
+from db.reporting import Which
 from db.slide_reports import ReportedSlide, SlideReport
 from renalcore.export import geojson
 from renalcore.export.glomeruli import SlideOfReport, glomeruli_to_csv, slides_to_csv
@@ -24,10 +24,7 @@ def to_csv(
     file_name: str,
     entity: str,
     entity_id: int | str,
-    specimen_id: int | None = None,
-    patient_id: int | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
+    **which: Unpack[Which],
 ) -> bytes:
     """A CSV file with a line for each glomerulus that counts, or for each slide.
 
@@ -38,15 +35,12 @@ def to_csv(
         file_name: Name of the file, for the audit trail.
         entity: What is exported, for the audit trail: `specimen`, `patient` or `specimens`.
         entity_id: Which one.
-        specimen_id: Only this specimen.
-        patient_id: Only specimens of this patient.
-        since: Only specimens registered at this moment or later.
-        until: Only specimens registered before this moment.
+        **which: Which specimens, see `reporting.Which`.
 
     Raises:
         InputError: Nothing says which specimens.
     """
-    found = slide_reports.for_export(session, specimen_id=specimen_id, patient_id=patient_id, since=since, until=until)
+    found = slide_reports.for_export(session, **which)
     reported = [_slide(one, slide) for one in found for slide in one.slides]
     rows = len(reported) if table == "slides" else sum(len(slide.found) for slide in reported)
     audit.record(
@@ -97,5 +91,5 @@ def _slide(report: SlideReport, slide: ReportedSlide) -> SlideOfReport:
         summary=slide.summary,
         share=slide.sclerosed,
         limits=report.limits,
-        whence=reports.whence(report.model_key, report.weights_sha256, report.signature, report.amendments),
+        whence=reporting.whence(report, report.signature, report.amendments),
     )

@@ -9,31 +9,26 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db import analyses, glomeruli, reports
+from db import glomeruli, reporting
 from db.glomeruli import Outline, ReviewedGlomerulus, Status
 from db.models import (
     Analysis,
-    Patient,
     ScaleSource,
-    SignOff,
     Slide,
     SlideResult,
     Species,
-    Specimen,
-    SpecimenState,
     Stain,
     StoredFile,
 )
-from db.reports import Signature
+from db.reporting import Report, Signature, Which
 from renalcore.errors import NotFound
 from renalcore.histology.glomeruli import Glomeruli
 from renalcore.histology.measure import Limits, SclerosedShare, SlideSummary, sclerosed_share, summary
@@ -113,22 +108,10 @@ class ReportedSlide:
 
 
 @dataclass(frozen=True, slots=True)
-class SlideReport:
+class SlideReport(Report):
     """What is reported of one specimen of histology.
 
     Attributes:
-        specimen_id: The specimen.
-        accession: Its accession number.
-        patient_id: The patient.
-        patient_identifier: The patient's hospital number.
-        patient_name: The patient's name, None where it was not given.
-        state: State of the specimen.
-        collected_at: When the tissue was taken, None where unknown.
-        created_at: When it was registered.
-        analysis_id: The analysis that counts; None where there is none, and then there is no slide either.
-        model_key: The model.
-        weights_sha256: Digest of its weights.
-        code_version: Version of the software that ran it.
         limits: Which of the model's glomeruli count.
         slides: The slides that have a result and are not withdrawn, in their order.
         slides_total: All the specimen's slides that are not withdrawn.
@@ -136,18 +119,6 @@ class SlideReport:
         amendments: How often the report has been amended so far.
     """
 
-    specimen_id: int
-    accession: str
-    patient_id: int
-    patient_identifier: str
-    patient_name: str | None
-    state: SpecimenState
-    collected_at: datetime | None
-    created_at: datetime
-    analysis_id: int | None
-    model_key: str | None
-    weights_sha256: str | None
-    code_version: str | None
     limits: Limits
     slides: tuple[ReportedSlide, ...]
     slides_total: int
@@ -158,11 +129,6 @@ class SlideReport:
     def unreviewed(self) -> int:
         """Glomeruli of all slides that count on the model's word alone."""
         return sum(slide.unreviewed for slide in self.slides)
-
-    @property
-    def taken_at(self) -> datetime:
-        """When the tissue was taken, or failing that registered: its place in the patient's history."""
-        return self.collected_at or self.created_at
 
     def slide(self, slide_id: int) -> ReportedSlide:
         """What is reported of this slide.
@@ -190,41 +156,22 @@ def report(session: Session, specimen_id: int) -> SlideReport:
 
 def patient_history(session: Session, patient_id: int) -> list[SlideReport]:
     """The reports of a patient's specimens of histology that are analysed, signed or not, oldest first."""
-    found = _reports(session, reports.chosen(session, "histology", patient_id=patient_id))
-    return sorted(found, key=lambda one: (one.taken_at, one.specimen_id))
+    return reporting.oldest_first(_reports(session, reporting.chosen(session, "histology", patient_id=patient_id)))
 
 
-def for_export(
-    session: Session,
-    *,
-    specimen_id: int | None = None,
-    patient_id: int | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-) -> list[SlideReport]:
+def for_export(session: Session, **which: Unpack[Which]) -> list[SlideReport]:
     """The reports of the analysed specimens of histology that are asked for, in the order of registration.
 
-    Args:
-        session: An open session.
-        specimen_id: Only this specimen.
-        patient_id: Only specimens of this patient.
-        since: Only specimens registered at this moment or later.
-        until: Only specimens registered before this moment.
-
     Raises:
-        InputError: Nothing says which specimens.
+        InputError: Nothing says which.
     """
-    ids = reports.chosen(session, "histology", specimen_id=specimen_id, patient_id=patient_id, since=since, until=until)
-    return _reports(session, ids)
+    return _reports(session, reporting.chosen(session, "histology", **which))
 
 
 def to_json(current: SlideReport) -> dict[str, Any]:
     """What a signature keeps of a report: every slide and glomerulus that counts, and everything they depend on."""
     return {
-        "analysis_id": current.analysis_id,
-        "model_key": current.model_key,
-        "weights_sha256": current.weights_sha256,
-        "code_version": current.code_version,
+        **reporting.rests_on(current),
         "limits": glomeruli.limits_to_json(current.limits),
         "slides": [_slide_to_json(slide) for slide in current.slides],
         "slides_total": current.slides_total,
@@ -245,7 +192,7 @@ def _digest(slide: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(slide["glomeruli"], sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def slides_of(snapshot: dict[str, Any]) -> tuple[ReportedSlide, ...]:
+def slides_of(snapshot: Mapping[str, Any]) -> tuple[ReportedSlide, ...]:
     """The slides of a report that a signature kept, such as `reviews.history` gives."""
     return tuple(
         ReportedSlide(
@@ -273,62 +220,34 @@ def _slide_to_json(slide: ReportedSlide) -> dict[str, Any]:
 
 
 def _reports(session: Session, specimen_ids: Sequence[int]) -> list[SlideReport]:
-    """Reports in the order of the ids; those of sediment are left out."""
-    rows = session.execute(
-        select(Specimen, Patient)
-        .join(Patient, Patient.id == Specimen.patient_id)
-        .where(Specimen.id.in_(specimen_ids), Specimen.modality == "histology")
-    )
-    records = {specimen.id: (specimen, patient) for specimen, patient in rows}
-    signed, amendments = reports.signatures(session, list(records))
-    found = []
-    for key in specimen_ids:
-        if key not in records:
-            continue
-        specimen, patient = records[key]
-        if specimen.state == "signed":
-            found.append(_as_signed(specimen, patient, *signed[key], amendments[key]))
-        else:
-            found.append(_as_it_stands(session, specimen, patient, amendments.get(key, 0)))
-    return found
+    """Reports in the order of the ids; those of other modalities are left out."""
+    return reporting.one_by_one(session, "histology", specimen_ids, as_signed=_as_signed, as_it_stands=_as_it_stands)
 
 
-def _as_signed(specimen: Specimen, patient: Patient, sign_off: SignOff, by: str, amendments: int) -> SlideReport:
-    kept = sign_off.report
+def _as_signed(said: Mapping[str, Any], kept: Mapping[str, Any]) -> SlideReport:
     return SlideReport(
-        **reports.identity(specimen, patient),
-        analysis_id=kept["analysis_id"],
-        model_key=kept["model_key"],
-        weights_sha256=kept["weights_sha256"],
-        code_version=kept["code_version"],
+        **said,
         limits=glomeruli.limits_from_json(kept["limits"]),
         slides=slides_of(kept),
         slides_total=kept["slides_total"],
-        signature=reports.signature_of(sign_off, by),
-        amendments=amendments,
     )
 
 
-def _as_it_stands(session: Session, specimen: Specimen, patient: Patient, amendments: int) -> SlideReport:
-    analysis = analyses.current(session, specimen.id)
+def _as_it_stands(
+    session: Session, said: Mapping[str, Any], specimen_id: int, analysis: Analysis | None
+) -> SlideReport:
     here = session.execute(
         select(Slide, StoredFile.sha256)
         .join(StoredFile, StoredFile.id == Slide.file_id)
-        .where(Slide.specimen_id == specimen.id, Slide.withdrawn_at.is_(None))
+        .where(Slide.specimen_id == specimen_id, Slide.withdrawn_at.is_(None))
         .order_by(Slide.position)
     ).all()
     limits = glomeruli.limits_of(analysis) if analysis else Limits()
     return SlideReport(
-        **reports.identity(specimen, patient),
-        analysis_id=analysis.id if analysis else None,
-        model_key=analysis.model_key if analysis else None,
-        weights_sha256=analysis.weights_sha256 if analysis else None,
-        code_version=analysis.code_version if analysis else None,
+        **said,
         limits=limits,
         slides=_slides(session, analysis, [(slide, sha256) for slide, sha256 in here], limits) if analysis else (),
         slides_total=len(here),
-        signature=None,
-        amendments=amendments,
     )
 
 

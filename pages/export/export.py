@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import streamlit as st
 
-from db import patients, reports, specimens
+from db import patients, reporting, specimens
 from db.engine import session_scope
 from db.models import Modality
 from pages.components import auth, date_range, download, style
@@ -92,7 +92,7 @@ else:
     days = date_range.choose("export")
     if days is not None:
         with session_scope(read_only=True) as session:
-            number = len(reports.chosen(session, modality, since=days.since, until=days.until))
+            number = len(reporting.chosen(session, modality, since=days.since, until=days.until))
         st.html(f'<p class="rc-quiet-text">{style.number(number, 0)} specimens with results in this range.</p>')
         _button(
             "Download CSV",
