@@ -13,7 +13,7 @@ from typing import Final
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
-from db import analyses
+from db import analyses, pictures
 from db.models import CtResult, CtScan, CtStep, CtStepName
 from renalcore.ct.measure import Measures, to_dict
 from renalcore.errors import Conflict, NotFound
@@ -39,17 +39,22 @@ def stored_steps(session: Session, analysis_id: int, scan_id: int) -> list[CtSte
     return list(session.scalars(select(CtStep).where(*_of(analysis_id, scan_id)).order_by(CtStep.position)))
 
 
-def at_work_on(session: Session, analysis_id: int) -> str:
-    """What a worker is at, in words: "step 2 of 3: kidneys"; of several scans also which one. Empty once all is done.
-
-    It takes one scan after the other, so it is at the first that has no result.
-    """
-    pending = pending_scans(session, analysis_id)
-    if not pending:
-        return ""
-    done, total = len(stored_steps(session, analysis_id, pending[0].id)), analyses.lacking(session, analysis_id).of
+def begin_step(session: Session, analysis_id: int, scan_id: int) -> None:
+    """A worker takes the next step of a scan, or measures it: `at_work_on` tells so from now on."""
+    analysis, specimen = analyses.hold(session, analysis_id)
+    ids = [scan.id for scan in pictures.counting(session, CtScan, specimen.id)]
+    if analysis.state != "running" or scan_id not in ids:
+        return
+    done = len(stored_steps(session, analysis_id, scan_id))
     words = "measuring" if done == len(STEPS) else f"step {done + 1} of {len(STEPS)}: {list(STEPS.values())[done]}"
-    return words if total == 1 else f"scan {total - len(pending) + 1} of {total}, {words}"
+    several = f"scan {ids.index(scan_id) + 1} of {len(ids)}, " if len(ids) > 1 else ""
+    analysis.message = several + words
+
+
+def at_work_on(session: Session, analysis_id: int) -> str:
+    """What a worker is at, in words: "step 2 of 3: kidneys"; of several scans also which one. Else empty."""
+    analysis = analyses.get(session, analysis_id)
+    return analysis.message or "" if analysis.state == "running" else ""
 
 
 def store_step(

@@ -51,6 +51,7 @@ class Scans(Wing[Segmenter]):
         so_far = _ScanSoFar.of(run, scan_id)
         if name in so_far.seconds:
             return "done", ""  # stored by the worker that was killed before it could say so
+        _tell(run, scan_id)
         segmenter, volume = self.model(asked), read(so_far.sha256, name=picture.name)
         started = time.monotonic()
         crops = segmenter.steps[name](volume, so_far.crops(before=name))
@@ -64,6 +65,7 @@ class Scans(Wing[Segmenter]):
     def _finish(self, run: Run, scan_id: int, read: Callable[..., Volume], asked: Asked, picture: Picture) -> Outcome:
         """The labels and measures of a scan."""
         so_far = _ScanSoFar.of(run, scan_id)
+        _tell(run, scan_id)
         segmenter, volume = self.model(asked), read(so_far.sha256, name=picture.name)
         started = time.monotonic()
         found = segmenter.finish(volume, so_far.crops(), so_far.seconds)
@@ -78,6 +80,12 @@ class Scans(Wing[Segmenter]):
                kidneys=len(found.measures.kidneys), lesions=len(found.measures.lesions),
                seconds=since(started))  # fmt: skip
         return "done", ""
+
+
+def _tell(run: Run, scan_id: int) -> None:
+    """Lets people read what the worker is at."""
+    with session_scope() as session:
+        ct_searches.begin_step(session, run.analysis_id, scan_id)
 
 
 @dataclass(frozen=True, slots=True)

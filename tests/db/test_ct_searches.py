@@ -35,6 +35,11 @@ def step(session: Session, analysis: Analysis, scan: CtScan, number: int) -> boo
     return ct_searches.store_step(session, analysis.id, scan.id, STEPS[number], content, seconds=1.0)
 
 
+def at_work(session: Session, analysis: Analysis, scan: CtScan) -> str:
+    ct_searches.begin_step(session, analysis.id, scan.id)
+    return ct_searches.at_work_on(session, analysis.id)
+
+
 def finish(session: Session, analysis: Analysis, scan: CtScan) -> bool:
     labels = specimens.stored_file(session, "e" * 64, size=9, media_type="application/gzip")
     return ct_searches.finish_scan(
@@ -47,10 +52,11 @@ def test_scans_are_searched_step_by_step_until_the_study_needs_review(session: S
     first, second = specimen.scans
     analysis = asked(session, specimen, technologist)
     assert analyses.progress(session, analysis.id) == (0, 2 * 3)
-    told = [ct_searches.at_work_on(session, analysis.id)]
+    told = []
     for number in range(3):
+        told.append(at_work(session, analysis, first))
         assert step(session, analysis, first, number)
-        told.append(ct_searches.at_work_on(session, analysis.id))
+    told.append(at_work(session, analysis, first))
     assert told == [
         "scan 1 of 2, step 1 of 3: looking for the kidneys",
         "scan 1 of 2, step 2 of 3: kidneys",
@@ -65,7 +71,7 @@ def test_scans_are_searched_step_by_step_until_the_study_needs_review(session: S
     assert finish(session, analysis, first)
     assert session.scalar(select(func.count()).where(CtStep.content.is_not(None))) == 0, "dropped"
     assert ct_searches.pending_scans(session, analysis.id) == [second]
-    assert ct_searches.at_work_on(session, analysis.id) == "scan 2 of 2, step 1 of 3: looking for the kidneys"
+    assert at_work(session, analysis, second) == "scan 2 of 2, step 1 of 3: looking for the kidneys"
     assert (analyses.progress(session, analysis.id), analyses.lacking(session, analysis.id)) == ((3, 6), (1, 2))
     with pytest.raises(Conflict, match="1 of 2 scans lack a result"):
         analyses.finish(session, analysis.id)
@@ -108,10 +114,25 @@ def test_of_two_workers_at_one_scan_the_first_counts_at_every_step(engine: Engin
         assert not step(session, analysis, scan, 0), "what has a result is not searched again"
 
 
+def test_the_scan_that_is_searched_is_named_and_not_one_before_it_that_failed(
+    session: Session, technologist: User
+) -> None:
+    specimen = a_ct_study(session, technologist, "lost", "native")
+    lost, native = specimen.scans
+    analysis = asked(session, specimen, technologist)
+    assert ct_searches.at_work_on(session, analysis.id) == ""
+    step(session, analysis, lost, 0)
+    assert at_work(session, analysis, lost) == "scan 1 of 2, step 2 of 3: kidneys"
+    assert at_work(session, analysis, native) == "scan 2 of 2, step 1 of 3: looking for the kidneys"
+    analyses.fail(session, analysis.id, "lost: its file is missing.")
+    assert at_work(session, analysis, native) == ""
+    assert analysis.message == "lost: its file is missing."
+
+
 def test_a_step_waits_for_the_one_before_it(session: Session, technologist: User) -> None:
     specimen = a_ct_study(session, technologist, "portal")
     analysis, (scan,) = asked(session, specimen, technologist), specimen.scans
-    assert ct_searches.at_work_on(session, analysis.id) == "step 1 of 3: looking for the kidneys"
+    assert at_work(session, analysis, scan) == "step 1 of 3: looking for the kidneys"
     with pytest.raises(Conflict, match="portal cannot take the step lesion: the one before it is not stored"):
         step(session, analysis, scan, 2)
     with pytest.raises(NotFound, match="does not belong to the specimen"):
