@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +14,7 @@ from db import analyses, queue, specimens
 from db.engine import session_scope
 from db.models import Analysis, Modality, Specimen, User
 from db.objects import ONLY_WHEN_CONFIRMED, MinScore
+from pages.components import style
 from renalcore import __version__, models
 from renalcore.errors import RenalError
 from renalcore.models import ModelCard
@@ -120,6 +121,37 @@ def cancel(analysis_id: int, *, by: User) -> None:
     with session_scope() as session:
         workflow_id = analyses.cancel(session, analysis_id, by).workflow_id
     queue.cancel(workflow_id)
+
+
+def analyse(specimen_id: int, *, by: User) -> None:
+    """Ask for an analysis of a specimen that has none, and hand it to the workers."""
+    with session_scope() as session:
+        asked = request(session, specimens.get(session, specimen_id), by=by)
+    send(asked.id)
+
+
+def attempt(action: Callable[[], object]) -> None:
+    """Do what a button stands for and draw the page anew; what speaks against it is told below the button."""
+    try:
+        action()
+    except RenalError as error:
+        st.error(style.plain(str(error)))
+    else:
+        st.rerun()
+
+
+def offer_the_rest(analysis_id: int, lacking: int, *, picture: str, by: User) -> None:
+    """The button that searches what an analysis left out.
+
+    Args:
+        analysis_id: The analysis; it is under review.
+        lacking: How many fields, slides or scans it lacks, at least one.
+        picture: What one is called.
+        by: Who would ask.
+    """
+    words = f"Search the {picture if lacking == 1 else f'{lacking} {picture}s'} left out"
+    if st.button(words, key=f"complete-{analysis_id}"):
+        attempt(lambda: retry(analysis_id, by=by))
 
 
 def is_installed(modality: Modality) -> bool:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import datetime
 from html import escape
 
 import streamlit as st
 
-from db import reviews
+from db import audit, reviews
 from db.engine import session_scope
+from db.models import AuditEvent, Specimen
 from db.reports import Signature
 from db.reviews import HistoryEntry
 from pages.components import auth, style
@@ -67,6 +67,23 @@ def reopen(specimen_id: int) -> None:
         st.rerun()
 
 
+def offer(specimen: Specimen, said: Callable[[int], Iterable[str]], user: auth.CurrentUser, *, reviewed: str) -> None:
+    """The button that signs what needs review, or takes up again what is signed: for reviewers, the others see none.
+
+    Args:
+        specimen: The specimen.
+        said: As `sign` takes it.
+        user: Who looks at it.
+        reviewed: As `sign` takes it.
+    """
+    if user.role != "reviewer":
+        return
+    if specimen.state == "needs_review" and st.button("Sign", type="primary", key=f"sign-{specimen.id}"):
+        sign(specimen.id, said, user, reviewed=reviewed)
+    if specimen.state == "signed" and st.button("Reopen for amendment", key=f"reopen-{specimen.id}"):
+        reopen(specimen.id)
+
+
 def signature(signed: Signature | None) -> None:
     """Who answers for the report; nothing where it is not signed."""
     if signed is None:
@@ -79,7 +96,7 @@ def signature(signed: Signature | None) -> None:
     )
 
 
-def in_words(entry: HistoryEntry) -> str:
+def _in_words(entry: HistoryEntry) -> str:
     """A signature, reopening or amendment as a line of a history."""
     if entry.kind == "reopen":
         return f"Reopened: {entry.reason}"
@@ -88,8 +105,21 @@ def in_words(entry: HistoryEntry) -> str:
     return f"Amendment signed: {entry.meaning} Reason: {entry.reason}"
 
 
-def history(lines: Iterable[tuple[datetime, str, str]]) -> None:
-    """What happened to a specimen, newest first: when, by whom and what."""
+def history(specimen_id: int, about: Iterable[tuple[str, int]], in_words: Callable[[AuditEvent], str | None]) -> None:
+    """What happened to a specimen, newest first: when, by whom and what.
+
+    Args:
+        specimen_id: The specimen.
+        about: Entities and ids of what the audit trail is asked about.
+        in_words: An event of these as a technologist would say it, or None where it is no news.
+    """
+    with session_scope(read_only=True) as session:
+        lines = [(entry.at, entry.by, _in_words(entry)) for entry in reviews.history(session, specimen_id)]
+        for entity, entity_id in about:
+            for event in audit.events(session, entity=entity, entity_id=entity_id, limit=100):
+                words = in_words(event)
+                if words is not None:
+                    lines.append((event.at, event.actor_name, words))
     newest_first = sorted(lines, key=lambda line: line[0], reverse=True)
     if not newest_first:
         st.html('<span class="rc-quiet-text">No corrections and no signature yet.</span>')

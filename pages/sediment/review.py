@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from db import analyses, audit, gate, objects, patients, reports, reviews, specimens
+from db import analyses, gate, objects, patients, reports, reviews, specimens
 from db.engine import session_scope
 from db.models import Analysis, Specimen
 from db.objects import MinScore
@@ -20,6 +20,7 @@ from pages.components import (
     findings,
     gallery,
     links,
+    reviewing,
     second_opinion,
     signing,
     specimen_menu,
@@ -31,27 +32,7 @@ from pages.components import (
 from pages.components.findings import Review, ShownField
 from pages.components.numbers import asked_number
 from renalcore import taxonomy
-from renalcore.errors import NotFound, RenalError
-
-REFRESH_S = 2.0
-
-_CSS = """
-<style>
-[data-testid="stMainBlockContainer"]:has(.st-key-review-head) { padding-top: 1.6rem; padding-bottom: 0.5rem; }
-[data-testid="stHeader"], [data-testid="stHeader"] * { pointer-events: none; }
-[data-testid="stHeader"] button, [data-testid="stHeader"] button * { pointer-events: auto; }
-.st-key-review-head { padding-left: 1.4rem; }
-.st-key-review-side { max-height: calc(100vh - 150px); overflow-y: auto; padding-right: 0.4rem; }
-.st-key-review-side table.rc-counts { font-size: 0.88rem; }
-.st-key-review-side .rc-chip { font-size: 0.8rem; }
-@media (max-width: 1000px) {
-  .st-key-review-body > div > [data-testid="stHorizontalBlock"],
-  .st-key-review-body > [data-testid="stLayoutWrapper"] > [data-testid="stHorizontalBlock"] { flex-direction: column; }
-  .st-key-review-body [data-testid="stColumn"] { width: 100%; flex: 1 1 auto; }
-  .st-key-review-side { max-height: none; }
-}
-</style>
-"""
+from renalcore.errors import NotFound
 
 
 def _asked_specimen() -> Specimen:
@@ -101,12 +82,8 @@ def _header(specimen: Specimen, current: Analysis | None, user: auth.CurrentUser
                 )
             complete = current is not None and current.state == "done"
             specimen_menu.menu(specimen, _field_in_address(), user)
-            may_sign = user.role == "reviewer" and specimen.state == "needs_review" and complete
-            if may_sign and st.button("Sign", type="primary", key=f"sign-{specimen.id}"):
-                signing.sign(specimen.id, _signed_words, user, reviewed="fields and findings of this specimen")
-            may_reopen = user.role == "reviewer" and specimen.state == "signed"
-            if may_reopen and st.button("Reopen for amendment", key=f"reopen-{specimen.id}"):
-                signing.reopen(specimen.id)
+            if complete:
+                signing.offer(specimen, _signed_words, user, reviewed="fields and findings of this specimen")
 
 
 def _signed_words(specimen_id: int) -> Iterator[str]:
@@ -126,8 +103,8 @@ def _shown_fields(session: Any, specimen_id: int, current: Analysis, min_score: 
     searched = gate.results(session, current.id)
     numbers, _ = objects.counts(session, {current.id: min_score})
     by_field: dict[int, int] = {}
-    for (_, field_id, _), number in numbers.items():
-        by_field[field_id] = by_field.get(field_id, 0) + number
+    for (_, field_id, _), count in numbers.items():
+        by_field[field_id] = by_field.get(field_id, 0) + count
     return [
         ShownField(
             field.id,
@@ -263,26 +240,15 @@ def _side(
         f"<br>Model {escape(report.model_key or style.NO_VALUE)}</p>"
     )
     lacking = report.fields_missing
-    words = f"Search the {'field' if lacking == 1 else f'{lacking} fields'} left out"
-    if lacking and report.state == "needs_review" and st.button(words, key=f"complete-{analysis_id}"):
-        try:
-            asking.retry(analysis_id, by=auth.require())
-        except RenalError as error:
-            st.error(style.plain(str(error)))
-        else:
-            st.rerun()
+    if lacking and report.state == "needs_review":
+        asking.offer_the_rest(analysis_id, lacking, picture="field", by=auth.require())
 
 
 def _history(specimen_id: int, analysis_id: int, opinion: second_opinion.Opinion | None) -> None:
-    with session_scope(read_only=True) as session:
-        signatures = reviews.history(session, specimen_id)
-        events = audit.events(session, entity="analysis", entity_id=analysis_id, limit=100)
-        events += audit.events(session, entity="specimen", entity_id=specimen_id, limit=100)
-        if opinion is not None:
-            events += audit.events(session, entity="analysis", entity_id=opinion.second.id, limit=100)
-    lines = [(entry.at, entry.by, signing.in_words(entry)) for entry in signatures]
-    lines += [(event.at, event.actor_name, words) for event in events if (words := _change_in_words(event)) is not None]
-    signing.history(lines)
+    about = [("analysis", analysis_id), ("specimen", specimen_id)]
+    if opinion is not None:
+        about.append(("analysis", opinion.second.id))
+    signing.history(specimen_id, about, _change_in_words)
 
 
 _VERBS = {
@@ -336,7 +302,7 @@ def _progress(specimen_id: int, analysis_id: int) -> None:
 
 
 user = auth.require()
-st.html(_CSS)
+reviewing.room("review")
 specimen = _asked_specimen()
 with session_scope(read_only=True) as session:
     current = analyses.current(session, specimen.id)
@@ -350,21 +316,13 @@ if current is None or specimen.state in ("failed", "cancelled"):
             with session_scope(read_only=True) as session:
                 lacking = analyses.pending_fields(session, current.id)
             specimen_menu.withdraw(specimen, lacking[0].id if lacking else None)
-    if again:
-        try:
-            if current:
-                asking.retry(current.id, by=user)
-            else:
-                with session_scope() as session:
-                    asked = asking.request(session, specimens.get(session, specimen.id), by=user)
-                asking.send(asked.id)
-        except RenalError as error:
-            st.error(style.plain(str(error)))
-        else:
-            st.rerun()
+    if again and current:
+        asking.attempt(lambda: asking.retry(current.id, by=user))
+    elif again:
+        asking.attempt(lambda: asking.analyse(specimen.id, by=user))
 elif current.state in ("queued", "running"):
     with st.container(key="refreshed"):
-        st.fragment(_progress, run_every=REFRESH_S)(specimen.id, current.id)
+        st.fragment(_progress, run_every=reviewing.REFRESH_S)(specimen.id, current.id)
 else:
     asked_field = _field_in_address()
     agreed = findings.state_of(current.id)
