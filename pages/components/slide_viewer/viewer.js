@@ -6,14 +6,14 @@ const KEYS = [
   ["n  p", "next, previous glomerulus"], ["c", "confirm"], ["Delete", "remove (again: restore)"], ["s", "globally sclerosed, or not"],
   ["a", "draw a glomerulus that was missed"], ["r", "draw the selected one anew"], ["u", "undo my last correction"],
   ["Enter  Backspace", "close the outline, drop its last point"], ["Shift", "held while drawing: freehand; with a click: select several"],
-  ["o", "outlines on or off"], ["l", "numbers on or off"], ["m", "measure"], ["+  −", "zoom"], ["0", "the whole slide"],
+  ["o", "outlines on or off"], ["l", "numbers on or off"], ["v", "overview on or off"], ["m", "measure"], ["+  −", "zoom"], ["0", "the whole slide"],
   ["1", "one pixel of the slide per pixel of the screen"], ["Esc", "drop what is being drawn, then the selection"], ["?", "this list"],
 ];
 const EDITING = ["c", "s", "a", "r", "u", "Delete", "Backspace"]; // keys that do nothing where nothing may be changed
 const SAY_SELECTED_MS = 250; // stepping through glomeruli tells the server only where it ends
 
 // Switches outlive a change of tab, not a reload.
-const preferences = { outlines: true, numbers: true, opacity: 1, hidden: new Set(["removed"]) };
+const preferences = { outlines: true, numbers: true, overview: true, opacity: 1, hidden: new Set(["removed"]) };
 
 class SlideViewer extends DeepZoom {
   constructor(parent) {
@@ -50,6 +50,7 @@ class SlideViewer extends DeepZoom {
     this.opacity = element("input", { type: "range", min: 0.1, max: 1, step: 0.05, title: "Opacity of the outlines", "aria-label": "Opacity of the outlines" });
     this.opacity.value = preferences.opacity;
     this.opacity.addEventListener("input", () => { preferences.opacity = Number(this.opacity.value); this.redraw(); });
+    this.overview = this.button("Overview", "Overview in the corner on or off (v)", () => this.setOverview(!preferences.overview));
     this.editing = element("span", { class: "part" },
       this.button(["Draw", element("kbd", {}, "a")], "Draw a glomerulus that was missed (a)", () => this.drawing.start()),
       this.button(["Undo", element("kbd", {}, "u")], "Take back my last correction (u)", () => this.push({ action: "undo" })));
@@ -63,11 +64,19 @@ class SlideViewer extends DeepZoom {
     this.root = element("div", { class: "slide" },
       element("div", { class: "tools" }, this.editing, this.ruler.button, this.ruler.clear, this.ruler.said, element("span", { class: "space" }), this.zoomed,
         this.button("−", "Zoom out (−)", () => this.zoom(1 / 1.6)), this.button("+", "Zoom in (+)", () => this.zoom(1.6)),
-        this.button("1:1", "One pixel of the slide per pixel of the screen (1)", () => this.zoomTo(1)), this.button("Fit", "The whole slide (0)", () => this.view?.viewport.goHome())),
+        this.button("1:1", "One pixel of the slide per pixel of the screen (1)", () => this.zoomTo(1)), this.button("Fit", "The whole slide (0)", () => this.view?.viewport.goHome()), this.overview),
       this.bar, this.frame);
     this.stage.addEventListener("pointermove", (event) => this.follow(event));
     this.stage.addEventListener("pointerleave", () => this.hover(null));
     this.parent.append(this.root);
+    this.setOverview(preferences.overview);
+  }
+
+  // What lies in its corner can be seen without it.
+  setOverview(on) {
+    preferences.overview = on;
+    this.overview.setAttribute("aria-pressed", String(on));
+    this.frame.classList.toggle("alone", !on);
   }
 
   // ---- data from the server ---------------------------------------------------------------------------------------
@@ -301,7 +310,7 @@ class SlideViewer extends DeepZoom {
     const press = (name) => { preferences[name] = !preferences[name]; this.refresh(); };
     const remove = () => this.act(this.chosen().every((item) => item.status === "removed") ? "restore" : "remove");
     const commands = {
-      m: () => this.ruler.toggle(!this.ruler.on), "+": () => this.zoom(1.6), "=": () => this.zoom(1.6), "-": () => this.zoom(1 / 1.6),
+      m: () => this.ruler.toggle(!this.ruler.on), v: () => this.setOverview(!preferences.overview), "+": () => this.zoom(1.6), "=": () => this.zoom(1.6), "-": () => this.zoom(1 / 1.6),
       0: () => this.view.viewport.goHome(), 1: () => this.zoomTo(1), Escape: () => this.escape(),
     };
     if (inside) Object.assign(commands, { ArrowLeft: () => this.pan(-90, 0), ArrowRight: () => this.pan(90, 0), ArrowUp: () => this.pan(0, -90), ArrowDown: () => this.pan(0, 90) });
