@@ -73,10 +73,10 @@ def _table(scanned: Sequence[StudyRow], points: dict[int, VolumesAtOneTime], his
                 found += f"<br>{status.flag_html(f'{ct_results.ml(point.side_unknown_ml)} ml, side unknown')}"
         about = ", ".join([*([scan.phase] if scan.phase else []), f"{scan.slices} slices"])
         lines.append(
-            f'<tr><td style="white-space:nowrap"><a href="{links.address("scan", scan=scan.id)}" target="_self">'
-            f"{escape(row.accession)} · {escape(scan.name)}</a><br>"
-            f'<span class="rc-quiet-text">{escape(about)}<br>'
-            f"{style.when(row.collected_at)[:11] if row.collected_at else 'no date'}</span></td><td>{state}</td>"
+            f'<tr><td><a href="{links.address("scan", scan=scan.id)}" target="_self">'
+            f'<span style="white-space:nowrap">{escape(row.accession)}</span> · {escape(scan.name)}</a><br>'
+            f'<span class="rc-quiet-text">{escape(about)}<br><span style="white-space:nowrap">'
+            f"{style.when(row.collected_at)[:11] if row.collected_at else 'no date'}</span></span></td><td>{state}</td>"
             + "".join(f'<td class="rc-num">{cell}</td>' for cell in cells)
             + f"<td>{found}</td></tr>"
         )
