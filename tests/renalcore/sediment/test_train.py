@@ -22,14 +22,27 @@ from renalcore.sediment.networks import build, load_weights, save_weights
 from renalcore.sediment.readers import LabelledField, ReadOptions
 from renalcore.sediment.synthetic import write_dataset
 from renalcore.sediment.train import SedimentTrainer, TrainConfig, paper_recipe, train
+from tests.renalcore.sediment.conftest import two_fields
 
 
 @pytest.fixture
 def small_run(urised: Path, tmp_path: Path) -> TrainConfig:
     """A run of two steps an epoch that validates on sample S2."""
+    return two_steps(urised, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, Path]:
+    """A `small_run` that was trained to its end, and its weights, for tests that only read them."""
+    folder = tmp_path_factory.mktemp("finished")
+    config = two_steps(two_fields(folder), folder / "run")
+    return config, train(config)
+
+
+def two_steps(data: Path, output: Path) -> TrainConfig:
     return TrainConfig(
-        data=urised,
-        output=tmp_path / "run",
+        data=data,
+        output=output,
         size_px=64,
         batch=4,
         epochs=1,
@@ -39,8 +52,8 @@ def small_run(urised: Path, tmp_path: Path) -> TrainConfig:
     )
 
 
-def test_a_run_leaves_weights_that_load_and_a_row_of_metrics_an_epoch(small_run: TrainConfig) -> None:
-    weights = train(small_run)
+def test_a_run_leaves_weights_that_load_and_a_row_of_metrics_an_epoch(finished: tuple[TrainConfig, Path]) -> None:
+    small_run, weights = finished
     assert weights == small_run.output / "sediment-multihead-n" / "sediment-multihead-n.safetensors"
     load_weights(build("n"), weights)
     card = models.card("sediment-multihead-n", small_run.output)  # the run is a folder of models
@@ -62,9 +75,9 @@ def test_on_rendered_fields_alone_the_real_ones_only_validate(small_run: TrainCo
         replace(small_run, rendered_share=1.0)
 
 
-def test_a_second_stage_begins_where_the_first_ended(small_run: TrainConfig) -> None:
-    first = train(small_run)
-    frozen = replace(small_run, output=small_run.output.parent / "second", start=first, lr0=0.0, lrf=0.0)
+def test_a_second_stage_begins_where_the_first_ended(finished: tuple[TrainConfig, Path], tmp_path: Path) -> None:
+    small_run, first = finished
+    frozen = replace(small_run, output=tmp_path / "second", start=first, lr0=0.0, lrf=0.0)
     second = train(frozen)
     before, after = load_file(first), load_file(second)
     name = "model.0.conv.weight"
@@ -139,8 +152,8 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def test_the_loss_falls(small_run: TrainConfig) -> None:
-    # 3 epochs of 8 steps on one field.
-    train(replace(small_run, epochs=3, items=32, lr0=3e-3, validate_every=0))
+    # 2 epochs of 8 steps on one field.
+    train(replace(small_run, epochs=2, items=32, lr0=3e-3, validate_every=0))
     loss = [float(row["train/cls_loss"]) for row in rows_of(small_run.output / "metrics.csv")]
     assert loss[-1] < 0.9 * loss[0]
 
@@ -226,10 +239,12 @@ def test_averaged_weights_are_kept_not_those_of_the_last_step(small_run: TrainCo
     assert not torch.equal(averaged, last)
 
 
-def test_a_finished_run_has_nothing_to_resume_and_a_row_without_checkpoint_is_not_kept(small_run: TrainConfig) -> None:
-    train(small_run)
+def test_a_finished_run_has_nothing_to_resume(finished: tuple[TrainConfig, Path]) -> None:
     with pytest.raises(InputError, match="is finished after 1 epochs, there is nothing to resume; begin a new run"):
-        train(replace(small_run, resume=True))
+        train(replace(finished[0], resume=True))
+
+
+def test_a_row_without_checkpoint_is_not_kept(small_run: TrainConfig) -> None:
     killed = SedimentTrainer(replace(small_run, epochs=2))
     killed.add_callback("on_fit_epoch_end", interrupt)
     with pytest.raises(KeyboardInterrupt):
