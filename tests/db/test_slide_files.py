@@ -163,3 +163,4 @@ def test_the_watched_folder_gives_a_mrxs_with_its_folder_and_a_folder_of_dicom_a
     (tmp_path / "out").mkdir()
     unpack(uploads.part_of(upload), tmp_path / "out", name="slide")
     assert {path.name: path.read_bytes() for path in (tmp_path / "out" / "slide").iterdir()} == parts
+    assert (tmp_path / "out" / "slide.mrxs").read_bytes() == b"MRXS", "the picture of the label is not stored"

@@ -1,8 +1,8 @@
 """Slides in many files, as one: a tar archive of a `.mrxs` with its folder, or of the DICOM files of one slide.
 
 In the archive an MRXS slide is `slide.mrxs` beside `slide/...`, whose files keep the names by which the slide refers to
-them; DICOM files are named by numbers. Neither name holds the patient's. Of anything else in an archive nothing is
-written: no link, no device, no name with a folder of its own.
+them; DICOM files are named by numbers. No name is the patient's. Of anything else in an archive nothing is written: no
+link, no device, no name with a folder of its own.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ FOLDER: Final = "slide"
 """Of the other files of an MRXS slide."""
 _NAMES: Final = re.compile(r"slide\.mrxs|slide/[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}|[0-9]{6}(\.dcm)?", re.ASCII)
 _BLOCK_BYTES: Final = 1 << 22
+_STAND_IN: Final = b"MRXS"
+"""In place of a `.mrxs`, whose name alone tells what it is: its picture of the glass may name the patient."""
 _TAR_BYTES: Final = 512
 _TAR_END: Final = bytes(2 * _TAR_BYTES)
 
@@ -32,12 +34,14 @@ class Packing:
     """The files of a slide as the archive that they become, which is written nowhere before it is asked for.
 
     Attributes:
+        start: What stands before all files: that of a `.mrxs`, in whose place there is a mere word.
         files: Where each lies.
         headers: What stands before each in the archive.
         sizes: Their bytes.
         modified_s: When the last of them was changed, in seconds since 1970.
     """
 
+    start: bytes
     files: tuple[Path, ...]
     headers: tuple[bytes, ...]
     sizes: tuple[int, ...]
@@ -52,31 +56,31 @@ class Packing:
         Raises:
             OSError: A file is gone.
         """
+        start, modified_s = b"", 0.0
         if path.suffix.lower() == ".mrxs":
+            start = _header(MRXS, len(_STAND_IN)) + _STAND_IN.ljust(_TAR_BYTES, b"\0")
+            modified_s = path.stat().st_mtime
             data = [one for one in _plain_files(path.with_suffix("")) if _NAMES.fullmatch(f"{FOLDER}/{one.name}")]
-            named = [(MRXS, path), *((f"{FOLDER}/{one.name}", one) for one in data)]
+            named = [(f"{FOLDER}/{one.name}", one) for one in data]
         elif path.is_dir():
             levels = [one for one in _plain_files(path) if is_dicom_name(one.name)]
             named = [(f"{number:06d}", one) for number, one in enumerate(levels, start=1)]
         else:
             return None
         stats = [file.stat() for _, file in named]
-        headers = []
-        for (name, _), stat in zip(named, stats, strict=True):
-            member = tarfile.TarInfo(name)
-            member.size = stat.st_size
-            headers.append(member.tobuf(tarfile.GNU_FORMAT))
         return cls(
+            start=start,
             files=tuple(file for _, file in named),
-            headers=tuple(headers),
+            headers=tuple(_header(name, stat.st_size) for (name, _), stat in zip(named, stats, strict=True)),
             sizes=tuple(stat.st_size for stat in stats),
-            modified_s=max((stat.st_mtime for stat in stats), default=0.0),
+            modified_s=max(modified_s, *(stat.st_mtime for stat in stats), 0.0),
         )
 
     @property
     def size_bytes(self) -> int:
         """Size of the archive."""
-        return sum(map(len, self.headers)) + sum(size + -size % _TAR_BYTES for size in self.sizes) + len(_TAR_END)
+        files_bytes = sum(size + -size % _TAR_BYTES for size in self.sizes)
+        return len(self.start) + sum(map(len, self.headers)) + files_bytes + len(_TAR_END)
 
     def blocks(self, start: int) -> Iterator[bytes]:
         """The archive from the byte `start` on.
@@ -84,6 +88,8 @@ class Packing:
         Raises:
             OSError: A file is gone.
         """
+        yield self.start[start:]
+        start = max(0, start - len(self.start))
         for header, path, size in zip(self.headers, self.files, self.sizes, strict=True):
             yield header[start:]
             start = max(0, start - len(header))
@@ -96,6 +102,12 @@ class Packing:
             yield padding[max(0, start - size) :]
             start = max(0, start - size - len(padding))
         yield _TAR_END[start:]
+
+
+def _header(name: str, size: int) -> bytes:
+    member = tarfile.TarInfo(name)
+    member.size = size
+    return member.tobuf(tarfile.GNU_FORMAT)
 
 
 def is_dicom_name(name: str) -> bool:
