@@ -1,6 +1,7 @@
 """Slides drawn here in each format that can be written, and the real ones beside the project.
 
-Nothing here can write MRXS, NDPI, SCN, BIF or DICOM slides: of those only what OpenSlide tells about them is tested.
+Nothing here can write MRXS, NDPI, SCN or BIF slides: of those only what OpenSlide tells about them is tested. Those in
+DICOM are in `test_packed_slide.py`.
 """
 
 import io
