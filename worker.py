@@ -278,6 +278,7 @@ def _tidy_daily(stopping: threading.Event) -> None:
     chores: dict[str, Callable[[], int]] = {
         "abandoned files removed": lambda: files.store().sweep(),
         "abandoned uploads removed": _sweep_uploads,
+        "steps of searches given up removed": _sweep_searches,
         "old workflows forgotten": queue.prune,
     }
     while True:
@@ -296,6 +297,11 @@ def _tidy_daily(stopping: threading.Event) -> None:
 def _sweep_uploads() -> int:
     with session_scope() as session:
         return uploads.sweep(session)
+
+
+def _sweep_searches() -> int:
+    with session_scope() as session:
+        return analyses.sweep(session)
 
 
 def _at_work(host: str, silent_after_s: float) -> set[str]:

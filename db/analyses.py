@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar, get_args
 
-from sqlalchemy import ColumnElement, Select, case, func, insert, select
+from sqlalchemy import ColumnElement, Select, and_, case, delete, exists, func, insert, or_, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from db import audit
 from db.engine import now
@@ -47,6 +48,9 @@ from db.states import in_words, move_analysis, move_specimen, named, refuse_if_s
 from renalcore.errors import Conflict, NotFound
 from renalcore.io import quality
 from renalcore.types import Detections
+
+GIVEN_UP_AFTER = timedelta(days=1)
+"""A cancelled analysis may be tried again meanwhile, and goes on where it was."""
 
 Picture = TypeVar("Picture", SpecimenField, Slide, CtScan)
 """What a specimen has several of, by its modality."""
@@ -493,7 +497,7 @@ def fail(session: Session, analysis_id: int, message: str) -> bool:
 
 
 def cancel(session: Session, analysis_id: int, by: User) -> Analysis:
-    """Stop an analysis, or dismiss one that failed. What it stored stays; an earlier analysis counts again.
+    """Stop an analysis, or dismiss one that failed. What it stored stays until `sweep`; an earlier one counts again.
 
     Raises:
         Conflict: It is complete, or was cancelled before.
@@ -509,6 +513,37 @@ def cancel(session: Session, analysis_id: int, by: User) -> Analysis:
     analysis.finished_at = now()
     _moved(session, analysis, specimen, "cancelled", falls_back_to, actor=by)
     return analysis
+
+
+def sweep(session: Session, *, older_than: timedelta = GIVEN_UP_AFTER) -> int:
+    """Removes the blocks of slides and steps of scans that led to no result and with which nobody goes on.
+
+    Those are of analyses that were cancelled, or failed before another one was complete. Should one be tried again all
+    the same, what was under way in it begins anew; results stay.
+
+    Returns:
+        The number of blocks and steps removed.
+    """
+    newer = aliased(Analysis)
+    followed = exists().where(
+        newer.specimen_id == Analysis.specimen_id,
+        newer.purpose == Analysis.purpose,
+        newer.id > Analysis.id,
+        newer.state == "done",
+    )
+    given_up = select(Analysis.id).where(
+        Analysis.finished_at < now() - older_than,
+        or_(Analysis.state == "cancelled", and_(Analysis.state == "failed", followed)),
+    )
+    slide_is_done = exists().where(
+        SlideResult.analysis_id == SlideBlock.analysis_id, SlideResult.slide_id == SlideBlock.slide_id
+    )
+    scan_is_done = exists().where(CtResult.analysis_id == CtStep.analysis_id, CtResult.scan_id == CtStep.scan_id)
+    blocks = delete(SlideBlock).where(SlideBlock.analysis_id.in_(given_up), ~slide_is_done)
+    steps = delete(CtStep).where(CtStep.analysis_id.in_(given_up), ~scan_is_done)
+    return sum(
+        len(session.execute(each).all()) for each in (blocks.returning(SlideBlock.id), steps.returning(CtStep.id))
+    )
 
 
 def retry(session: Session, analysis_id: int, by: User) -> Analysis:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import Engine, func, select
@@ -22,6 +22,9 @@ STEPS = list(ct_searches.STEPS)
 KIDNEY = Kidney(1, "left", "usual", 150.5, 0.0, 2.25, 110.0, 98.7, 12.0, (60.0, 30.0, -4.5))
 FOUND = Measures((KIDNEY,), (), "One kidney was found: left.", "body")
 SECONDS = {"rough": 1.0, "kidney": 1.0, "lesion": 1.0, "labels": 0.5, "measures": 0.25}
+
+
+AT_ONCE = timedelta(seconds=-1)
 
 
 def asked(session: Session, specimen: Specimen, by: User) -> Analysis:
@@ -127,6 +130,37 @@ def test_the_scan_that_is_searched_is_named_and_not_one_before_it_that_failed(
     analyses.fail(session, analysis.id, "lost: its file is missing.")
     assert at_work(session, analysis, native) == ""
     assert analysis.message == "lost: its file is missing."
+
+
+def test_the_steps_of_a_search_that_was_given_up_are_swept_and_those_of_one_that_failed_stay_for_a_retry(
+    session: Session, technologist: User
+) -> None:
+    specimen = a_ct_study(session, technologist, "portal", "native")
+    portal, native = specimen.scans
+    analysis = asked(session, specimen, technologist)
+    for number in range(3):
+        step(session, analysis, portal, number)
+    finish(session, analysis, portal)
+    step(session, analysis, native, 0)
+    analyses.fail(session, analysis.id, "The power went.")
+    assert analyses.sweep(session, older_than=AT_ONCE) == 0
+    analyses.cancel(session, analysis.id, technologist)
+    assert analyses.sweep(session) == 0, "cancelled just now"
+    assert analyses.sweep(session, older_than=AT_ONCE) == 1
+    assert analyses.progress(session, analysis.id) == (3, 6), "the scan that has its result keeps what it has"
+    analyses.retry(session, analysis.id, technologist)
+    assert step(session, analysis, native, 0), "begins anew"
+
+    analyses.fail(session, analysis.id, "The power went again.")
+    second = asked(session, specimen, technologist)
+    assert analyses.sweep(session, older_than=AT_ONCE) == 0, "the second may still be dismissed"
+    for scan in (portal, native):
+        for number in range(3):
+            step(session, second, scan, number)
+        finish(session, second, scan)
+    analyses.finish(session, second.id)
+    assert analyses.sweep(session, older_than=AT_ONCE) == 1
+    assert analyses.progress(session, second.id) == (6, 6)
 
 
 def test_a_step_waits_for_the_one_before_it(session: Session, technologist: User) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from functools import partial
 
 import pytest
@@ -98,6 +99,21 @@ def test_slides_are_searched_block_by_block_until_the_specimen_needs_review(
     assert [row.area_px for row in rows] == found.areas_px.tolist()
     assert rows[0].outline[:2] == pytest.approx(found.outlines_px[0][0].tolist(), abs=0.01)
     assert session.scalar(select(func.count()).where(SlideBlock.content.is_not(None))) == 0, "dropped"
+
+
+def test_the_blocks_of_a_search_that_is_given_up_go_and_those_of_one_that_failed_stay(
+    session: Session, technologist: User
+) -> None:
+    specimen = specimen_of(session, technologist, "A1")
+    (only,) = specimen.slides
+    analysis = asked(session, specimen, technologist)
+    slide_searches.plan(session, analysis.id, only.id, blocks_at(0.5))
+    search(session, analysis, only, most=1)
+    analyses.fail(session, analysis.id, "The power went.")
+    assert analyses.sweep(session, older_than=timedelta(seconds=-1)) == 0
+    analyses.cancel(session, analysis.id, technologist)
+    assert analyses.sweep(session, older_than=timedelta(seconds=-1)) == len(blocks_at(0.5))
+    assert session.scalar(select(func.count()).select_from(SlideBlock)) == 0
 
 
 def test_of_two_workers_at_one_slide_the_first_counts_at_every_step(engine: Engine, technologist: User) -> None:
