@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from tests.browser.conftest import drawn, expect, shoot, sign_in
+from tests.dicom_slides import a_dicom_slide
 from tests.running_app import RunningApp
 from tests.slide_files import HEIGHT_PX, WIDTH_PX, a_pyramid, registered
 from tests.slide_findings import searched
@@ -43,7 +44,7 @@ def test_a_slide_is_uploaded_registered_looked_at_and_measured(page: Any, web_ap
     letter = tmp_path / "letter.txt"
     letter.write_text("Dear colleague, " * 100)
     slide = a_pyramid(tmp_path / "Maria Secret 1960.tif")
-    page.locator(".uploads input[type=file]").set_input_files([letter, slide])
+    page.locator(".uploads input[type=file]:not([webkitdirectory])").set_input_files([letter, slide])
     expect(page.locator(".uploads li", has_text="letter.txt").locator(".said")).to_contain_text("This is text")
     expect(page.get_by_role("checkbox")).to_be_checked()
     expect(page.get_by_text("the file says no scale")).to_be_visible()
@@ -103,7 +104,7 @@ def test_slides_that_arrive_right_after_each_other_are_all_ticked(
     fields = [tmp_path / f"field {shade}.png" for shade in range(4)]
     for shade, path in enumerate(fields):
         Image.new("RGB", (300, 200), (200, 100, 50 * shade)).save(path)
-    page.locator(".uploads input[type=file]").set_input_files(fields)
+    page.locator(".uploads input[type=file]:not([webkitdirectory])").set_input_files(fields)
     expect(page.get_by_role("checkbox")).to_have_count(4)
     expect(page.get_by_role("checkbox", checked=True)).to_have_count(4)
     page.get_by_text("field 1.png", exact=True).click()
@@ -111,6 +112,39 @@ def test_slides_that_arrive_right_after_each_other_are_all_ticked(
     expect(page.get_by_role("checkbox", name="field 1.png", exact=True)).not_to_be_checked()  # as it is read aloud
     drawn(page)
     expect(page.get_by_label("Stain", exact=True)).to_have_count(3)
+
+
+def test_a_folder_with_a_dicom_slide_becomes_one_slide_and_one_without_its_folder_is_refused_at_once(
+    page: Any, web_app: RunningApp, tmp_path: Path
+) -> None:
+    number = secrets.token_hex(4)
+    sign_in(page, web_app, web_app.person(), "/new-slides")
+    drop = tmp_path / "Maria Secret"
+    a_dicom_slide(drop / "biopsy")
+    Image.new("RGB", (300, 200), (200, 100, 50)).save(drop / "field.png")
+    (drop / "alone.mrxs").write_bytes(b"\xff\xd8 a picture of the label")
+    (drop / "index.html").write_text("Open VIEWER.EXE")
+    page.locator(".uploads input[webkitdirectory]").set_input_files(drop)
+    refused = page.locator(".uploads li", has_text="alone.mrxs").get_by_role("alert")
+    expect(refused).to_contain_text("The folder of the same name, with the slide's data, is missing.")
+    expect(page.get_by_text("Taken as one slide: biopsy (4 files). Left out")).to_be_visible()
+    expect(page.get_by_role("checkbox", checked=True)).to_have_count(2)
+    expect(page.get_by_text(re.compile(r"DICOM slide · 1\s024 × 768 px"))).to_be_visible()
+    shoot(page, "new-slides-folder")
+    page.get_by_text("field.png", exact=True).click()
+    fill(page, "Patient number", f"P-{number}")
+    fill(page, "Accession number", f"K-{number}")
+    page.get_by_label("Stain", exact=True).click()
+    page.get_by_role("option", name="PAS").click()
+    page.get_by_role("button", name=re.compile("(Register|Analyse) 1 slide")).click()
+    page.get_by_role("button", name="Open slide").click()
+    page.locator(".slide[data-shown=yes]").wait_for()
+    drawn(page)
+    page.get_by_role("button", name="1:1").click()
+    expect(page.locator(".slide .zoom")).to_have_text("20x")  # as its file says
+    pink, violet = page.locator(".stage .openseadragon-canvas canvas").first.evaluate(COLOURS)
+    assert (pink > 0.3, violet > 0.3) == (True, True), "half of the squares each"
+    assert "Maria" not in page.content() + web_app.log.read_text()
 
 
 def frame_ms(page: Any) -> float:

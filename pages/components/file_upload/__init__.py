@@ -16,7 +16,7 @@ from db.uploads import Kind
 _HERE = Path(__file__).parent
 _component = st.components.v2.component(
     "renalcore_file_upload",
-    js="\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("tar.js", "upload.js")),
+    js="\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("tar.js", "slides.js", "upload.js")),
     css=(_HERE / "upload.css").read_text(encoding="utf-8"),
 )
 
@@ -25,7 +25,7 @@ ADDRESS = "/uploads"
 _CHOOSE: Mapping[Kind, str] = MappingProxyType({"histology": "Choose slides", "ct": "Choose files"})
 _KINDS: Mapping[Kind, str] = MappingProxyType(
     {
-        "histology": "SVS, NDPI, SCN, BIF, OME-TIFF, TIFF, PNG or JPEG",
+        "histology": "SVS, NDPI, SCN, BIF, OME-TIFF, TIFF, PNG or JPEG, a .mrxs with its folder, a folder of DICOM",
         "ct": "The folder or disc of a DICOM study, its loose files, a zip of them, or NIfTI",
     }
 )
@@ -34,7 +34,8 @@ _KINDS: Mapping[Kind, str] = MappingProxyType(
 def file_upload(key: str, *, modality: Kind, interrupted: Sequence[Upload]) -> list[str]:
     """Show the place to drop files, and their progress.
 
-    Of a CT study a folder can be dropped too; its files, and loose files that were chosen together, come as one upload.
+    A folder can be dropped too. The files of a CT study come as one upload; so do those of a slide that consists of
+    several, which is told by what the files are.
 
     Args:
         key: The widget's key.
@@ -50,7 +51,6 @@ def file_upload(key: str, *, modality: Kind, interrupted: Sequence[Upload]) -> l
             "base": ADDRESS,
             "modality": modality,
             "choose": _CHOOSE[modality],
-            "together": modality == "ct",
             "hint": f"{_KINDS[modality]}, up to {Settings.from_env().max_slide_gb:g} GB each. A broken upload goes on "
             "where it was.",
             "interrupted": [

@@ -1,9 +1,9 @@
 // Many files as one: a tar archive made of slices of the files, of which nothing is read before it is sent. The same
-// files give the same archive, so that an upload of a folder goes on after a break as that of one file does. The files
-// are named by numbers in it: their own names may hold the patient's.
+// files give the same archive, so that an upload of a folder goes on after a break as that of one file does. In it the
+// files are named by numbers, where a format does not ask for more: their own names may hold the patient's.
 
 const BLOCK_BYTES = 512;
-const MAX_TAR_BYTES = 8 * 1024 ** 3; // eleven octal digits say no more of one file
+const OCTAL_BYTES = 8 * 1024 ** 3; // eleven octal digits say no more of one file
 const WHOLE = /\.(zip|tar|nii|nii\.gz)$/i; // studies of their own
 const CLUTTER = /(^|\/)(\.[^/]*|__MACOSX|Thumbs\.db|desktop\.ini)(\/|$)/;
 
@@ -14,7 +14,11 @@ function tarHeader(name, bytes) {
   put(100, "0000600\0"); // who may read it
   put(108, "0000000\0");
   put(116, "0000000\0");
-  put(124, `${bytes.toString(8).padStart(11, "0")}\0`);
+  if (bytes < OCTAL_BYTES) put(124, `${bytes.toString(8).padStart(11, "0")}\0`);
+  else {
+    header[124] = 0x80; // then the size in bytes
+    for (let at = 135, left = bytes; left > 0; at -= 1, left = Math.floor(left / 256)) header[at] = left % 256;
+  }
   put(136, "00000000000\0"); // when it was changed: the same for all
   put(148, "        ");
   put(156, "0");
@@ -23,27 +27,30 @@ function tarHeader(name, bytes) {
   return header;
 }
 
-// What is uploaded for `picked`, a list of { path, file }: studies that are one file as they are, and all others as one.
-function uploadsOf(picked) {
-  const counted = picked.filter(({ path, file }) => file.size > 0 && !CLUTTER.test(path));
-  const uploads = counted.filter(({ path }) => WHOLE.test(path)).map(({ file }) => file);
-  const rest = counted.filter(({ path }) => !WHOLE.test(path));
-  rest.sort((one, other) => (one.path < other.path ? -1 : one.path > other.path ? 1 : 0)); // as on every computer
+const byPath = (one, other) => (one.path < other.path ? -1 : one.path > other.path ? 1 : 0); // as on every computer
+const counted = (files) => `${files} ${files === 1 ? "file" : "files"}`;
+const numbered = (picked) => picked.map(({ file }, index) => ({ name: String(index + 1).padStart(6, "0"), file }));
+
+// An archive of `entries`, a list of { name, file }, which is shown as `called`.
+function packed(called, entries) {
+  const parts = entries.flatMap(({ name, file }) => [tarHeader(name, file.size), file, new Uint8Array(-file.size & (BLOCK_BYTES - 1))]);
+  const archive = new Blob([...parts, new Uint8Array(2 * BLOCK_BYTES)]);
+  archive.name = called;
+  archive.lastModified = entries.reduce((latest, { file }) => Math.max(latest, file.lastModified), 0);
+  return archive;
+}
+
+// What is uploaded of CT for `picked`, a list of { path, file }: studies that are one file as they are, all others as one.
+function studiesOf(picked) {
+  const some = picked.filter(({ path, file }) => file.size > 0 && !CLUTTER.test(path));
+  const uploads = some.filter(({ path }) => WHOLE.test(path)).map(({ file }) => file);
+  const rest = some.filter(({ path }) => !WHOLE.test(path)).sort(byPath);
   if (!rest.length) return uploads;
-  const parts = [];
-  rest.forEach(({ file }, index) => {
-    if (file.size >= MAX_TAR_BYTES) return uploads.push(file); // refused by the server, with its reason
-    parts.push(tarHeader(String(index + 1).padStart(6, "0"), file.size), file, new Uint8Array(-file.size & (BLOCK_BYTES - 1)));
-  });
-  parts.push(new Uint8Array(2 * BLOCK_BYTES));
   const folders = new Set(rest.map(({ path }) => (path.includes("/") ? path.split("/")[0] : "")));
   const [folder] = folders;
-  const counts = `${rest.length} ${rest.length === 1 ? "file" : "files"}`;
+  const counts = counted(rest.length);
   const name = folders.size === 1 && folder ? `${folder} (${counts})` : rest.length === 1 ? rest[0].file.name : counts;
-  const packed = new Blob(parts);
-  packed.name = name;
-  packed.lastModified = rest.reduce((latest, { file }) => Math.max(latest, file.lastModified), 0);
-  return [...uploads, packed];
+  return [...uploads, packed(name, numbered(rest))];
 }
 
 // The files of what was dropped, those in folders with their paths.

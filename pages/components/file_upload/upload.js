@@ -177,25 +177,23 @@ class Uploader {
   constructor(parent) {
     this.transfers = [];
     this.done = [];
-    this.input = element("input", { type: "file", multiple: true, hidden: true, onchange: () => { this.take([...this.input.files].map((file) => ({ path: file.name, file }))); this.input.value = ""; } });
-    const pick = () => this.take([...this.folder.files].map((file) => ({ path: file.webkitRelativePath, file })));
+    this.input = element("input", { type: "file", multiple: true, hidden: true, onchange: () => { this.choose([...this.input.files].map((file) => ({ path: file.name, file }))); this.input.value = ""; } });
+    const pick = () => this.choose([...this.folder.files].map((file) => ({ path: file.webkitRelativePath, file })));
     this.folder = element("input", { type: "file", webkitdirectory: true, hidden: true, onchange: () => { pick(); this.folder.value = ""; } });
     this.begun = element("p", { class: "begun", role: "status" });
+    this.taken = element("p", { class: "begun", role: "status", hidden: true });
     this.place = element("div", { class: "place" },
       element("button", { type: "button", class: "choose", onclick: () => this.input.click() }),
-      element("button", { type: "button", class: "choose folder", onclick: () => this.folder.click() }, "Choose a folder"),
+      element("button", { type: "button", class: "choose", onclick: () => this.folder.click() }, "Choose a folder"),
       element("span", {}, element("span", {}, "or drop them here"), element("small", {})));
     this.list = element("ul", {});
-    this.root = element("div", { class: "uploads" }, this.input, this.place, this.begun, this.list);
+    this.root = element("div", { class: "uploads" }, this.input, this.folder, this.place, this.begun, this.taken, this.list);
     this.root.addEventListener("dragover", (event) => { event.preventDefault(); this.place.classList.add("over"); });
     this.root.addEventListener("dragleave", () => this.place.classList.remove("over"));
     this.root.addEventListener("drop", (event) => {
       event.preventDefault();
       this.place.classList.remove("over");
-      dropped(event.dataTransfer).then(
-        (picked) => this.take(picked),
-        () => this.say("The browser cannot read what was dropped. Use the button, or copy it to this computer first."),
-      );
+      this.choose(dropped(event.dataTransfer));
     });
     this.leaving = (event) => { if (this.transfers.some((one) => one.state === "running")) event.preventDefault(); };
     window.addEventListener("beforeunload", this.leaving);
@@ -205,10 +203,7 @@ class Uploader {
   update({ data, setStateValue }) {
     this.base = data.base;
     this.modality = data.modality;
-    this.together = data.together;
     this.place.querySelector(".choose").textContent = data.choose;
-    this.place.querySelector(".folder").hidden = !data.together;
-    if (data.together) this.root.append(this.folder);
     this.tell = setStateValue;
     this.place.querySelector("small").textContent = data.hint;
     this.interrupted = data.interrupted;
@@ -220,20 +215,36 @@ class Uploader {
     this.begun.hidden = false;
   }
 
-  // `picked` is a list of { path, file }.
-  take(picked) {
-    const files = this.together ? uploadsOf(picked) : picked.map((one) => one.file);
-    if (!files.length && picked.length) return this.say("Nothing in it can be uploaded: its files are hidden or empty.");
-    for (const file of files) {
-      const same = this.transfers.find((one) => one.file.name === file.name && one.file.size === file.size && one.file.lastModified === file.lastModified);
-      if (same && same.state !== "refused") continue;
-      if (same) this.forget(same);
-      const transfer = new Transfer(this, file);
-      this.transfers.push(transfer);
-      this.list.append(transfer.row);
-      transfer.show();
+  // `chosen` is a list of { path, file }, or the promise of one.
+  async choose(chosen) {
+    let found;
+    try {
+      const picked = await chosen;
+      if (!picked.length) return;
+      found = this.modality === "ct" ? { uploads: studiesOf(picked), refused: [], said: "" } : await slidesOf(picked);
+    } catch {
+      return this.say("The browser cannot read what was chosen. Choose it with a button, or copy it to this computer first.");
     }
+    this.take(found);
+  }
+
+  take({ uploads, refused, said }) {
+    this.taken.textContent = said;
+    this.taken.hidden = !said;
+    if (!uploads.length && !refused.length && !said) return this.say("Nothing in it can be uploaded: its files are hidden or empty.");
+    for (const file of uploads) this.add(file, { state: "waiting", words: "" });
+    for (const { file, words } of refused) this.add(file, { state: "refused", words });
     this.next();
+  }
+
+  add(file, begins) {
+    const same = this.transfers.find((one) => one.file.name === file.name && one.file.size === file.size && one.file.lastModified === file.lastModified);
+    if (same && same.state !== "refused") return;
+    if (same) this.forget(same);
+    const transfer = Object.assign(new Transfer(this, file), begins);
+    this.transfers.push(transfer);
+    this.list.append(transfer.row);
+    transfer.show();
   }
 
   // One at a time: two would only share the line.
@@ -262,7 +273,7 @@ class Uploader {
   show() {
     const open = (this.interrupted ?? []).filter((one) => !this.transfers.some(({ file }) => file.name === one.name && file.size === one.size));
     this.begun.textContent = open.length
-      ? `Interrupted: ${open.map((one) => `${one.name} (${Math.floor((100 * one.offset) / one.size)} % of ${size(one.size)} is here)`).join(", ")}. Choose the same ${this.together ? "files or folder" : "file"} again to go on.`
+      ? `Interrupted: ${open.map((one) => `${one.name} (${Math.floor((100 * one.offset) / one.size)} % of ${size(one.size)} is here)`).join(", ")}. Choose the same files or folder again to go on.`
       : "";
     this.begun.hidden = !open.length;
   }
