@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from sqlalchemy import func, select
 
+import worker
 from db import analyses, heat_maps, queue, slide_searches, slides, specimens, workers
 from db.engine import session_scope, upgrade
 from db.files import FileStore
@@ -570,26 +571,23 @@ def test_the_queue_lies_in_the_database_or_in_a_file_beside_it(database: str, qu
     assert queue.system_database_url(database) == queued_in
 
 
-def test_the_worker_explains_its_options_and_says_whether_one_is_at_work(lab: Laboratory) -> None:
-    def worker(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, ROOT / "worker.py", *arguments],
-            cwd=lab.folder,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+def test_the_worker_explains_its_options_and_says_whether_one_is_at_work(
+    lab: Laboratory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def check() -> int:
+        return subprocess.run([sys.executable, ROOT / "worker.py", "--check"], cwd=lab.folder, check=False).returncode
 
-    explained = worker("--help")
-    assert explained.returncode == 0
-    assert all(option in explained.stdout for option in ("--name", "--concurrency", "--parent", "--check"))
-    refused = worker("--concurrency", "0")
-    assert refused.returncode == 2
-    assert "must be 1 or more, got 0" in refused.stderr
-    assert worker("--check").returncode == 1
+    with pytest.raises(SystemExit, match=r"^0$"):
+        worker.main(["--help"])
+    explained = capsys.readouterr().out
+    assert all(option in explained for option in ("--name", "--concurrency", "--parent", "--check"))
+    with pytest.raises(SystemExit, match=r"^2$"):
+        worker.main(["--concurrency", "0"])
+    assert "must be 1 or more, got 0" in capsys.readouterr().err
+    assert check() == 1
     lab.start()
     lab.until(lambda: "worker ready" in lab.log())
-    assert worker("--check").returncode == 0
+    assert check() == 0
 
 
 def _ended_long_ago(analysis_id: int) -> None:
