@@ -38,7 +38,7 @@ NEEDS_OF_FIXTURES = {
     "shared_data": "shared_data",
 }
 
-LONGEST = ("test_train.py", "test_worker.py")  # begun last, they would outlast all others
+LONGEST = ("/test_train.py", "/test_worker.py", "/worker/test_ct.py")  # begun last, they would outlast all others
 
 # Pictures here are small, and several processes share the cores: threads would mostly wait for each other. Programs
 # that a test starts inherit it.
@@ -83,7 +83,7 @@ def absent(need: str) -> str | None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by -m, so that markers added here count
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONGEST))
     long_asked_for = re.search(r"\blong\b", config.getoption("markexpr")) is not None
     for item in items:
         for fixture in getattr(item, "fixturenames", ()):
