@@ -111,16 +111,17 @@ def to_dicom_seg(session: Session, scan_id: int, *, by: User, file_name: str) ->
     scan = asked.scan
     if scan.format != "DICOM":
         raise InputError(f"{scan.name}: {NO_DICOM_SEG}")
-    volume, labels = ct_files.image(asked.image_sha256, name=scan.name), ct_files.labels(scan.labels_sha256)
-    content = dicom_seg(
-        labels,
-        sides(labels, volume.affine, hu=volume.hu),
-        volume.affine,
-        ct_files.headers(scan.sha256),
-        algorithm=asked.report.model_key or "",
-        version=asked.report.code_version or "",
-        reviewed=asked.report.signature is not None or bool(scan.corrections),
-    )
+    with ct_files.at_hand(asked.image_sha256, name=scan.name) as volume:
+        labels = ct_files.labels(scan.labels_sha256)
+        content = dicom_seg(
+            labels,
+            sides(labels, volume.affine, hu=volume.hu),
+            volume.affine,
+            ct_files.headers(scan.sha256),
+            algorithm=asked.report.model_key or "",
+            version=asked.report.code_version or "",
+            reviewed=asked.report.signature is not None or bool(scan.corrections),
+        )
     _record(session, asked, "export.dicom_seg", by=by, file_name=file_name)
     return content
 
@@ -140,13 +141,14 @@ def to_stl(session: Session, scan_id: int, *, by: User, file_name: str) -> bytes
     """
     with beforehand(session) as reading:
         asked = _asked(reading, scan_id)
-    volume, labels = ct_files.image(asked.image_sha256, name=asked.scan.name), ct_files.labels(asked.scan.labels_sha256)
-    if not labels.any():
-        raise InputError(f"{asked.scan.name}: nothing is labelled, so there is no surface to export.")
     content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, surface in meshes.surfaces(labels, sides(labels, volume.affine, hu=volume.hu), volume.affine):
-            archive.writestr(f"{name}.stl", meshes.to_stl(surface, name=name))
+    with ct_files.at_hand(asked.image_sha256, name=asked.scan.name) as volume:
+        labels = ct_files.labels(asked.scan.labels_sha256)
+        if not labels.any():
+            raise InputError(f"{asked.scan.name}: nothing is labelled, so there is no surface to export.")
+        with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, surface in meshes.surfaces(labels, sides(labels, volume.affine, hu=volume.hu), volume.affine):
+                archive.writestr(f"{name}.stl", meshes.to_stl(surface, name=name))
     _record(session, asked, "export.stl", by=by, file_name=file_name)
     return content.getvalue()
 

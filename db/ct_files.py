@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import errno
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_one_at_a_time = threading.Lock()
+_kept: dict[str, Volume] = {}
+"""The volume that was at hand last, by its digest."""
 
 MEDIA_TYPE = "application/gzip"
 """Of NIfTI as it is stored here: `.nii.gz`."""
@@ -41,6 +47,27 @@ def image(sha256: str, *, name: str) -> Volume:
         InputError: It holds no CT volume.
     """
     return read_volume(_local(sha256), name=name)
+
+
+@contextmanager
+def at_hand(sha256: str, *, name: str) -> Iterator[Volume]:
+    """The volume of a scan for work on the whole of it: one at a time in a process, others wait until the block ends.
+
+    The last one stays in memory, since a lesion is seldom corrected alone, and goes before another one is read. Nothing
+    is asked of the database within the block, so that who waits for the one never holds the other.
+
+    Args:
+        sha256: As of `image`.
+        name: As of `image`.
+
+    Raises:
+        InputError, NotFound, DamagedFile: As `image`.
+    """
+    with _one_at_a_time:
+        if sha256 not in _kept:
+            _kept.clear()
+            _kept[sha256] = image(sha256, name=name)
+        yield _kept[sha256]
 
 
 def labels(sha256: str) -> NDArray[np.uint8]:

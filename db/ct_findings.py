@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
+from functools import partial
 from typing import Any, Final, Literal, NamedTuple
 
 from sqlalchemy import func, select
@@ -172,12 +172,12 @@ def relabel(session: Session, analysis_id: int, scan_id: int, voxel: Voxel, labe
     """
     if label not in _NUMBERS:
         raise InputError(f"A lesion is one of {', '.join(_NUMBERS)}, got {label!r}.")
-    return _correct(session, analysis_id, scan_id, "relabel", lambda start: _of_lesion(start, voxel, label), by=by)
+    return _correct(session, analysis_id, scan_id, "relabel", partial(_of_lesion, voxel=voxel, label=label), by=by)
 
 
 def remove(session: Session, analysis_id: int, scan_id: int, voxel: Voxel, *, by: User) -> Standing:
     """There is no lesion here: it becomes what surrounds it most. The rest is as of `relabel`."""
-    return _correct(session, analysis_id, scan_id, "remove", lambda start: _of_lesion(start, voxel, None), by=by)
+    return _correct(session, analysis_id, scan_id, "remove", partial(_of_lesion, voxel=voxel, label=None), by=by)
 
 
 def remove_kidney(
@@ -202,7 +202,7 @@ def remove_kidney(
         NotFound: As `relabel`.
     """
     return _correct(
-        session, analysis_id, scan_id, "remove", lambda start: _without_kidney(start, number, seen_sha256), by=by
+        session, analysis_id, scan_id, "remove", partial(_without_kidney, number=number, seen_sha256=seen_sha256), by=by
     )
 
 
@@ -261,14 +261,15 @@ def _correct(
     analysis_id: int,
     scan_id: int,
     action: CtAction,
-    change: Callable[[_Start], _After | None],
+    change: Callable[[_Start, Volume], _After | None],
     *,
     by: User,
 ) -> Standing:
     """Computes first and holds the study afterwards; `change` gives None where nothing changes."""
     with beforehand(session) as reading:
         start = _start(reading, analysis_id, scan_id)
-    after = change(start)
+    with ct_files.at_hand(start.image_sha256, name=start.name) as volume:
+        after = change(start, volume)
     _, specimen = analyses.hold_for_review(session, analysis_id)
     scan = _scan(session, specimen, scan_id)
     if _last(session, analysis_id, scan_id) != start.last:
@@ -308,7 +309,7 @@ def _start(session: Session, analysis_id: int, scan_id: int) -> _Start:
     return _Start(scan.name, scan.image.sha256, stands.labels_sha256, stands.measures, last)
 
 
-def _of_lesion(start: _Start, voxel: Voxel, label: Label | None) -> _After | None:
+def _of_lesion(start: _Start, scan: Volume, voxel: Voxel, label: Label | None) -> _After | None:
     """What a lesion's correction leaves behind; None where it has that label. `label` None is what surrounds it."""
     labels = ct_files.labels(start.labels_sha256)
     place = tuple(int(index) for index in voxel)
@@ -320,24 +321,22 @@ def _of_lesion(start: _Start, voxel: Voxel, label: Label | None) -> _After | Non
         return None
     d, h, w = place
     changed = measure.relabel(labels, (d, h, w), None if label is None else _NUMBERS[label])
-    return _after(start, changed, (d, h, w), was, LABELS.get(int(changed[place])))
+    return _after(scan, changed, (d, h, w), was, LABELS.get(int(changed[place])))
 
 
-def _without_kidney(start: _Start, number: int, seen_sha256: str) -> _After:
+def _without_kidney(start: _Start, scan: Volume, number: int, seen_sha256: str) -> _After:
     """What is left without a kidney."""
     if start.labels_sha256 != seen_sha256:
         raise Conflict(f"{start.name} has changed meanwhile. Look at its kidneys again, then remove one.")
     kidney = next((each for each in start.measures.kidneys if each.number == number), None)
     if kidney is None:
         raise InputError(f"{start.name} has no kidney {number}. Reload the page.")
-    scan = _volume(start.image_sha256, start.name)
     changed, voxel = measure.without_kidney(ct_files.labels(seen_sha256), scan.affine, number, hu=scan.hu)
-    return _after(start, changed, voxel, _KIDNEY if kidney.side == "middle" else f"{kidney.side} {_KIDNEY}", None)
+    return _after(scan, changed, voxel, _KIDNEY if kidney.side == "middle" else f"{kidney.side} {_KIDNEY}", None)
 
 
-def _after(start: _Start, labels: Labels, voxel: tuple[int, int, int], was: str, label: str | None) -> _After:
+def _after(scan: Volume, labels: Labels, voxel: tuple[int, int, int], was: str, label: str | None) -> _After:
     """Measures labels that a correction left and puts them into the file store."""
-    scan = _volume(start.image_sha256, start.name)
     measures = measure.measure(labels, scan.affine, hu=scan.hu)
     sha256, size = ct_files.put_labels(labels, scan)
     return _After(voxel, was, label, sha256, size, measure.to_dict(measures), in_words(labels, measures))
@@ -346,12 +345,6 @@ def _after(start: _Start, labels: Labels, voxel: tuple[int, int, int], was: str,
 def _thing(was: str) -> Literal["kidney", "lesion"]:
     """What a correction is about, by what that was."""
     return "kidney" if was.endswith(_KIDNEY) else "lesion"
-
-
-@lru_cache(maxsize=1)
-def _volume(sha256: str, name: str) -> Volume:
-    """The volume of a scan; the last one stays in memory, since a lesion is seldom corrected alone."""
-    return ct_files.image(sha256, name=name)
 
 
 def _scan(session: Session, specimen: Specimen, scan_id: int) -> CtScan:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import io
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel
@@ -37,6 +39,28 @@ def test_a_scan_and_its_labels_lie_at_the_same_place_when_they_are_read_back(sto
     back = nibabel.Nifti1Image.from_bytes(gzip.decompress(content))
     assert np.array_equal(np.asarray(back.dataobj).transpose(2, 1, 0), labels)
     assert np.allclose(back.affine, stored.affine)
+
+
+def test_one_volume_is_at_hand_at_a_time_and_goes_before_the_next_is_read(store: FileStore) -> None:
+    image = gzip.compress(nibabel.Nifti1Image(body([RIGHT])[0].hu.transpose(2, 1, 0), np.diag([5, 5, 5, 1])).to_bytes())
+    one, two = (store.put(io.BytesIO(content))[0] for content in (image, image + gzip.compress(b"")))
+
+    def second() -> bool:
+        with ct_files.at_hand(two, name="late"):
+            return first() is None
+
+    with ThreadPoolExecutor(1) as other:
+        with ct_files.at_hand(one, name="portal") as volume:
+            first = weakref.ref(volume.hu)
+            waits = other.submit(second)
+            with pytest.raises(TimeoutError):
+                waits.result(timeout=0.2)
+            del volume
+        assert waits.result(timeout=60)
+    with ct_files.at_hand(two, name="late") as late:
+        pass
+    with ct_files.at_hand(two, name="late") as again:
+        assert again is late
 
 
 def test_a_scan_that_was_lost_or_damaged_in_the_store_is_not_read(store: FileStore, tmp_path: Path) -> None:
