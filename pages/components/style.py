@@ -41,6 +41,8 @@ h1 { font-size: 1.55rem !important; font-weight: 620 !important; padding: 0 !imp
 .rc-chip::before { content: ""; width: 0.55em; height: 0.55em; border-radius: 50%; background: var(--rc, #6B7280); }
 .rc-chip.rc-quiet { border-color: color-mix(in srgb, currentColor 22%, transparent); background: transparent; }
 .rc-chip.rc-quiet::before { display: none; }
+.rc-narrow { width: min-content; min-width: 8em; margin-left: auto; } /* of what stands beside numbers in a table */
+.rc-narrow .rc-chip { white-space: normal; border-radius: 0.7em; line-height: 1.3; text-align: left; }
 .rc-chip.rc-flag { --rc: #B45309; }
 .rc-chip.rc-flag::before { border-radius: 0; clip-path: polygon(50% 0, 100% 100%, 0 100%); }
 .rc-num { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }

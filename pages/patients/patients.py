@@ -150,21 +150,20 @@ def _slides(scanned: Sequence[SlideRow], reported: Sequence[SlideReport]) -> Non
             cells = [
                 style.number(found.summary.count, 0),
                 glomeruli.density_in_words(found),
-                glomeruli.share_in_words(found.sclerosed) + (f"<br>{few}" if few else ""),
+                glomeruli.share_in_words(found.sclerosed) + (f'<div class="rc-narrow">{few}</div>' if few else ""),
                 glomeruli.length_in_words(found.summary.mean_diameter, found.summary.unit),
             ]
         lines.append(
-            f'<tr><td style="white-space:nowrap"><a href="{links.address("slide", slide=slide.id)}" target="_self">'
-            f"{escape(row.accession)} · {escape(slide.name)}</a><br>"
+            f'<tr><td><a href="{links.address("slide", slide=slide.id)}" target="_self">'
+            f'<span style="white-space:nowrap">{escape(row.accession)}</span> · {escape(slide.name)}</a><br>'
             f'<span class="rc-quiet-text">{escape(slide.stain)}, {escape(slide.species)}<br>'
-            f"{style.when(row.collected_at or row.created_at)[:11]}</span></td><td>{state}</td>"
-            + "".join(f'<td class="rc-num">{cell}</td>' for cell in cells)
-            + "</tr>"
+            f'<span style="white-space:nowrap">{style.when(row.collected_at or row.created_at)[:11]}</span></span></td>'
+            f"<td>{state}</td>" + "".join(f'<td class="rc-num">{cell}</td>' for cell in cells) + "</tr>"
         )
     st.html(
         '<div style="overflow-x:auto"><table class="rc-table"><thead><tr><th>Slide</th><th>State</th>'
         '<th class="rc-num">Glomeruli</th><th class="rc-num">Per mm²<br>of tissue</th>'
-        '<th class="rc-num">Globally sclerosed</th><th class="rc-num">Mean<br>diameter</th></tr></thead>'
+        '<th class="rc-num">Globally<br>sclerosed</th><th class="rc-num">Mean<br>diameter</th></tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
 
