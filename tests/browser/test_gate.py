@@ -34,6 +34,7 @@ def test_a_reviewer_counts_a_withheld_field_and_withholds_it_again(page: Any, we
     dialog.get_by_role("button", name="Count it", exact=True).click()
     wait_until(page, {"WBC": 6, "RBC": 3})
     expect(page.get_by_text("field 2 counted by a reviewer, though out of focus")).to_be_visible()
+    drawn(page)
     page.get_by_text("History").click()
     expect(page.get_by_text("field 2.png counted, though out of focus: sharp enough for red cells")).to_be_visible()
     drawn(page)

@@ -7,7 +7,7 @@ import pandas
 import pytest
 
 from db import audit, reviews
-from tests.browser.conftest import drawn, sign_in
+from tests.browser.conftest import drawn, expect, sign_in
 from tests.browser.records import analysed, user_of
 from tests.running_app import Person, RunningApp
 
@@ -36,9 +36,12 @@ def test_a_patients_value_leads_to_the_field_it_was_counted_in(
     sign_in(page, web_app, reviewer, "/patient")
     page.get_by_label("Search").fill(bench.patient)
     page.keyboard.press("Enter")
+    expect(page.locator("tr[data-id]")).to_have_count(1)
+    drawn(page)
     page.locator("tr[data-id] a", has_text=bench.patient).click()
     page.wait_for_url("**/patient?patient=*")
     page.get_by_text("Where each value comes from").wait_for()
+    drawn(page)
     page.locator("summary", has_text="WBC").click()
     page.get_by_role("link", name="field 3").click()
     page.wait_for_url(f"**/review?specimen={bench.specimen_id}&field={bench.field_ids[2]}")

@@ -46,6 +46,7 @@ def test_a_field_is_withdrawn_and_brought_back_and_the_counts_follow(
     wait_until(page, {"WBC": 4, "RBC": 2})
     page.wait_for_selector(f".viewer[data-picture='{bench.field_ids[2]}']")
     page.get_by_text("2 of 2", exact=True).wait_for()
+    drawn(page)
     page.get_by_text("History").click()
     page.get_by_text("field 2.png withdrawn: of another patient").wait_for()
     shoot(page, "withdrawn")
@@ -107,5 +108,6 @@ def test_a_specimen_is_given_to_the_right_patient(page: Any, web_app: RunningApp
     page.get_by_role("link", name=other.patient).wait_for()
     with web_app.database() as session:
         assert specimens.get(session, bench.specimen_id).patient.identifier == other.patient
+    drawn(page)
     page.get_by_text("History").click()
     page.get_by_text(f"Moved from patient {bench.patient} to {other.patient}: number mistyped").wait_for()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from db import analyses, specimens, workers
-from tests.browser.conftest import TABLET, expect, sign_in
+from tests.browser.conftest import TABLET, drawn, expect, sign_in
 from tests.browser.records import analysed
 from tests.running_app import Person, RunningApp
 
@@ -37,6 +37,7 @@ def test_a_specimen_is_found_by_its_accession_number_and_opened_by_its_row(
     expect(page.locator(f"tr[data-id='{other.specimen_id}']")).to_have_count(0)
     row = page.locator(f"tr[data-id='{wanted.specimen_id}']")
     expect(row).to_contain_text("needs review")
+    drawn(page)
     row.get_by_text("Anna Example").click()
     page.wait_for_url(f"**/review?specimen={wanted.specimen_id}**")
     page.wait_for_selector(".viewer[data-picture]")
@@ -53,6 +54,7 @@ def test_a_failed_analysis_says_why_and_is_tried_again(page: Any, new_app: Runni
     row.get_by_text("waiting").wait_for()
     with new_app.database() as session:
         assert specimens.get(session, bench.specimen_id).state == "waiting"
+    drawn(page)  # each run of the page makes its rows anew
     row.get_by_role("button", name="Cancel").click()
     row.get_by_text("cancelled", exact=True).wait_for()
 
