@@ -17,8 +17,7 @@ import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db import glomeruli, reporting
-from db.glomeruli import Outline, ReviewedGlomerulus, Status
+from db import reporting, reviewed_glomeruli
 from db.models import (
     Analysis,
     ScaleSource,
@@ -29,6 +28,7 @@ from db.models import (
     StoredFile,
 )
 from db.reporting import Report, Signature, Which
+from db.reviewed_glomeruli import Outline, ReviewedGlomerulus, Status
 from renalcore.errors import NotFound
 from renalcore.histology.glomeruli import Glomeruli
 from renalcore.histology.measure import Limits, SclerosedShare, SlideSummary, sclerosed_share, summary
@@ -39,7 +39,7 @@ class ReportedGlomerulus:
     """One glomerulus that a report counts.
 
     Attributes:
-        key: Which one, see `glomeruli.ReviewedGlomerulus`.
+        key: Which one, see `reviewed_glomeruli.ReviewedGlomerulus`.
         number: What it is called on its slide.
         status: `model` where it counts on the model's word alone, else what a person did: `confirmed`, `redrawn` or
             `added`.
@@ -172,7 +172,7 @@ def to_json(current: SlideReport) -> dict[str, Any]:
     """What a signature keeps of a report: every slide and glomerulus that counts, and everything they depend on."""
     return {
         **reporting.rests_on(current),
-        "limits": glomeruli.limits_to_json(current.limits),
+        "limits": reviewed_glomeruli.limits_to_json(current.limits),
         "slides": [_slide_to_json(slide) for slide in current.slides],
         "slides_total": current.slides_total,
         "unreviewed": current.unreviewed,
@@ -227,7 +227,7 @@ def _reports(session: Session, specimen_ids: Sequence[int]) -> list[SlideReport]
 def _as_signed(said: Mapping[str, Any], kept: Mapping[str, Any]) -> SlideReport:
     return SlideReport(
         **said,
-        limits=glomeruli.limits_from_json(kept["limits"]),
+        limits=reviewed_glomeruli.limits_from_json(kept["limits"]),
         slides=slides_of(kept),
         slides_total=kept["slides_total"],
     )
@@ -242,7 +242,7 @@ def _as_it_stands(
         .where(Slide.specimen_id == specimen_id, Slide.withdrawn_at.is_(None))
         .order_by(Slide.position)
     ).all()
-    limits = glomeruli.limits_of(analysis) if analysis else Limits()
+    limits = reviewed_glomeruli.limits_of(analysis) if analysis else Limits()
     return SlideReport(
         **said,
         limits=limits,
@@ -260,7 +260,7 @@ def _slides(
         ).all()
     )
     standing: dict[int, list[ReviewedGlomerulus]] = defaultdict(list)
-    for item in glomeruli.standing(session, analysis.id):
+    for item in reviewed_glomeruli.standing(session, analysis.id):
         standing[item.slide_id].append(item)
     return tuple(
         _slide(slide, sha256, standing[slide.id], limits, tissue_px=tissue[slide.id])
