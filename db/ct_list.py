@@ -4,65 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from db import analyses
+from db.listing import (
+    ASKED_STATES,
+    AskedState,
+    Line,
+    Page,
+    counted_states,
+    in_state,
+    matching,
+    newest_analyses,
+    progress_of,
+    said,
+    state_of,
+)
 from db.models import CtCorrection, CtResult, CtScan, Patient, Specimen
-from db.slide_list import SLIDE_STATES, SlideState, counted_states, in_state, state_of
-from db.worklist import matching, newest_analyses
 
-__all__ = ["STUDY_STATES", "Page", "StudyRow", "StudyState", "page", "state_counts", "state_of"]
+__all__ = ["STUDY_STATES", "StudyRow", "StudyState", "page", "state_counts", "state_of"]
 
-StudyState = SlideState
-STUDY_STATES = SLIDE_STATES
+StudyState = AskedState
+STUDY_STATES = ASKED_STATES
 
 
 @dataclass(frozen=True, slots=True)
-class StudyRow:
+class StudyRow(Line):
     """One line of the list.
 
     Attributes:
-        specimen_id: The study.
-        accession: Its accession number.
-        patient_id: The patient.
-        patient_identifier: The patient's hospital number.
-        patient_name: The patient's name, None where it was not given.
-        created_at: When it was registered.
-        collected_at: When it was scanned, None where unknown.
-        state: Its state.
-        message: Why the analysis failed or who cancelled it, else empty.
-        analysis_id: The analysis that counts; None where there is none.
-        done: Steps of a running analysis that are done.
-        total: All its steps; 0 while it does not run.
         scans: Its scans that count, in their order; the withdrawn ones where none does.
         lesions: How many lesions each of these scans has, corrections included; None where it has no result.
     """
 
-    specimen_id: int
-    accession: str
-    patient_id: int
-    patient_identifier: str
-    patient_name: str | None
-    created_at: datetime
-    collected_at: datetime | None
-    state: StudyState
-    message: str
-    analysis_id: int | None
-    done: int
-    total: int
     scans: tuple[CtScan, ...]
     lesions: tuple[int | None, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Some lines of the list, and how many there are in all."""
-
-    rows: tuple[StudyRow, ...]
-    total: int
 
 
 def state_counts(session: Session) -> dict[StudyState, int]:
@@ -78,7 +55,7 @@ def page(
     text: str | None = None,
     limit: int = 100,
     offset: int = 0,
-) -> Page:
+) -> Page[StudyRow]:
     """Studies, the newest first.
 
     Args:
@@ -101,8 +78,7 @@ def page(
     found = session.execute(newest_first.limit(limit).offset(offset)).all()
     ids = [specimen.id for specimen, _ in found]
     newest = newest_analyses(session, ids)
-    # Few run at a time, so their steps are counted one by one.
-    progress = {one.id: analyses.progress(session, one.id) for one in newest.values() if one.state == "running"}
+    progress = progress_of(session, newest.values())
     lesions = _lesions(session, [one.id for one in newest.values() if one.state == "done"])
     scans: dict[int, list[CtScan]] = {}
     for scan in session.scalars(select(CtScan).where(CtScan.specimen_id.in_(ids)).order_by(CtScan.position)):
@@ -110,23 +86,11 @@ def page(
     lines = []
     for specimen, patient in found:
         analysis = newest.get(specimen.id)
-        done, steps = progress.get(analysis.id, (0, 0)) if analysis else (0, 0)
         all_of_it = scans.get(specimen.id, [])
         shown = tuple([scan for scan in all_of_it if scan.withdrawn_at is None] or all_of_it)
         lines.append(
             StudyRow(
-                specimen_id=specimen.id,
-                accession=specimen.accession,
-                patient_id=patient.id,
-                patient_identifier=patient.identifier,
-                patient_name=patient.name,
-                created_at=specimen.created_at,
-                collected_at=specimen.collected_at,
-                state=state_of(specimen, analysis),
-                message=(analysis.message or "") if analysis else "",
-                analysis_id=analysis.id if analysis else None,
-                done=done,
-                total=steps,
+                **said(specimen, patient, analysis, progress),
                 scans=shown,
                 lesions=tuple(lesions.get((analysis.id, scan.id)) if analysis else None for scan in shown),
             )

@@ -3,99 +3,48 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Literal, get_args
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from db import analyses, glomeruli
-from db.models import SPECIMEN_STATES, Analysis, Patient, Slide, Specimen, SpecimenState
-from db.worklist import matching, newest_analyses
-from renalcore.errors import UnknownName
+from db import reviewed_glomeruli
+from db.listing import (
+    ASKED_STATES,
+    AskedState,
+    Line,
+    Page,
+    counted_states,
+    in_state,
+    matching,
+    newest_analyses,
+    progress_of,
+    said,
+    state_of,
+)
+from db.models import Patient, Slide, Specimen
 
-SlideState = Literal["not_analysed", SpecimenState]
-"""States of a specimen of slides or scans: before anybody asks for an analysis nothing is waited for."""
+__all__ = ["SLIDE_STATES", "SlideRow", "SlideState", "page", "state_counts", "state_of"]
 
-SLIDE_STATES: tuple[SlideState, ...] = (get_args(SlideState)[0], *SPECIMEN_STATES)
+SlideState = AskedState
+SLIDE_STATES = ASKED_STATES
 
 
 @dataclass(frozen=True, slots=True)
-class SlideRow:
+class SlideRow(Line):
     """One line of the list.
 
     Attributes:
         slide: The slide.
-        accession: Accession number of its specimen.
-        patient_id: The patient.
-        patient_identifier: The patient's hospital number.
-        patient_name: The patient's name, None where it was not given.
-        created_at: When its specimen was registered.
-        collected_at: When the tissue was taken, None where unknown.
-        state: That of its specimen.
-        message: Why the analysis failed or who cancelled it, else empty.
-        analysis_id: The analysis that counts; None where there is none.
-        done: Tiles of a running analysis, over all slides of the specimen, that were searched.
-        total: All its tiles; 0 while it does not run or they are not known yet.
         glomeruli: How many count on it; None where it has no result.
     """
 
     slide: Slide
-    accession: str
-    patient_id: int
-    patient_identifier: str
-    patient_name: str | None
-    created_at: datetime
-    collected_at: datetime | None
-    state: SlideState
-    message: str
-    analysis_id: int | None
-    done: int
-    total: int
     glomeruli: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Some lines of the list, and how many there are in all."""
-
-    rows: tuple[SlideRow, ...]
-    total: int
-
-
-def state_of(specimen: Specimen, analysis: Analysis | None) -> SlideState:
-    """The state of a specimen of slides or scans, whose analysis that counts is `analysis`."""
-    return "not_analysed" if analysis is None and specimen.state == "waiting" else specimen.state
 
 
 def state_counts(session: Session) -> dict[SlideState, int]:
     """How many slides are in each state; every state has an entry."""
     return counted_states(session, select(Specimen).join(Slide, Slide.specimen_id == Specimen.id))
-
-
-def counted_states(session: Session, specimens: Select[Any]) -> dict[SlideState, int]:
-    """How many lines of `specimens` are in each state, also of CT studies; every state has an entry."""
-    asked = _IS_ASKED.label("asked")
-    counted = dict.fromkeys(SLIDE_STATES, 0)
-    states = specimens.with_only_columns(Specimen.state, asked, func.count()).group_by(Specimen.state, asked)
-    for state, is_asked, number in session.execute(states):
-        counted[state if is_asked or state != "waiting" else "not_analysed"] += number
-    return counted
-
-
-def in_state(state: SlideState | None) -> list[ColumnElement[bool]]:
-    """What a specimen of slides or scans must be to be in a state; nothing where it may be in any.
-
-    Raises:
-        UnknownName: None can be in that state.
-    """
-    if state is None:
-        return []
-    if state not in SLIDE_STATES:
-        raise UnknownName(f"{state!r} is no state of a specimen; expected one of {', '.join(SLIDE_STATES)}")
-    if state == "not_analysed":
-        return [Specimen.state == "waiting", ~_IS_ASKED]
-    return [Specimen.state == state, *([_IS_ASKED] if state == "waiting" else [])]
 
 
 def page(
@@ -106,7 +55,7 @@ def page(
     text: str | None = None,
     limit: int = 100,
     offset: int = 0,
-) -> Page:
+) -> Page[SlideRow]:
     """Slides, those of the newest specimen first.
 
     Args:
@@ -133,31 +82,14 @@ def page(
     newest_first = joined.order_by(Specimen.created_at.desc(), Specimen.id.desc(), Slide.position)
     found = session.execute(newest_first.limit(limit).offset(offset)).all()
     newest = newest_analyses(session, list({specimen.id for _, specimen, _ in found}))
-    # Few run at a time, so their tiles are counted one by one.
-    progress = {one.id: analyses.progress(session, one.id) for one in newest.values() if one.state == "running"}
-    counted = glomeruli.counts(session, [one.id for one in newest.values() if one.state == "done"])
-    lines = []
-    for slide, specimen, patient in found:
-        analysis = newest.get(specimen.id)
-        done, tiles = progress.get(analysis.id, (0, 0)) if analysis else (0, 0)
-        lines.append(
-            SlideRow(
-                slide=slide,
-                accession=specimen.accession,
-                patient_id=patient.id,
-                patient_identifier=patient.identifier,
-                patient_name=patient.name,
-                created_at=specimen.created_at,
-                collected_at=specimen.collected_at,
-                state=state_of(specimen, analysis),
-                message=(analysis.message or "") if analysis else "",
-                analysis_id=analysis.id if analysis else None,
-                done=done,
-                total=tiles,
-                glomeruli=counted.get(slide.id) if slide.withdrawn_at is None else None,
-            )
+    progress = progress_of(session, newest.values())
+    counted = reviewed_glomeruli.counts(session, [one.id for one in newest.values() if one.state == "done"])
+    lines = (
+        SlideRow(
+            **said(specimen, patient, newest.get(specimen.id), progress),
+            slide=slide,
+            glomeruli=counted.get(slide.id) if slide.withdrawn_at is None else None,
         )
+        for slide, specimen, patient in found
+    )
     return Page(tuple(lines), total)
-
-
-_IS_ASKED = select(Analysis.id).where(Analysis.specimen_id == Specimen.id).exists()

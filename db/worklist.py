@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, or_, select
+from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session
 
+from db.listing import Page, matching, newest_analyses
 from db.models import (
     SPECIMEN_STATES,
-    Analysis,
     FieldResult,
     Objective,
     Patient,
@@ -58,14 +57,6 @@ class WorklistRow:
     analysis_id: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Some lines of the worklist, and how many there are in all."""
-
-    rows: tuple[WorklistRow, ...]
-    total: int
-
-
 def state_counts(session: Session) -> dict[SpecimenState, int]:
     """How many specimens are in each state; every state has an entry."""
     statement = select(Specimen.state, func.count()).where(_IS_SEDIMENT).group_by(Specimen.state)
@@ -83,7 +74,7 @@ def page(
     until: datetime | None = None,
     limit: int = 100,
     offset: int = 0,
-) -> Page:
+) -> Page[WorklistRow]:
     """Specimens, newest first, in a constant number of statements however many there are.
 
     Args:
@@ -163,34 +154,7 @@ def page(
     return Page(tuple(lines), total)
 
 
-def matching(text: str | None) -> list[ColumnElement[bool]]:
-    """What the accession number, hospital number or patient name must hold, in any case; nothing for no text."""
-    wanted = (text or "").strip()
-    if not wanted:
-        return []
-    return [
-        or_(
-            Specimen.accession.icontains(wanted, autoescape=True),
-            Patient.identifier.icontains(wanted, autoescape=True),
-            Patient.name_folded.contains(wanted.casefold(), autoescape=True),
-        )
-    ]
-
-
 def _joined(statement: Select[Any], by_patient: bool) -> Select[Any]:
     """Count specimens alone where no patient is asked for: the index answers it."""
     statement = statement.select_from(Specimen)
     return statement.join(Patient, Patient.id == Specimen.patient_id) if by_patient else statement
-
-
-def newest_analyses(session: Session, specimen_ids: Sequence[int]) -> dict[int, Analysis]:
-    """By specimen the newest analysis to count that was not cancelled, or the newest where all were."""
-    newest: dict[int, Analysis] = {}
-    for analysis in session.scalars(
-        select(Analysis)
-        .where(Analysis.specimen_id.in_(specimen_ids), Analysis.purpose == "count")
-        .order_by(Analysis.id)
-    ):
-        if analysis.state != "cancelled" or newest.get(analysis.specimen_id, analysis).state == "cancelled":
-            newest[analysis.specimen_id] = analysis
-    return newest
