@@ -21,7 +21,7 @@ from db.specimens import UploadedField
 from pages.components import analysis
 from pages.components.analysis import MODEL, card_of
 from tests.browser.records import HEIGHT_PX, WIDTH_PX, a_picture, user_of
-from tests.running_app import RunningApp, make_app
+from tests.running_app import RunningApp, make_app, serving
 
 PATIENCE_S = 180.0
 MODEL_LOADED_WITHIN_S = 240.0  # seconds on a quiet machine
@@ -29,15 +29,11 @@ FIELDS = 6
 T = TypeVar("T")
 
 
-@pytest.fixture
-def app(tmp_path: Path) -> Iterator[RunningApp]:
-    """An app with a worker of its own, for tests that kill one of the two."""
-    made = make_app(tmp_path / "data")
-    try:
-        made.start()
-        yield made
-    finally:
-        made.stop()
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
+    """An app with a worker of its own, for tests that kill one of the two; the last of them stops it for good."""
+    with serving(tmp_path_factory.mktemp("app") / "data") as served:
+        yield served
 
 
 def _eventually(what: Callable[[], T], within_s: float = PATIENCE_S) -> T:
@@ -79,13 +75,6 @@ def test_a_worker_that_dies_is_started_again_and_there_are_never_two(app: Runnin
     assert _worker_processes(app) == [second]
 
 
-def test_the_worker_goes_when_the_web_server_stops_and_its_log_stays(app: RunningApp) -> None:
-    _eventually(lambda: _at_work(app))
-    app.stop()
-    _eventually(lambda: not _worker_processes(app))
-    assert (app.data / "worker.log").exists()
-
-
 def test_a_killed_web_server_leaves_no_second_worker_when_it_comes_back(app: RunningApp) -> None:
     first = _eventually(lambda: _at_work(app))
     app.stop(kill=True)
@@ -99,6 +88,13 @@ def test_a_killed_web_server_leaves_no_second_worker_when_it_comes_back(app: Run
 
     _eventually(_one_new)
     assert max(counts) == 1
+
+
+def test_the_worker_goes_when_the_web_server_stops_and_its_log_stays(app: RunningApp) -> None:
+    _eventually(lambda: _at_work(app))
+    app.stop()
+    _eventually(lambda: not _worker_processes(app))
+    assert (app.data / "worker.log").exists()
 
 
 @pytest.mark.skipif(card_of(MODEL) is None, reason=f"the weights of {MODEL} are not in renalcore/weights")
