@@ -153,6 +153,7 @@ def test_kidneys_are_found_corrected_signed_exported_and_amended(
     expect(values(page, "tumour")).to_have_text(["0.0", "17.1"])  # a ball of 16 mm: 17.2 ml
     expect(lesions(page).first).to_contain_text("tumour")
 
+    drawn(page)
     lesions(page).first.click()
     page.wait_for_url("**lesion=16-*")
     page.get_by_text("Axial 17 / 20").wait_for()
@@ -188,6 +189,7 @@ def test_kidneys_are_found_corrected_signed_exported_and_amended(
     expect(lesions(page).first).to_contain_text("cyst, corrected")
     expect(values(page, "tumour")).to_have_text(["0.0", "0.0"])
     expect(values(page, "cyst").last).to_have_text("17.1")
+    drawn(page)
     lesions(page).last.click()
     page.wait_for_url("**lesion=3-*")
     page.get_by_text("Axial 4 / 20").wait_for()
@@ -234,6 +236,7 @@ def test_kidneys_are_found_corrected_signed_exported_and_amended(
     expect(lesions(page)).to_have_count(2)
     sign(page, "Cyst 2, right: 0.92 ml")
     page.get_by_text("Amended and signed by Rita Reviewer").wait_for()
+    drawn(page)
     page.locator("summary", has_text="History").click()
     page.get_by_text("Reopened: The small cyst is one").wait_for()
     page.get_by_text("Tumour called a cyst").wait_for()

@@ -77,6 +77,8 @@ def test_a_disc_is_dropped_a_series_chosen_and_the_form_filled_in_from_its_heade
 
     page.goto(f"{web_app.url}/new-ct")
     page.locator(FOLDER).set_input_files(disc)
+    page.get_by_text("Series 3", exact=True).wait_for()
+    drawn(page)
     page.get_by_text("Series 3", exact=True).click()
     fill(page, "Patient number", "P-other")
     expect(page.get_by_text("The files name another patient number than P-other")).to_be_visible()
@@ -88,6 +90,7 @@ def test_a_disc_is_dropped_a_series_chosen_and_the_form_filled_in_from_its_heade
     drawn(page)
     page.locator(FOLDER).set_input_files(a_disc(tmp_path / "another", "nobody", brighter=1))
     page.get_by_text("another (26 files)", exact=True).wait_for()
+    drawn(page)
     page.get_by_text("Series 2", exact=True).nth(1).click()
     expect(page.get_by_text("The files that are ticked name different patients.")).to_be_visible()
     expect(page.get_by_role("button", name=re.compile("(Register|Analyse) 2 scans"))).to_be_disabled()

@@ -144,6 +144,7 @@ def test_glomeruli_are_found_corrected_signed_exported_and_amended(page: Any, ap
     page.keyboard.press("Enter")
     expect(value(page, "count")).to_have_text("5")
     shoot(page, "glomeruli-corrected")
+    drawn(page)
     page.locator("summary", has_text="Counted: all").click()
     fill(page, "Least µm across", "95")
     expect(page.get_by_label("Least µm across", exact=True)).not_to_be_focused()  # keys are the slide's again
@@ -176,6 +177,7 @@ def test_glomeruli_are_found_corrected_signed_exported_and_amended(page: Any, ap
     expect(value(page, "count")).to_have_text("2")
     sign(page)
     page.get_by_text("Amended and signed by Rita Reviewer").wait_for()
+    drawn(page)
     page.locator("summary", has_text="History").click()
     page.get_by_text("Reopened: What was drawn is no glomerulus").wait_for()
     drawn(page)
