@@ -19,11 +19,8 @@ from db.listing import (
     newest_analyses,
     progress_of,
     said,
-    state_of,
 )
 from db.models import CtCorrection, CtResult, CtScan, Patient, Specimen
-
-__all__ = ["STUDY_STATES", "StudyRow", "StudyState", "page", "state_counts", "state_of"]
 
 StudyState = AskedState
 STUDY_STATES = ASKED_STATES

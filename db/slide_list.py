@@ -19,11 +19,8 @@ from db.listing import (
     newest_analyses,
     progress_of,
     said,
-    state_of,
 )
 from db.models import Patient, Slide, Specimen
-
-__all__ = ["SLIDE_STATES", "SlideRow", "SlideState", "page", "state_counts", "state_of"]
 
 SlideState = AskedState
 SLIDE_STATES = ASKED_STATES

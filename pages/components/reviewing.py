@@ -15,8 +15,8 @@ import streamlit as st
 from sqlalchemy.orm import Session
 
 from db import analyses, patients, specimens
-from db.ct_list import state_of
 from db.engine import session_scope
+from db.listing import state_of
 from db.models import Analysis, CtScan, Modality, Patient, Slide, Specimen
 from pages.components import analysis as asking
 from pages.components import auth, links, signing, specimen_menu, status, style

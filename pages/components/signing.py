@@ -10,7 +10,7 @@ import streamlit as st
 from db import audit, reviews
 from db.engine import session_scope
 from db.models import AuditEvent, Specimen
-from db.reports import Signature
+from db.reporting import Signature
 from db.reviews import HistoryEntry
 from pages.components import auth, style
 from renalcore.errors import RenalError
