@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from renalcore.errors import UnreadableFile
 from renalcore.io.image import DECODER_ERRORS, full_scale
-from renalcore.io.slide.scale import likely, um_of
 from renalcore.io.slide.slide import Level
+from renalcore.io.slide.stated import Stated, objective_of, ome_of, scale_of
 from renalcore.types import QualityFlag
 
 # Its remarks on files name them, and a file's name may be a patient's; what matters in them is an error of ours.
@@ -35,8 +35,6 @@ _NONE, _JPEG, _JPEG_2000 = 1, 7, (33003, 33004, 33005, 34712)
 _COMPRESSIONS: Final = {_NONE, 5, _JPEG, 8, 32773, 32946, *_JPEG_2000, 50000, 50001}
 """None, LZW, JPEG, deflate, PackBits, JPEG 2000, zstd and WebP: a piece cannot grow far beyond its place in these."""
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
-_INCH, _CENTIMETRE = 2, 3
-_RESOLUTION_UM: Final = {_INCH: 25_400.0, _CENTIMETRE: 10_000.0}
 _FLUORESCENT: Final = ("EmissionWavelength", "Fluor")
 
 _REDUCED_DEPTH = QualityFlag("reduced_depth", "The slide has more than 8 bits a channel and was scaled down to 8.")
@@ -50,32 +48,6 @@ _ONE_PLANE = QualityFlag(
 _UNLIKELY_SCALE = QualityFlag(
     "unlikely_scale", "The scale that the file states cannot be right and is not used. Enter the scale by hand."
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Stated:
-    """What a TIFF states about itself, read without decoding a pixel.
-
-    Attributes:
-        format: "OME-TIFF" or "TIFF".
-        width_px: Width of its main picture.
-        height_px: Height of its main picture.
-        plain: It is 8-bit colour or grey, whose regions can be read as they stand; else it may be a palette, 16 bits,
-            CMYK, numbers with a fraction and so on.
-        first: Its main picture is the first in the file, which is the one that other programs show.
-        um_per_px: Scale of level 0, where it can be trusted.
-        objective: Magnification, where an OME-TIFF states it.
-        flags: Doubts.
-    """
-
-    format: str
-    width_px: int
-    height_px: int
-    plain: bool
-    first: bool
-    um_per_px: float | None
-    objective: float | None
-    flags: tuple[QualityFlag, ...]
 
 
 class TiffSource:
@@ -110,11 +82,11 @@ class TiffSource:
                 f"{self._name}: the TIFF file holds no picture; it was cut off while it was copied. Copy it again."
             )
         main = max(series, key=lambda one: one.keyframe.imagewidth * one.keyframe.imagelength)
-        ome = _ome(self._tiff.ome_metadata, main.keyframe) if self._tiff.is_ome else None
+        ome = ome_of(self._tiff.ome_metadata, main.keyframe) if self._tiff.is_ome else None
         _refuse_channels(main, ome, self._name)
         plane, flags = _plane(main)
         key = main.keyframe
-        um_per_px, stated = _scale(self._tiff, key, ome)
+        um_per_px, stated = scale_of(self._tiff, key, ome)
         if um_per_px is None and stated:
             flags = (*flags, _UNLIKELY_SCALE)
         pages = [(level.keyframe, _page(level, plane)) for level in main.levels]
@@ -135,7 +107,7 @@ class TiffSource:
             plain and key.dtype == np.uint8,
             main.keyframe.index == 0,
             um_per_px,
-            _objective(ome),
+            objective_of(ome),
             flags,
         )
 
@@ -427,64 +399,3 @@ def _refuse_channels(series: Any, ome: ElementTree.Element | None, name: str) ->
         )
     if int(sizes.get("T", 1)) > 1:
         raise UnreadableFile(f"{name}: a time series, not a slide. Export one picture of it as RGB TIFF.")
-
-
-def _ome(text: str | None, key: Any) -> ElementTree.Element | None:
-    """The element of the picture in OME-XML, with its instrument below it."""
-    root = ElementTree.fromstring(text or "<OME/>")
-    for image in root.iterfind("{*}Image"):
-        pixels = image.find("{*}Pixels")
-        if pixels is not None and (pixels.get("SizeX"), pixels.get("SizeY")) == (
-            str(key.imagewidth),
-            str(key.imagelength),
-        ):
-            image.extend(root.iterfind("{*}Instrument"))
-            return image
-    return ElementTree.Element("Image")
-
-
-def _objective(ome: ElementTree.Element | None) -> float | None:
-    used = None if ome is None else ome.find("{*}ObjectiveSettings")
-    if ome is None or used is None:
-        return None
-    for objective in ome.iterfind(".//{*}Objective"):
-        if objective.get("ID") == used.get("ID"):
-            return _number(objective.get("NominalMagnification"))
-    return None
-
-
-def _number(text: object) -> float | None:
-    try:
-        value = float(str(text))
-    except ValueError:
-        return None
-    return value if 0 < value < float("inf") else None
-
-
-def _scale(tiff: Any, key: Any, ome: ElementTree.Element | None) -> tuple[float | None, bool]:
-    """Micrometres a pixel, and whether the file states one in a place where only a microscope would.
-
-    A resolution in the TIFF tags is believed where it is one that print and screens do not have; see `likely`.
-    """
-    pixels = None if ome is None else ome.find("{*}Pixels")
-    if pixels is not None and "PhysicalSizeX" in pixels.attrib:
-        sides = [_number(pixels.get(f"PhysicalSize{side}", pixels.get("PhysicalSizeX"))) for side in "XY"]
-        units = [um_of(pixels.get(f"PhysicalSize{side}Unit", "µm")) for side in "XY"]
-        if None in units:
-            return None, False  # "pixel" and "reference frame" are no lengths
-        x_um, y_um = (side * unit if side and unit else None for side, unit in zip(sides, units, strict=True))
-        return likely(x_um, y_um), True
-    unit = _RESOLUTION_UM.get(int(key.tags.valueof("ResolutionUnit", 0)))
-    if tiff.is_imagej:
-        unit = um_of(str((tiff.imagej_metadata or {}).get("unit", ""))) or unit
-    per_unit = [_ratio(key.tags.valueof(f"{side}Resolution")) for side in "XY"]
-    if unit is None or None in per_unit:
-        return None, False
-    return likely(*(unit / side for side in per_unit if side)), False
-
-
-def _ratio(value: Any) -> float | None:
-    """A rational tag as a number."""
-    if not isinstance(value, tuple) or len(value) != 2 or not all(value):
-        return None
-    return float(value[0] / value[1])
