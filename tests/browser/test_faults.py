@@ -43,3 +43,11 @@ def test_a_fault_in_a_part_of_a_page_is_told_calmly_under_a_number_that_the_log_
     assert f"error {number[1]} on /review: TypeError" in log
     assert "review.py" in log
     assert "Anna Example" not in log
+
+
+def test_a_number_beyond_those_of_records_is_told_to_be_none_on_every_page(page: Any, web_app: RunningApp) -> None:
+    sign_in(page, web_app, web_app.person(), f"/review?specimen={10**20}")
+    expect(page.get_by_text("No such specimen.")).to_be_visible()
+    for word in ("slide", "scan", "patient"):
+        page.goto(f"{web_app.url}/{word}?{word}={10**20}")
+        expect(page.get_by_text(f"No such {word}.")).to_be_visible()
