@@ -16,7 +16,8 @@ class Loss:
 
     Attributes:
         weights: One for each class of the step. The paper names none: a voxel of a rare class counts more.
-        dice: Weight of the Dice loss. Its sums run over the batch, so that a crop without a cyst asks for none.
+        dice: Weight of the Dice loss. Its sums run over the batch, and a class that is absent there hardly pulls: a
+            batch without a cyst would else teach that there are none. Cross-entropy tells of those found falsely.
         cross_entropy: Weight of the cross-entropy.
 
     Raises:
@@ -41,7 +42,7 @@ class Loss:
         """
         found, wanted = logits.float(), targets.long()
         overlap = DiceLoss(
-            include_background=False, to_onehot_y=True, softmax=True, batch=True, smooth_nr=1.0, smooth_dr=1.0
+            include_background=False, to_onehot_y=True, softmax=True, batch=True, smooth_nr=1e-5, smooth_dr=1e-5
         )
         terms = []
         if self.dice:

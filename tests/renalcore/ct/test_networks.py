@@ -106,6 +106,13 @@ def test_a_perfect_answer_costs_nothing_and_a_rare_class_weighs_as_told() -> Non
     assert heavy == pytest.approx((27 * 5.0067 + 5 * 0.0067) / 32, abs=1e-3)
 
 
+def test_a_batch_without_a_cyst_does_not_teach_by_dice_that_there_are_none() -> None:
+    logits = torch.tensor([4.0, 0.0, -4.0])[None, :, None, None, None].repeat(1, 1, 4, 4, 4).requires_grad_()
+    Loss((1, 1, 1), cross_entropy=0)(logits, torch.zeros(1, 4, 4, 4, dtype=torch.long)).backward()
+    assert logits.grad is not None
+    assert logits.grad.abs().max() < 1e-5
+
+
 def test_a_loss_without_a_part_is_refused() -> None:
     with pytest.raises(ValueError, match="one part counts"):
         Loss((1, 1), dice=0, cross_entropy=0)
