@@ -124,6 +124,27 @@ def test_slides_that_arrive_right_after_each_other_are_all_ticked(
     expect(page.get_by_label("Stain", exact=True)).to_have_count(3)
 
 
+def test_an_upload_that_the_server_cannot_write_stops_with_the_reason_and_is_resumed(
+    page: Any, web_app: RunningApp, tmp_path: Path
+) -> None:
+    words = "The upload cannot be written (Input/output error)."
+    pieces = []
+
+    def refuse(route: Any) -> None:
+        pieces.append(route.request.headers["upload-offset"])
+        route.fulfill(status=409, content_type="text/plain", body=words)
+
+    sign_in(page, web_app, web_app.person(), "/new-slides")
+    Image.new("RGB", (300, 200), (200, 100, 50)).save(tmp_path / "field.png")
+    page.route(re.compile("/uploads/"), refuse)
+    page.locator(".uploads input[type=file]:not([webkitdirectory])").set_input_files(tmp_path / "field.png")
+    expect(page.locator(".uploads li").get_by_role("alert")).to_have_text(words)
+    assert pieces == ["0"], "it is not tried again by itself"
+    page.unroute(re.compile("/uploads/"))
+    page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_role("checkbox", name="field.png", exact=True)).to_be_checked()
+
+
 def test_a_folder_with_a_dicom_slide_becomes_one_slide_and_one_without_its_folder_is_refused_at_once(
     page: Any, web_app: RunningApp, tmp_path: Path
 ) -> None:

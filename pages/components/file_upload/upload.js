@@ -124,7 +124,8 @@ class Transfer {
       body: this.file.slice(this.offset, end),
     });
     if (answer.status === 423) return wait(1000); // the request before this one has not ended yet
-    if (answer.status === 409 || answer.status === 204) this.offset = Number(answer.headers.get("upload-offset"));
+    const there = answer.headers.get("upload-offset"); // a refusal for another reason, such as a broken disk, says none
+    if (there !== null && (answer.status === 409 || answer.status === 204)) this.offset = Number(there);
     else if (answer.status === 404) this.key = null;
     else if (answer.status === 403) throw new Refused(403, "You are signed out. Sign in in another tab, then resume.");
     else throw new Refused(answer.status, await answer.text());
