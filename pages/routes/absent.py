@@ -17,9 +17,12 @@ _OF_STREAMLIT = "oauth2callback|(_stcore|static|component|media|app|auth)/.*"
 
 
 class _Absent(StringConvertor):
-    """Any path but those that are served by others; a dot makes it the name of a file."""
+    """Any path but those that are served by others; a dot makes it the name of a file.
 
-    regex = rf"(?!({_PAGES}|{_OF_STREAMLIT})$)[^.]+"
+    From one that ends in a slash Streamlit leads on to the same without it.
+    """
+
+    regex = rf"(?!({_PAGES}|{_OF_STREAMLIT})$)[^.]*[^./]"
 
 
 register_url_convertor("absent", _Absent())

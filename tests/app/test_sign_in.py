@@ -28,6 +28,13 @@ def test_no_address_shows_even_an_empty_page_to_a_stranger(web_app: RunningApp, 
     assert (answer.status_code, answer.headers["location"].split("?")[0]) == (303, "/login")
 
 
+def test_the_address_of_a_page_leads_to_it_also_with_a_slash_at_its_end(web_app: RunningApp) -> None:
+    client = web_app.client(web_app.person())
+    answer = client.get("/worklist/?page=2")
+    assert (answer.status_code, answer.headers["location"]) == (301, "/worklist?page=2")
+    assert [client.get(address).status_code for address in ("/worklist", "/no-such-page")] == [200, 404]
+
+
 @pytest.mark.parametrize(
     "address", ["/media/abc.csv", "/_stcore/upload_file/a/b", "/_stcore/metrics", "/fields/1/image"]
 )
