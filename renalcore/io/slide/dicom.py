@@ -7,6 +7,7 @@ What shows the label or the whole glass is left out.
 from __future__ import annotations
 
 import io
+import struct
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ _PIXELS: Final = b"\xe0\x7f\x10\x00"
 _ITEM: Final = b"\xfe\xff\x00\xe0"
 _END: Final = b"\xfe\xff\xdd\xe0"
 _UNDEFINED: Final = 0xFFFFFFFF
+_TABLE_BYTES: Final = 1 << 26
+"""More than the table of any slide has: one of a million tiles has 4 MB."""
 
 
 def deidentify_slide(path: Path, target: Path, *, key: bytes, name: str) -> tuple[QualityFlag, ...]:
@@ -127,20 +130,34 @@ def _level(file: BinaryIO, key: bytes) -> _Level | None:
 def _end_of_pixels(file: BinaryIO, *, is_implicit: bool) -> int:
     """Where the element of the pixels ends, at which `file` stands: what comes after it is not copied.
 
+    The table of where the tiles begin is checked: by a wrong one libdicom reads beyond its memory and ends the process.
+
     Raises:
-        ValueError: There is none, or it is cut off.
+        ValueError: There is none, it is cut off, or the table is wrong.
     """
     head = file.read(8 if is_implicit else 12)
     if not head.startswith(_PIXELS):
         raise ValueError("a level without pixels, or in an order of bytes that no slide has")
     length = int.from_bytes(head[-4:], "little")
-    while length == _UNDEFINED:  # in items, one a tile
+    starts: list[int] | None = None
+    first, begins = 0, set()
+    while length == _UNDEFINED:  # in items: the table, then one a tile
         head = file.read(8)
         if head[:4] == _END:
+            if not begins.issuperset(starts or ()):
+                raise ValueError("the table of the tiles is wrong")
             return file.tell()
         if head[:4] != _ITEM:
             raise ValueError("a tile is cut off")
-        file.seek(int.from_bytes(head[4:], "little"), io.SEEK_CUR)
+        item_bytes = int.from_bytes(head[4:], "little")
+        if starts is None:
+            if item_bytes % 4 or item_bytes > _TABLE_BYTES:
+                raise ValueError("the table of the tiles is wrong")
+            starts = [start for (start,) in struct.iter_unpack("<I", file.read(item_bytes))]
+            first = file.tell()
+        else:
+            begins.add(file.tell() - len(head) - first)
+            file.seek(item_bytes, io.SEEK_CUR)
     end = file.tell() + length
     if end > file.seek(0, io.SEEK_END):
         raise ValueError("the pixels are cut off")

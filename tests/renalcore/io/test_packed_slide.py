@@ -70,6 +70,17 @@ def test_dicom_files_that_are_no_slide_or_several_or_cut_off_are_refused(tmp_pat
     assert caught.value.__suppress_context__, "the cause may hold a name"
 
 
+def test_a_dicom_slide_whose_table_of_tiles_is_wrong_is_refused_since_it_would_end_the_process(tmp_path: Path) -> None:
+    level = sorted(a_dicom_slide(tmp_path / "slide", label=False).iterdir())[0]
+    content = bytearray(level.read_bytes())
+    table = content.index(b"\xfe\xff\x00\xe0", content.index(b"\xe0\x7f\x10\x00")) + 8
+    assert content[table : table + 4] == bytes(4), "the first tile begins at 0"
+    content[table + 3] = 49
+    level.write_bytes(content)
+    with pytest.raises(UnreadableFile, match="slide: the file is cut off"):
+        deidentify_slide(packed(level.parent, tmp_path / "wrong"), tmp_path / "out", key=KEY, name="slide")
+
+
 @pytest.mark.parametrize(
     ("names", "words"),
     [
