@@ -403,7 +403,13 @@ def _slide(upload: Upload, sha256: str) -> tuple[str, Checked]:
         return _packed_slide(upload, sha256)
     if upload.name.lower().endswith(".mrxs"):
         raise without_folder(_SPOKEN["histology"])
-    return sha256, _slide_at(path)
+    found = _slide_at(path)
+    if found.format == "DICOM slide":  # under the name of another format, else it had come packed
+        raise UnreadableFile(
+            f"{_SPOKEN['histology']}: this is DICOM under the name of another format. Let its name end in .dcm, then "
+            "choose it again: it is stored without the patient then."
+        )
+    return sha256, found
 
 
 def _packed_slide(upload: Upload, sha256: str) -> tuple[str, Checked]:

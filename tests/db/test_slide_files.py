@@ -75,6 +75,14 @@ def test_a_dicom_slide_is_uploaded_as_one_stored_without_the_patient_and_the_sam
         assert np.abs(opened.read(0, 0, WIDTH_PX, 768).astype(int) - a_field()).mean() < 2  # JPEG
 
 
+def test_dicom_under_the_name_of_another_format_is_not_stored_with_the_patient(
+    session: Session, technologist: User, tmp_path: Path
+) -> None:
+    level = sorted(a_dicom_slide(tmp_path / "slide", label=False).iterdir())[0]
+    with pytest.raises(UnreadableFile, match=r"slide: this is DICOM under the name of another format\. .* \.dcm"):
+        sent(session, technologist, level.read_bytes(), name="a.tif")
+
+
 def test_a_mrxs_file_without_its_folder_is_refused_with_what_to_do_and_never_shown(
     session: Session, technologist: User
 ) -> None:
