@@ -140,7 +140,8 @@ def _end_of_pixels(file: BinaryIO, *, is_implicit: bool) -> int:
         raise ValueError("a level without pixels, or in an order of bytes that no slide has")
     length = int.from_bytes(head[-4:], "little")
     starts: list[int] | None = None
-    first, begins = 0, set()
+    first = 0
+    begins: set[int] = set()
     while length == _UNDEFINED:  # in items: the table, then one a tile
         head = file.read(8)
         if head[:4] == _END:
