@@ -46,13 +46,8 @@ def browser(chromium: str) -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def profile(browser: Any) -> Iterator[Any]:
-    """One profile for the whole run: Streamlit's scripts, megabytes of them, are fetched once.
-
-    Its first page stays open, so that those of the tests are tabs beside it: a window of its own with all that Chromium
-    draws around a page takes more computing than most of our pages.
-    """
+    """One profile for the whole run: Streamlit's scripts, megabytes of them, are fetched once."""
     made = browser.new_context(viewport=BENCH, timezone_id="Europe/Berlin", reduced_motion="reduce")
-    made.new_page()
     yield made
     made.close()
 
