@@ -98,12 +98,16 @@ def progress(done: int, total: int, *, started: bool, unit: str = "fields") -> N
 
 
 def worker_banner() -> None:
-    """A quiet warning while no worker is alive; nothing otherwise."""
+    """A quiet warning while no worker is alive; nothing otherwise.
+
+    Its place is kept: were what is below to move, Streamlit would make it anew and lose what is being typed there.
+    """
     with session_scope(read_only=True) as session:
         someone = bool(workers.alive(session))
-    if not someone:
-        st.html(
-            '<div class="rc-banner" role="status">No worker is running, so nothing is analysed at the moment. '
-            "What is uploaded is kept and starts as soon as a worker is back. "
-            "If this stays for more than a minute, tell your administrator.</div>"
-        )
+    with st.container():
+        if not someone:
+            st.html(
+                '<div class="rc-banner" role="status">No worker is running, so nothing is analysed at the moment. '
+                "What is uploaded is kept and starts as soon as a worker is back. "
+                "If this stays for more than a minute, tell your administrator.</div>"
+            )

@@ -54,19 +54,10 @@ def a_picture(found: tuple[Found, ...] = THREE_CELLS, *, seed: int = 0) -> bytes
 
 
 def scan(page: Any, *numbers: str) -> None:
-    """Types into the New specimen page as a bar-code scanner does: each number ends with Enter.
-
-    A number of which the page lost a part, because it was drawn anew meanwhile, is read again, as people do.
-    """
-    drawn(page)
+    """Types into the New specimen page as a bar-code scanner does: each number ends with Enter."""
     page.wait_for_function("() => document.activeElement?.closest('[class*=identifier]')")
-    page.wait_for_timeout(1000)  # nobody scans in the moment in which the page appears
-    for number, field in zip(numbers, ("identifier", "accession"), strict=False):
+    for number in numbers:
         page.keyboard.type(number)
-        at = page.locator(f"[class*=st-key][class*={field}] input").first
-        if at.input_value() != number:
-            at.fill(number)
-        at.focus()
         page.evaluate("window.scanned = document.activeElement")
         page.keyboard.press("Enter")
         page.wait_for_function("() => document.activeElement !== window.scanned")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from db import analyses, specimens
+from db import analyses, specimens, workers
 from db.files import FileStore
 from db.specimens import UploadedField
 from pages.components.analysis import MODEL, card_of
@@ -48,6 +48,21 @@ def files(tmp_path: Path) -> list[Path]:
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     return [tmp_path / name for name in contents]
+
+
+def test_what_is_being_typed_stays_when_a_worker_comes_and_its_absence_is_no_longer_told(
+    page: Any, web_app: RunningApp, technologist: Person
+) -> None:
+    sign_in(page, web_app, technologist, "/new")
+    expect(page.get_by_text("No worker is running")).to_be_visible()
+    field = page.get_by_label("Accession number").element_handle()
+    with web_app.database() as session:
+        workers.beat(session, "bench", host="test", pid=1)
+    scan(page, "H-78", "half a num")
+    expect(page.get_by_text("No worker is running")).to_have_count(0)
+    assert field.evaluate("input => input.isConnected")
+    with web_app.database() as session:
+        workers.stopped(session, "bench")
 
 
 def test_a_specimen_is_scanned_checked_and_sent_to_analysis(
