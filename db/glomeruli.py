@@ -23,35 +23,12 @@ from db.reviewed_glomeruli import (
     Outline,
     ReviewedGlomerulus,
     corrections,
-    counts,
-    limits_from_json,
     limits_of,
     limits_to_json,
     standing,
-    version,
 )
 from renalcore.errors import InputError, NotFound
 from renalcore.histology.measure import Limits
-
-__all__ = [
-    "ReviewedGlomerulus",
-    "add",
-    "checked_outline",
-    "confirm",
-    "counts",
-    "limits_from_json",
-    "limits_of",
-    "limits_to_json",
-    "mark_sclerosed",
-    "redraw",
-    "remove",
-    "restore",
-    "set_limits",
-    "standing",
-    "undo_last",
-    "unmark_sclerosed",
-    "version",
-]
 
 MOST_POINTS = 10_000
 """Points that a drawn outline may have: one drawn with a steady hand round the largest glomerulus has a tenth."""

@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 from sqlalchemy.orm import Session
 
-from db import glomeruli
+from db import glomeruli, reviewed_glomeruli
 from db.engine import session_scope
 from db.models import Analysis, AuditEvent, User
 from db.slide_reports import ReportedSlide, SlideReport
@@ -196,7 +196,7 @@ def change_in_words(event: AuditEvent, numbers: Mapping[str, int], unit: str) ->
         return f"{what}{' ' * bool(called)}{called} {_DONE[kind]}"
     match event.action:
         case "analysis.set_limits":
-            return f"Counted of the model: {limits_in_words(glomeruli.limits_from_json(new['limits']), unit)}"
+            return f"Counted of the model: {limits_in_words(reviewed_glomeruli.limits_from_json(new['limits']), unit)}"
         case "slide.set_scale":
             scale = new["um_per_px"]
             return "Scale taken back" if scale is None else f"Scale set to {scale:g} µm/px"
@@ -219,7 +219,7 @@ def limits_form(current: Analysis, unit: str) -> None:
         current: The analysis under review.
         unit: Of the diameters on the slide that is shown: `um` or `px`.
     """
-    limits = glomeruli.limits_of(current)
+    limits = reviewed_glomeruli.limits_of(current)
     names = ("edge", "score", "least", "greatest")
     keys = {name: f"limits-{name}-{current.id}" for name in names}
     # What stands in the database is what the widgets show, also after a refusal or another person's change.

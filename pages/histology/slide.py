@@ -8,7 +8,7 @@ from html import escape
 import streamlit as st
 from sqlalchemy.orm import Session
 
-from db import analyses, glomeruli, slide_reports, slide_searches, slides, specimens
+from db import analyses, reviewed_glomeruli, slide_reports, slide_searches, slides, specimens
 from db.engine import session_scope
 from db.models import Analysis, Slide, Specimen
 from db.slides import LARGEST_UM_PER_PX, SMALLEST_UM_PER_PX
@@ -109,7 +109,7 @@ def _body(slide_id: int) -> None:
         specimen = specimens.get(session, slide.specimen_id)
         current = analyses.current(session, specimen.id)
         is_found = current is not None and current.state == "done" and slide.withdrawn_at is None
-        version = glomeruli.version(session, current.id, slide) if current is not None and is_found else ""
+        version = reviewed_glomeruli.version(session, current.id, slide) if current is not None and is_found else ""
     found_by = current.id if current is not None and is_found else None
 
     def act(event: Event) -> None:
@@ -189,7 +189,7 @@ def _history(specimen: Specimen, slide: Slide, current: Analysis | None) -> None
     if current is not None:
         about.append(("analysis", current.id))
         with session_scope(read_only=True) as session:
-            numbers = {item.key: item.number for item in glomeruli.standing(session, current.id, slide.id)}
+            numbers = {item.key: item.number for item in reviewed_glomeruli.standing(session, current.id, slide.id)}
     signing.history(specimen.id, about, lambda event: beside.change_in_words(event, numbers, _unit(slide)))
 
 

@@ -24,7 +24,7 @@ from PIL import Image
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 
-from db import analyses, glomeruli, slide_files, slides
+from db import analyses, reviewed_glomeruli, slide_files, slides
 from db.engine import session_scope
 from pages.components.numbers import asked_number
 from pages.routes.fields import CACHE
@@ -164,8 +164,8 @@ def outlines(request: Request) -> Response:
             analysis = analyses.get(session, analysis_id)
             if analysis.specimen_id != slide.specimen_id:
                 raise NotFound(f"Analysis {analysis_id} is not of slide {slide.id}.")
-            limits, um_per_px = glomeruli.limits_of(analysis), slide.um_per_px
-            standing = glomeruli.standing(session, analysis_id, slide.id)
+            limits, um_per_px = reviewed_glomeruli.limits_of(analysis), slide.um_per_px
+            standing = reviewed_glomeruli.standing(session, analysis_id, slide.id)
             large = max(slide.width_px, slide.height_px) > LARGE_SIDE_PX
     except NotFound as error:
         return PlainTextResponse(str(error), 404)

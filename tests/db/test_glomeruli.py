@@ -15,10 +15,11 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from db import analyses, audit, glomeruli
+from db import analyses, audit, glomeruli, reviewed_glomeruli
 from db.engine import now
-from db.glomeruli import ReviewedGlomerulus, checked_outline
+from db.glomeruli import checked_outline
 from db.models import Analysis, GlomerulusCorrection, GlomerulusFinding, Slide, User
+from db.reviewed_glomeruli import ReviewedGlomerulus
 from renalcore.errors import Conflict, InputError, NotFound
 from renalcore.histology.glomeruli import Glomeruli
 from renalcore.histology.measure import Limits, counted, polygon_area_px
@@ -42,19 +43,19 @@ def a1(session: Session, run: Analysis) -> Slide:
 
 def said(session: Session, run: Analysis) -> dict[str, Said]:
     """Number, status and whether it is sclerosed by key, of slide A1."""
-    found = glomeruli.standing(session, run.id, run.specimen.slides[0].id)
+    found = reviewed_glomeruli.standing(session, run.id, run.specimen.slides[0].id)
     return {item.key: (item.number, item.status, item.sclerosed) for item in found}
 
 
 def test_what_the_model_found_stands_slide_by_slide_until_somebody_corrects_it(
     session: Session, run: Analysis, a1: Slide
 ) -> None:
-    everything = glomeruli.standing(session, run.id)
+    everything = reviewed_glomeruli.standing(session, run.id)
     assert everything[0] == ReviewedGlomerulus(
         "f1", a1.id, 1, ((100, 100), (200, 100), (200, 200), (100, 200)), 100 * 100, 0.9, False, False, "model"
     )
     assert [(item.slide_id - a1.id, item.number) for item in everything] == [(0, 1), (0, 2), (0, 3), (1, 1)]
-    assert glomeruli.standing(session, run.id, a1.id) == everything[:3]
+    assert reviewed_glomeruli.standing(session, run.id, a1.id) == everything[:3]
 
 
 def test_every_correction_is_replayed_and_can_be_taken_back(
@@ -70,7 +71,7 @@ def test_every_correction_is_replayed_and_can_be_taken_back(
         "f3": (3, "confirmed", True),
     }
     glomeruli.redraw(**of, key="f1", outline=square(100, 100, 50))
-    assert glomeruli.standing(session, run.id)[0].area_px == 50 * 50
+    assert reviewed_glomeruli.standing(session, run.id)[0].area_px == 50 * 50
     assert glomeruli.remove(**of, keys=["f1", "f2"]) == 2
     assert glomeruli.mark_sclerosed(**of, keys=["f1"]) == 0, "what is not there is not sclerosed"
     assert said(session, run)["f1"] == (1, "removed", False)
@@ -94,7 +95,7 @@ def test_a_missed_glomerulus_is_added_under_a_number_that_nobody_else_ever_gets(
     of = {"session": session, "analysis_id": run.id, "by": technologist}
     first = glomeruli.add(**of, slide_id=a1.id, outline=[(700, 950), (800, 950), (800, 1200), (700, 1200)])
     assert said(session, run)[first] == (4, "added", False)
-    item = glomeruli.standing(session, run.id, a1.id)[-1]
+    item = reviewed_glomeruli.standing(session, run.id, a1.id)[-1]
     assert (item.area_px, item.score, item.touches_edge) == (100 * 50, None, True), "cut to the 1000 px of the slide"
     assert glomeruli.undo_last(session, run.id, technologist) == 1
     assert first not in said(session, run)
@@ -141,11 +142,11 @@ def test_the_models_word_counts_within_the_limits_as_it_does_outside_the_databas
 
 def test_a_persons_word_counts_whatever_the_limits(session: Session, run: Analysis, technologist: User) -> None:
     glomeruli.set_limits(session, run.id, Limits(edge="leave_out", min_score=0.7), by=technologist)
-    limits = glomeruli.limits_of(run)
+    limits = reviewed_glomeruli.limits_of(run)
     assert limits == Limits(edge="leave_out", min_score=0.7, max_diameter=math.inf)
 
     def counting() -> list[int]:
-        return [item.number for item in glomeruli.standing(session, run.id) if item.counts(limits, 0.5)]
+        return [item.number for item in reviewed_glomeruli.standing(session, run.id) if item.counts(limits, 0.5)]
 
     assert counting() == [1, 1]
     glomeruli.mark_sclerosed(session, run.id, ["f3"], by=technologist)
@@ -207,11 +208,11 @@ def test_nothing_is_corrected_elsewhere_or_on_a_withdrawn_slide(
     glomeruli.remove(session, run.id, ["f1"], by=technologist)
     a1.withdrawn_at = now()
     session.flush()
-    assert [item.key for item in glomeruli.standing(session, run.id)] == ["f4"]
+    assert [item.key for item in reviewed_glomeruli.standing(session, run.id)] == ["f4"]
     assert glomeruli.undo_last(session, run.id, technologist) == 0
     with pytest.raises(NotFound, match="A1 was withdrawn from specimen K-1"):
         glomeruli.add(session, run.id, a1.id, square(1, 1, 9), by=technologist)
-    assert [item.number for item in glomeruli.standing(session, other.id)] == [1]
+    assert [item.number for item in reviewed_glomeruli.standing(session, other.id)] == [1]
 
 
 Change = Callable[[Session, int, User], object]
@@ -261,23 +262,23 @@ def test_five_thousand_glomeruli_stand_in_under_half_a_second(session: Session, 
     glomeruli.confirm(session, analysis.id, [f"f{number}" for number in range(1, 1001)], by=technologist)
     session.expire_all()
     began = time.process_time()
-    assert len(glomeruli.standing(session, analysis.id)) == 5000
+    assert len(reviewed_glomeruli.standing(session, analysis.id)) == 5000
     assert time.process_time() - began < 0.5
 
 
 def test_every_change_of_a_slide_gives_it_another_version(
     session: Session, run: Analysis, a1: Slide, technologist: User
 ) -> None:
-    seen = [glomeruli.version(session, run.id, a1)]
-    assert glomeruli.version(session, run.id, a1) == seen[0]
+    seen = [reviewed_glomeruli.version(session, run.id, a1)]
+    assert reviewed_glomeruli.version(session, run.id, a1) == seen[0]
     glomeruli.confirm(session, run.id, ["f1"], by=technologist)
-    seen.append(glomeruli.version(session, run.id, a1))
+    seen.append(reviewed_glomeruli.version(session, run.id, a1))
     glomeruli.undo_last(session, run.id, technologist)
-    seen.append(glomeruli.version(session, run.id, a1))
+    seen.append(reviewed_glomeruli.version(session, run.id, a1))
     glomeruli.set_limits(session, run.id, Limits(min_score=0.5), by=technologist)
-    seen.append(glomeruli.version(session, run.id, a1))
+    seen.append(reviewed_glomeruli.version(session, run.id, a1))
     a1.um_per_px = 0.3
-    seen.append(glomeruli.version(session, run.id, a1))
+    seen.append(reviewed_glomeruli.version(session, run.id, a1))
     assert len(set(seen)) == len(seen)
 
 
@@ -286,7 +287,7 @@ def test_glomeruli_are_counted_slide_by_slide_as_they_stand_without_their_outlin
 ) -> None:
     of = {"session": session, "analysis_id": run.id, "by": technologist}
     a2 = run.specimen.slides[1]
-    assert glomeruli.counts(session, [run.id]) == {a1.id: 3, a2.id: 1}
+    assert reviewed_glomeruli.counts(session, [run.id]) == {a1.id: 3, a2.id: 1}
     glomeruli.set_limits(**of, limits=Limits(min_score=0.5, edge="leave_out"))
     glomeruli.confirm(**of, keys=["f3"])
     glomeruli.remove(**of, keys=["f1", "f4"])
@@ -295,7 +296,10 @@ def test_glomeruli_are_counted_slide_by_slide_as_they_stand_without_their_outlin
     glomeruli.add(**of, slide_id=a1.id, outline=square(500, 700, 80))
     assert glomeruli.undo_last(session, run.id, technologist) == 1
     assert added in said(session, run)
-    assert glomeruli.counts(session, [run.id]) == {a1.id: 3, a2.id: 1}  # 2 by its score, 3 by a word, and the added
+    assert reviewed_glomeruli.counts(session, [run.id]) == {
+        a1.id: 3,
+        a2.id: 1,
+    }  # 2 by its score, 3 by a word, and the added
     glomeruli.set_limits(**of, limits=Limits(min_score=0.8))
-    assert glomeruli.counts(session, [run.id]) == {a1.id: 2, a2.id: 1}
-    assert glomeruli.counts(session, []) == {}
+    assert reviewed_glomeruli.counts(session, [run.id]) == {a1.id: 2, a2.id: 1}
+    assert reviewed_glomeruli.counts(session, []) == {}

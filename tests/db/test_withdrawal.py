@@ -7,7 +7,18 @@ import sqlalchemy as sa
 from alembic import command
 from sqlalchemy.orm import Session
 
-from db import analyses, audit, glomeruli, reports, reviews, slide_reports, slides, specimens, worklist
+from db import (
+    analyses,
+    audit,
+    glomeruli,
+    reports,
+    reviewed_glomeruli,
+    reviews,
+    slide_reports,
+    slides,
+    specimens,
+    worklist,
+)
 from db.engine import alembic_config, engine_for, upgrade
 from db.models import User
 from renalcore.errors import Conflict, InputError, NotFound
@@ -212,7 +223,9 @@ def test_what_lies_on_a_withdrawn_slide_counts_no_longer_and_again_once_it_is_ba
         slides.withdraw(session, first.id, by=technologist, reason="again")
 
     slides.bring_back(session, first.id, by=technologist)
-    assert [item.status for item in glomeruli.standing(session, analysis.id)] == ["confirmed"], "corrections are kept"
+    assert [item.status for item in reviewed_glomeruli.standing(session, analysis.id)] == ["confirmed"], (
+        "corrections are kept"
+    )
     with pytest.raises(Conflict, match=r"A1 is not withdrawn"):
         slides.bring_back(session, first.id, by=technologist)
     back, out = audit.events(session, entity="specimen", entity_id=specimen.id, limit=2)
