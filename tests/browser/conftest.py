@@ -8,7 +8,7 @@ something that comes with it or later.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ CHROMIUM_ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+SHOWN = """() => `Script ${document.querySelector("[data-testid=stApp]")?.dataset.testScriptState}, stale parts:
+${document.querySelectorAll("[data-stale=true]").length}. Text of the page:\n${document.body.innerText}`"""
+"""What a page shows, and how far Streamlit has drawn it."""
 PATIENCE_MS = 180_000  # costs time only where a test fails; a machine with better things to do needs a minute
 BENCH = {"width": 1280, "height": 800}
 TABLET = {"width": 820, "height": 1180}
@@ -52,15 +55,34 @@ def profile(browser: Any) -> Iterator[Any]:
     made.close()
 
 
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remembers that a test failed, for what its page tells then."""
+    report = yield
+    item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
+    return report
+
+
 @pytest.fixture
-def page(profile: Any) -> Iterator[Any]:
-    """A page at bench size that knows nobody; nothing on it may break the content security policy."""
+def page(profile: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A page at bench size that knows nobody; nothing on it may break the content security policy.
+
+    Where the test failed, what the page shows is told with it: elsewhere it may never fail again.
+    """
     opened = profile.new_page()
     opened.set_default_timeout(PATIENCE_MS)
     opened.add_init_script("if (!sessionStorage.length) localStorage.clear(); sessionStorage.test = 'goes on';")
     violations: list[str] = []
     opened.on("console", lambda said: violations.append(said.text) if "Content Security Policy" in said.text else None)
+    errors: list[str] = []
+    opened.on("pageerror", lambda error: errors.append(f"{error.message}\n{error.stack}"))
+    opened.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
     yield opened
+    if request.node.stash.get(FAILED, False):
+        request.node.add_report_section("teardown", "page", "\n".join((opened.url, opened.evaluate(SHOWN), *errors)))
     opened.close()
     profile.clear_cookies()
     assert violations == []
