@@ -371,6 +371,11 @@ def _ct_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of labelled axial slices to train on as well; may be repeated",
     )  # fmt: skip
     parser.add_argument(
+        "--scans", action="append", default=[], type=Path, metavar="DIR",
+        help="folder of real scans (case_xxxxx/imaging.nii.gz with segmentation.nii.gz) to train on as well: a quarter "
+        "of what is shown, however few they are; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
         "--start", type=Path, default=None, metavar="FILE", help="begin from weights of the same network"
     )
     parser.add_argument(
@@ -401,6 +406,7 @@ def _ct(arguments: argparse.Namespace) -> int:
         hours=arguments.hours,
         licence=arguments.licence,
         slices=tuple(arguments.slices),
+        scans=tuple(arguments.scans),
         start=arguments.start,
         held_out=tuple(arguments.hold_out),
         resume=arguments.resume,

@@ -62,6 +62,8 @@ FINISHED: Final = "figures.json"
 HELD_OUT: Final = "held_out.json"
 """The patients that a fold holds out."""
 FOLDS: Final = 5
+SHARE_OF_SCANS: Final = 0.25
+"""Of what is shown, those of `TrainConfig.scans`."""
 
 INTENDED_USE: Final = (
     "Research on abdominal CT: proposing outlines of kidneys, their tumours and cysts to a person who reviews them. "
@@ -102,6 +104,8 @@ class TrainConfig:
         average: Steps over which the weights are averaged; 1 keeps the last ones.
         licence: Licence words of the data, for the model's card.
         slices: Folders of labelled slices to train on as well, see `renalcore.ct.slices`.
+        scans: Folders of KiTS cases to train on as well. However few they are, a quarter of what is shown is theirs:
+            nothing that is drawn or grown looks like a real abdomen.
         start: Weights to begin from (safetensors), of the same network and width: those of this step, or of another
             one but for its last layer.
         held_out: Patients to validate on, instead of a share chosen by their names.
@@ -135,6 +139,7 @@ class TrainConfig:
     average: int = 300
     licence: str = "not stated"
     slices: tuple[Path, ...] = ()
+    scans: tuple[Path, ...] = ()
     start: Path | None = None
     held_out: tuple[str, ...] = ()
     resume: bool = False
@@ -282,6 +287,10 @@ def train(config: TrainConfig) -> Path:
     validating = {case.group for case in validation}
     slices = [each for folder in config.slices for each in read_slices(folder) if each.group not in validating]
     shown += prepare_slices(slices, samples, workers=cores)
+    scans = [each for folder in config.scans for each in read_cases(folder) if each.group not in validating]
+    if not all(each.image for each in scans):
+        raise InputError("--scans names folders of case_xxxxx/imaging.nii.gz; label maps without a scan go into --data")
+    shown += often(prepare(scans, samples, drawn=0, workers=cores), among=len(shown))
     checked = prepare(validation, samples, drawn=config.validation_scans, validation=True, workers=cores)
     step = STEPS[config.step]
     items = StepDataset(
@@ -351,7 +360,7 @@ def train(config: TrainConfig) -> Path:
     draw_curves(table, config.folder / "curves.png")
     told = {"epoch": run.epoch, "scans": len(checked), **{name: round(value, 5) for name, value in figures.items()}}
     finished.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    _describe(config, training, shown, slices)
+    _describe(config, training, slices, scans)
     model_of(config)
     return config.weights
 
@@ -445,10 +454,21 @@ def _restore(
     run.epoch, run.steps, run.seconds = kept["progress"]
 
 
-def _describe(config: TrainConfig, training: Sequence[Case], shown: Sequence[Path], slices: Sequence[Slice]) -> None:
+def often(scans: Sequence[Path], *, among: int) -> list[Path]:
+    """The samples of real scans, repeated until they are `SHARE_OF_SCANS` of all.
+
+    Args:
+        scans: Files of `prepare`.
+        among: How many other files there are.
+    """
+    wanted = among * SHARE_OF_SCANS / (1 - SHARE_OF_SCANS)
+    return [*scans] * max(1, round(wanted / max(1, len(scans))))
+
+
+def _describe(config: TrainConfig, training: Sequence[Case], slices: Sequence[Slice], scans: Sequence[Case]) -> None:
     """Write down what this step was trained on, for the card of the model."""
     real = sum(case.image is not None for case in training)
-    drawn = len(shown) - real - len(slices)
+    drawn = config.synthetic if len(training) > real else 0
     content = {
         "data": config.data.resolve().name,
         "licence": config.licence,
@@ -458,6 +478,8 @@ def _describe(config: TrainConfig, training: Sequence[Case], shown: Sequence[Pat
         "slices": len(slices),
         "slices_of": " and ".join(folder.resolve().name for folder in config.slices),
         "patients_of_slices": len({each.group for each in slices}),
+        "scans": len(scans),
+        "scans_of": " and ".join(folder.resolve().name for folder in config.scans),
     }
     (config.folder / "trained_on.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
@@ -502,8 +524,12 @@ def _card(config: TrainConfig, weights: Path, told: Sequence[dict[str, Any]]) ->
                 "brightness and texture, drawn shape along the body"
             )
             data["slices"] = TrainingData(each["slices_of"], each["licence"], each["slices"], note)
+        if each["scans"]:
+            data["scans"] = TrainingData(
+                each["scans_of"], each["licence"], each["scans"], "real CT scans, a quarter of what was shown"
+            )
     limits = ["Never validated on real scans."]
-    if "real" not in data:
+    if not {"real", "scans"} & set(data):
         limits.append("Trained without a single real CT scan; expect less on real scans than on drawn ones.")
     limits += [
         "Tumours and cysts outside of the kidney that was found are not sought.",

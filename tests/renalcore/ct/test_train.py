@@ -23,7 +23,7 @@ from renalcore.ct.data import (
 )
 from renalcore.ct.networks import load_networks
 from renalcore.ct.steps import STEPS
-from renalcore.ct.train import TrainConfig, cross_validate, train, train_all, with_recipe
+from renalcore.ct.train import TrainConfig, cross_validate, often, train, train_all, with_recipe
 from renalcore.errors import InputError, ModelError
 from tests.renalcore.ct.kits import labels, write_case, write_labels
 
@@ -116,6 +116,22 @@ def test_three_steps_become_one_model_whose_card_says_what_was_real(cases: Path,
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert 0 <= float(rows[1]["val/dice_kidney"]) <= 1
     assert (tmp_path / "run/rough/curves.png").is_file()
+
+
+def test_a_quarter_of_what_is_shown_is_of_real_scans_given_beside_the_drawn_ones(cases: Path, tmp_path: Path) -> None:
+    scan, others = Path("scan.npz"), [Path(f"drawn-{number}.npz") for number in range(9)]
+    assert often([scan], among=len(others)) == [scan] * 3  # 3 of 12
+    assert often([scan, scan], among=1) == [scan, scan]
+    shapes = tmp_path / "shapes"
+    shapes.mkdir()
+    for number in range(2):
+        write_labels(shapes / f"case_{number:05d}.nii.gz")
+    config = replace(run(shapes, tmp_path / "run"), synthetic=1, items=1, epochs=1)
+    train(replace(config, scans=(cases,)))
+    told = json.loads((config.folder / "trained_on.json").read_text())
+    assert (told["drawn_scans"], told["scans"], told["scans_of"]) == (1, 1, "kits")  # the other one validates
+    with pytest.raises(InputError, match="label maps without a scan go into --data"):
+        train(replace(config, scans=(shapes,)))
 
 
 def test_a_step_begins_from_another_one_but_for_its_last_layer(cases: Path, tmp_path: Path) -> None:
