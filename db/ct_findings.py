@@ -22,7 +22,7 @@ from db.engine import beforehand, now
 from db.models import CtAction, CtCorrection, CtResult, CtScan, Specimen, StoredFile, User
 from renalcore.ct import measure
 from renalcore.ct.kidneys import Labels
-from renalcore.ct.measure import Measures
+from renalcore.ct.measure import Kidney, Measures
 from renalcore.ct.predict import in_words
 from renalcore.ct.steps import LABELS
 from renalcore.errors import Conflict, InputError, NotFound
@@ -44,7 +44,7 @@ class Corrected:
         correction_id: The correction.
         action: `relabel` or `remove`.
         voxel: One of the voxels of the lesion or kidney: slice, row, column.
-        was: What it was: `tumour`, `cyst`, or of a kidney its side with it, such as `left kidney`.
+        was: What it was: `tumour`, `cyst`, or of a kidney its side with it, such as `left kidney`; `fused kidney`.
         label: What it became; of a lesion that was removed what surrounds it, None where that is background.
         by: Full name of who corrected it.
         by_id: Who that is.
@@ -183,13 +183,13 @@ def remove(session: Session, analysis_id: int, scan_id: int, voxel: Voxel, *, by
 def remove_kidney(
     session: Session, analysis_id: int, scan_id: int, number: int, *, seen_sha256: str, by: User
 ) -> Standing:
-    """What was taken for a kidney is none, such as bowel or muscle: it goes with its lesions.
+    """What was taken for a kidney is none, such as bowel or muscle: it goes with its lesions, a fused one whole.
 
     Args:
         session: A session in which nothing was asked yet, as `relabel` takes it.
         analysis_id: The analysis.
         scan_id: A scan of its study.
-        number: `Kidney.number`.
+        number: `Kidney.number`, of a fused one that of either half.
         seen_sha256: Digest of the labels in which it has that number.
         by: Who says so.
 
@@ -332,7 +332,14 @@ def _without_kidney(start: _Start, scan: Volume, number: int, seen_sha256: str) 
     if kidney is None:
         raise InputError(f"{start.name} has no kidney {number}. Reload the page.")
     changed, voxel = measure.without_kidney(ct_files.labels(seen_sha256), scan.affine, number, hu=scan.hu)
-    return _after(scan, changed, voxel, _KIDNEY if kidney.side == "middle" else f"{kidney.side} {_KIDNEY}", None)
+    return _after(scan, changed, voxel, _named(kidney), None)
+
+
+def _named(kidney: Kidney) -> str:
+    """What a kidney is called: a fused one has no side."""
+    if kidney.place == "fused":
+        return f"fused {_KIDNEY}"
+    return _KIDNEY if kidney.side == "middle" else f"{kidney.side} {_KIDNEY}"
 
 
 def _after(scan: Volume, labels: Labels, voxel: tuple[int, int, int], was: str, label: str | None) -> _After:

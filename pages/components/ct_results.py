@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 
 from db.ct_reports import CtReport, ReportedScan
@@ -161,10 +161,11 @@ def lesion_html(lesion: Lesion) -> str:
     )
 
 
-def kidney_in_words(kidney: Kidney) -> str:
-    """Which kidney, and how large it is with its lesions: `left kidney, 148.2 ml`."""
-    side = "" if kidney.side == "middle" else f"{kidney.side} "
-    return f"{side}{'half of the ' * (kidney.place == 'fused')}kidney, {ml(kidney.total_ml)} ml"
+def organ_in_words(organ: Sequence[Kidney]) -> str:
+    """Which of `Measures.organs`, and how large it is with its lesions: `left kidney, 148.2 ml`."""
+    kidney = organ[0]
+    which = "fused " if kidney.place == "fused" else "" if kidney.side == "middle" else f"{kidney.side} "
+    return f"{which}kidney, {ml(sum(half.total_ml for half in organ))} ml"
 
 
 def corrections_in_words(found: ReportedScan) -> str:

@@ -143,14 +143,14 @@ def _removable_kidneys(scan: CtScan, current: Analysis, found: ReportedScan) -> 
     named = f"{scan.id}-{found.labels_sha256[:12]}"
     with st.popover("Not a kidney", key=f"kidneys-{named}"):
         st.markdown("It goes with its lesions; Undo brings it back.")
-        for kidney in found.measures.kidneys:
+        for organ in found.measures.organs:
             st.button(
-                f"Delete {ct_results.kidney_in_words(kidney)}",
-                key=f"remove-kidney-{kidney.number}-{named}",
+                f"Delete {ct_results.organ_in_words(organ)}",
+                key=f"remove-kidney-{organ[0].number}-{named}",
                 on_click=_correct,
                 args=(
                     scan.id,
-                    lambda session, by, number=kidney.number: ct_findings.remove_kidney(
+                    lambda session, by, number=organ[0].number: ct_findings.remove_kidney(
                         session, current.id, scan.id, number, seen_sha256=found.labels_sha256, by=by
                     ),
                 ),

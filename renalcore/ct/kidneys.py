@@ -104,6 +104,12 @@ class Parts:
     middle_mm: float
     side_from: Literal["pair", "body", "field"]
 
+    def whole(self, number: int) -> Mask:
+        """Where the kidney of this number lies within the box, of a fused one both halves: no other is beside them."""
+        if self.places[number - 1] == "fused":
+            return self.numbers > 0
+        return self.numbers == number
+
 
 def parts_of(labels: Labels, grid: Grid, hu: NDArray[Any] | None, least: LeastVolumes) -> Parts:
     """Which kidneys there are, from the patient's right to the left.

@@ -145,6 +145,12 @@ class Measures:
         name = f"{LABELS[label]}_ml"
         return math.fsum(getattr(kidney, name) for kidney in self.kidneys if kidney.side == side)
 
+    @property
+    def organs(self) -> tuple[tuple[Kidney, ...], ...]:
+        """The kidneys as things of their own: each alone, and the two halves of a fused one together."""
+        halves = tuple(kidney for kidney in self.kidneys if kidney.place == "fused")
+        return (halves,) if halves else tuple((kidney,) for kidney in self.kidneys)
+
 
 def to_dict(measures: Measures) -> dict[str, Any]:
     """Measures as JSON holds them, for a record to keep: objects, lists, numbers, texts and null, by attribute."""
@@ -302,7 +308,7 @@ def without_kidney(
     Args:
         labels: `(D, H, W)`: 0 background, 1 kidney, 2 tumour, 3 cyst.
         affine: 4 x 4, as `measure` takes it.
-        number: Of the kidney, as `measure` tells it of the same arguments; of a fused one only this half goes.
+        number: Of the kidney, as `measure` tells it of the same arguments; of a fused one both halves go.
         hu: As `measure` takes it.
         least: As `measure` takes it.
 
@@ -315,11 +321,12 @@ def without_kidney(
     parts = parts_of(labels, _grid(labels, affine, hu), hu, least)
     if not 1 <= number <= len(parts.sides):
         raise ValueError(f"there is no kidney {number} among {len(parts.sides)}")
-    held = np.argwhere(parts.numbers == number)
+    whole = parts.whole(number)
+    held = np.argwhere(whole)
     nearest = held[((held - held.mean(axis=0)) ** 2).sum(axis=1).argmin()]
     d, h, w = (int(index) + each.start for index, each in zip(nearest, parts.box, strict=True))
     changed = labels.copy()
-    changed[parts.box][parts.numbers == number] = 0
+    changed[parts.box][whole] = 0
     return changed, (d, h, w)
 
 

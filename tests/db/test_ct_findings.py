@@ -14,7 +14,8 @@ from db.ct_findings import Standing
 from db.engine import now, session_scope
 from db.models import CtCorrection, User
 from renalcore.errors import Conflict, InputError, NotFound, UnreadableFile
-from tests.ct_analysed import Study, analysed
+from tests.ct_analysed import CYST, TUMOUR, Study, analysed
+from tests.renalcore.ct.bright import LEFT, RIGHT, body
 
 
 @pytest.fixture(autouse=True)
@@ -113,6 +114,23 @@ def test_a_kidney_that_is_none_goes_with_its_lesions_and_comes_back(
     undone, removed = audit.events(session, action="kidney.")
     assert (removed.action, removed.old["label"]) == ("kidney.remove", "left kidney")
     assert (undone.action, undone.new["label"]) == ("kidney.undo", "left kidney")
+
+
+def test_a_fused_kidney_that_is_none_goes_whole_and_comes_back_whole(session: Session, technologist: User) -> None:
+    isthmus = ((5.0, 30.0, 0.0), (15.0, 15.0, 45.0))
+    study = analysed(session, technologist, [body([RIGHT, LEFT, isthmus], tumours=[TUMOUR], cysts=[CYST])])
+    where = study.analysis.id, study.scan.id
+    found = ct_findings.standing(session, *where)
+    assert [(half.side, half.place) for half in found.measures.kidneys] == [("right", "fused"), ("left", "fused")]
+    gone = ct_findings.remove_kidney(session, *where, 2, seen_sha256=found.labels_sha256, by=technologist)
+    assert (gone.measures.kidneys, told(gone), gone.words) == ((), [], "No kidney was found.")
+    assert not ct_files.labels(gone.labels_sha256).any()
+    assert gone.corrections[0].was == "fused kidney"
+    assert ct_findings.undo_last(session, *where, by=technologist)
+    assert ct_findings.standing(session, *where) == found
+    undone, removed = audit.events(session, action="kidney.")
+    assert (removed.action, removed.old["label"]) == ("kidney.remove", "fused kidney")
+    assert (undone.action, undone.new["label"]) == ("kidney.undo", "fused kidney")
 
 
 def test_of_two_corrections_at_one_moment_the_later_is_refused_and_the_first_stays(

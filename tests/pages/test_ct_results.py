@@ -67,6 +67,17 @@ def test_what_lies_beyond_the_edge_is_a_warning_of_its_own(scan: ReportedScan) -
     assert f'role="status">{BEYOND}' in cut
 
 
+def test_a_kidney_is_called_by_its_side_and_a_fused_one_is_one_thing_as_large_as_both_halves(
+    scan: ReportedScan,
+) -> None:
+    right, left = scan.measures.kidneys
+    organs = [ct_results.organ_in_words(organ) for organ in scan.measures.organs]
+    assert organs == [f"right kidney, {right.total_ml:.1f} ml", f"left kidney, {left.total_ml:.1f} ml"]
+    fused = replace(scan.measures, kidneys=(replace(right, place="fused"), replace(left, place="fused")))
+    (organ,) = fused.organs
+    assert ct_results.organ_in_words(organ) == f"fused kidney, {right.total_ml + left.total_ml:.1f} ml"
+
+
 def test_r_and_e_are_told_of_tumours_only(scan: ReportedScan) -> None:
     tumour, cyst = scan.measures.lesions
     assert ct_results.score_in_words(tumour) == f"{tumour.renal_r}, {tumour.renal_e}"

@@ -193,17 +193,25 @@ def test_a_lesion_is_relabelled_or_deleted_alone_by_any_of_its_voxels() -> None:
         relabel(labels, (0, 0, 0), 1)
 
 
-def test_a_kidney_goes_with_its_lesions_and_of_a_horseshoe_one_half() -> None:
+def test_a_kidney_goes_with_its_lesions_and_a_horseshoe_whole_whichever_half_is_named() -> None:
     labels = two_kidneys()
     gone, voxel = without_kidney(labels, AFFINE, 2)
     assert np.array_equal(gone, labelled((RIGHT, 1)))
     assert voxel == (10, 39, 79), "the middle of slices 6 to 15, rows 30 to 49, columns 70 to 89"
     horseshoe = labelled((RIGHT, 1), (LEFT, 1), ((slice(8, 10), slice(38, 42), slice(10, 90)), 1))
-    half, _ = without_kidney(horseshoe, AFFINE, 1)
-    assert not half[:, :, :50].any(), "x < 0"
-    assert np.array_equal(half[:, :, 50:], horseshoe[:, :, 50:])
+    horseshoe[30:32, 5:9, 5:9], horseshoe[10, 40, 80] = 1, 2  # a loose piece of it, and a lesion
+    for half in measure(horseshoe, AFFINE).kidneys:
+        assert not without_kidney(horseshoe, AFFINE, half.number)[0].any()
     with pytest.raises(ValueError, match="no kidney 3 among 2"):
         without_kidney(labels, AFFINE, 3)
+
+
+def test_the_halves_of_a_fused_kidney_are_one_organ_and_two_kidneys_are_two() -> None:
+    horseshoe = measure(labelled((RIGHT, 1), (LEFT, 1), ((slice(8, 10), slice(38, 42), slice(10, 90)), 1)), AFFINE)
+    two = measure(two_kidneys(), AFFINE)
+    assert [[kidney.side for kidney in organ] for organ in horseshoe.organs] == [["right", "left"]]
+    assert [[kidney.side for kidney in organ] for organ in two.organs] == [["right"], ["left"]]
+    assert measure(labelled(), AFFINE).organs == ()
 
 
 def test_measures_that_a_record_kept_as_json_are_the_same_when_they_are_read_back() -> None:
