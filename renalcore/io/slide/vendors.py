@@ -63,10 +63,7 @@ class VendorSource:
         try:
             self._slide: openslide.OpenSlide = openslide.OpenSlide(path)
         except openslide.OpenSlideError as error:
-            raise UnreadableFile(
-                f"{name}: the slide is damaged, incomplete or of a variant that cannot be read. Copy it, with all "
-                "files that belong to it, from the scanner again, or export it as OME-TIFF."
-            ) from error
+            raise unreadable(name) from error
         properties = self._slide.properties
         self._name = name
         self._left, self._top, width, height = bounds(properties, self._slide.dimensions)
@@ -105,12 +102,22 @@ class VendorSource:
         self._slide.close()
 
 
+def unreadable(name: str) -> UnreadableFile:
+    """The error of a scanner's file, or files, of which no sense can be made."""
+    return UnreadableFile(
+        f"{name}: the slide is damaged, incomplete or of a variant that cannot be read. Copy it, with all files that "
+        "belong to it, from the scanner again, or export it as OME-TIFF."
+    )
+
+
 def bounds(properties: Mapping[str, str], size: tuple[int, int]) -> tuple[int, int, int, int]:
     """Left, top, width and height in px of what was scanned, the whole plane where a file does not say."""
-    stated = [number(properties.get(f"openslide.bounds-{side}")) for side in ("x", "y", "width", "height")]
-    if None in stated:
+    try:
+        left, top, width, height = (
+            int(properties[f"openslide.bounds-{side}"]) for side in ("x", "y", "width", "height")
+        )
+    except (KeyError, ValueError):
         return 0, 0, *size
-    left, top, width, height = (int(side or 0) for side in stated)
     fits = left >= 0 and top >= 0 and width > 0 and height > 0 and left + width <= size[0] and top + height <= size[1]
     return (left, top, width, height) if fits else (0, 0, *size)
 

@@ -361,6 +361,7 @@ def test_a_slide_is_cropped_to_what_was_scanned() -> None:
     stated = {f"openslide.bounds-{side}": value for side, value in zip(
         ("x", "y", "width", "height"), ("1000", "2000", "300", "400"), strict=True)}  # fmt: skip
     assert bounds(stated, (9000, 9000)) == (1000, 2000, 300, 400)
+    assert bounds(stated | {"openslide.bounds-y": "0"}, (9000, 9000)) == (1000, 0, 300, 400)
     assert bounds({}, (9000, 9000)) == (0, 0, 9000, 9000)
     assert bounds(stated, (1200, 9000)) == (0, 0, 1200, 9000)  # beyond the plane: not believed
 
