@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +29,10 @@ from renalcore.export.figures import write_json
 if TYPE_CHECKING:
     from renalcore.ct.data import Case
     from renalcore.ct.evaluate import Labelled
+    from renalcore.ct.slices import Slice
     from renalcore.histology.annotations import LabelledSlide, Slides
     from renalcore.histology.evaluate import Round
-    from renalcore.models import ModelCard
+    from renalcore.models import HeldOutFigure, ModelCard
     from renalcore.sediment.readers import LabelledField
 
 
@@ -268,7 +270,7 @@ def _side_in_words(arguments: argparse.Namespace, folds: int) -> str:
 
 def _check_untouched(arguments: argparse.Namespace, data: str, card: ModelCard) -> None:
     """Refuse to write figures on a card that are of data it was trained on."""
-    trained_on = data in {source.name for source in card.training_data}
+    trained_on = any(data in source.name.split(" and ") for source in card.training_data)
     if not arguments.hold_out and (arguments.split == "train" or (arguments.split == "all" and trained_on)):
         raise InputError(
             f"a card tells figures on pictures that were not trained on: leave --split {arguments.split} out"
@@ -327,6 +329,11 @@ def _ct_arguments(parser: argparse.ArgumentParser) -> None:
         "--synthetic", type=count, default=None, metavar="N",
         help="scans to draw around label maps, all of them together; by default one each",
     )  # fmt: skip
+    parser.add_argument(
+        "--slices", type=Path, metavar="DIR",
+        help="folder of labelled axial slices: those of the patients that are judged are grown as `train ct --slices` "
+        "does, and steps 2 and 3 are judged in the plane of each slice, given where the kidneys are",
+    )  # fmt: skip
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the tables")
     parser.add_argument(
         "--write-card", action="store_true",
@@ -341,49 +348,76 @@ def _ct(arguments: argparse.Namespace) -> int:
     if arguments.split == "test":
         raise InputError("the cases of CT have no test side: choose train, val, all or a fold such as 1/5")
 
-    from renalcore.ct import evaluate
+    from renalcore.ct import evaluate, planes
     from renalcore.ct.predict import KidneyModel, card_of
 
     name = arguments.data.resolve().name
     card = card_of(arguments.model, arguments.models)
     if arguments.write_card:
-        _check_untouched(arguments, name, card)
-    cases = _labelled(arguments)
+        for folder in filter(None, (arguments.data, arguments.slices)):
+            _check_untouched(arguments, folder.resolve().name, card)
+    cases = _cases(arguments)
+    scans, slices = _labelled(cases, arguments.synthetic), _slices_of(cases, arguments)
     model = KidneyModel.load(arguments.model, device=arguments.device, root=arguments.models)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    judged = []
-    with bar(len(cases), "scan") as progress:
-        for case in cases:
-            judged.append(evaluate.judge(model, case))
+    judged, judged_slices = [], []
+    with bar(len(scans) + len(slices), "picture") as progress:
+        for scan in scans:
+            judged.append(evaluate.judge(model, scan))
+            progress.update(1)
+        for each in slices:
+            judged_slices.append(planes.judge_slice(model, each))
             progress.update(1)
     fold, _, folds = arguments.split.partition("/")
     side = f"fold {fold} of {folds}" if folds else f"split {arguments.split}"
     if arguments.hold_out:
         side = f"patients {', '.join(arguments.hold_out)}"
     on, command = f"{name} ({side})", _ct_command(arguments)
-    about = {"model": card.key, "weights_sha256": card.sha256, "data": on, "command": command}
+    about: dict[str, Any] = {"model": card.key, "weights_sha256": card.sha256, "data": on, "command": command}
+    further: list[HeldOutFigure] = []
+    if judged_slices:
+        about |= {"slices": planes.written(judged_slices, arguments.output)}
+        on_slices = f"held out: {arguments.slices.resolve().name} ({side} of {name})"
+        further = planes.figures(judged_slices, on=on_slices, command=command)
     evaluate.write(judged, arguments.output, about=about)
     sys.stdout.write(evaluate.as_printed(judged))
+    if judged_slices:
+        sys.stdout.write(f"\n{planes.as_printed(judged_slices)}")
     if arguments.write_card:
         path = models.weights_path(card, arguments.models)
-        made = evaluate.measured(card, path, judged, on=f"held out: {on}", command=command)
+        made = evaluate.measured(card, path, judged, on=f"held out: {on}", command=command, further=further)
         models.write_card(made, path.parent)
         say(f"card: {path.parent / 'card.json'}")
     say(f"tables: {arguments.output}")
     return 0
 
 
-def _labelled(arguments: argparse.Namespace) -> list[Labelled]:
+def _labelled(cases: Sequence[Case], synthetic: int | None) -> list[Labelled]:
     """The scans to judge; patients with label maps take turns in what is drawn."""
     from renalcore.ct.evaluate import drawn_scan, real_scan
 
-    cases = _cases(arguments)
     shapes = [case for case in cases if case.image is None]
-    drawn = len(shapes) if arguments.synthetic is None else arguments.synthetic
+    drawn = len(shapes) if synthetic is None else synthetic
     found = [real_scan(case.group, case.image, case.labels) for case in cases if case.image is not None]
     for number in range(drawn if shapes else 0):
         case = shapes[number % len(shapes)]
         found.append(drawn_scan(case.group, case.labels, number))
+    return found
+
+
+def _slices_of(cases: Sequence[Case], arguments: argparse.Namespace) -> list[Slice]:
+    """The slices of the patients that are judged."""
+    from renalcore.ct.slices import read_slices
+
+    if arguments.slices is None:
+        return []
+    patients = {case.group for case in cases}
+    found = [each for each in read_slices(arguments.slices) if each.group in patients]
+    if not found:
+        raise InputError(
+            f"{arguments.slices} holds no slice of the patients that are judged; its patients must be called as in "
+            f"{arguments.data}, or leave --slices out"
+        )
     return found
 
 
@@ -415,6 +449,8 @@ def _ct_command(arguments: argparse.Namespace) -> str:
         words += ["--split", arguments.split]
     if arguments.synthetic is not None:
         words += ["--synthetic", str(arguments.synthetic)]
+    if arguments.slices is not None:
+        words += ["--slices", str(arguments.slices)]
     return shlex.join(["python", "-m", "renalcore", "evaluate", "ct", *words, "--output", "evaluation"])
 
 

@@ -206,7 +206,15 @@ def _case_row(each: Judged) -> dict[str, Any]:
     return {**row, "found": each.words}
 
 
-def measured(card: ModelCard, weights: Path, judged: Sequence[Judged], *, on: str, command: str) -> ModelCard:
+def measured(
+    card: ModelCard,
+    weights: Path,
+    judged: Sequence[Judged],
+    *,
+    on: str,
+    command: str,
+    further: Sequence[HeldOutFigure] = (),
+) -> ModelCard:
     """`card` with what was measured in place of what stood there; what training knows stays.
 
     Args:
@@ -215,6 +223,7 @@ def measured(card: ModelCard, weights: Path, judged: Sequence[Judged], *, on: st
         judged: Scans that were not trained on.
         on: What they are, e.g. `held out: kits23_shapes (split val)`.
         command: The command that gives the figures again.
+        further: What was measured on other pictures than scans; it comes last, and validates nothing.
     """
     figures, validated = [], []
     for kind, classes in summaries(judged).items():
@@ -239,6 +248,6 @@ def measured(card: ModelCard, weights: Path, judged: Sequence[Judged], *, on: st
         card,
         **file_entries(weights),
         validated_classes=tuple(name for name in card.classes if name in validated),
-        figures=tuple(figures),
+        figures=(*figures, *further),
         limits=tuple(limits),
     )

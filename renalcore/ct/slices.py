@@ -4,6 +4,7 @@ Real scans with labels are hard to come by, single slices of them less so: those
 and those of CURVAS. A slice is put above itself, moved, scaled and made noisy a little from height to height; its
 kidneys end above and below as kidneys do, in fat. So a network sees the brightness and the texture of real organs
 beside those that are drawn; the shapes along the body are not real, and nothing is validated on such a sample.
+`renalcore.ct.planes` judges what is found in the plane of a slice that was not trained on.
 
 Pictures hold HU cut to 0..255. What is 0 within the body is taken for fat, and in closed pieces also for gas.
 """

@@ -15,6 +15,7 @@ from renalcore.ct.steps import STEPS
 from renalcore.models import file_entries, write_card
 from tests.renalcore.ct.bright import LEFT, RIGHT, body, card, model
 from tests.renalcore.ct.kits import write_case, write_labels
+from tests.renalcore.ct.test_planes import write_slice
 
 
 @pytest.fixture(scope="module")
@@ -79,26 +80,40 @@ def test_a_drawn_scan_is_the_same_each_time_and_another_for_each_number(tmp_path
     assert first[0].shape != other[0].shape or (first[0].hu != other[0].hu).any()
 
 
-def test_the_command_evaluates_on_held_out_patients_and_writes_the_card(tmp_path: Path) -> None:
+def test_the_command_evaluates_on_held_out_patients_and_writes_the_card(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for number in range(2):
         write_case(tmp_path / f"kits/case_{number:05d}", seed=number)
+        write_slice(tmp_path / "slices", f"case_{number:05d}")
     folder = tmp_path / "models" / "bright"
     folder.mkdir(parents=True)
     networks = {step: build_network("unet3d", step, width=4) for step in STEPS}
     with torch.no_grad():
-        networks["rough"].body.answer.bias.copy_(torch.tensor([1000.0, -1000.0]))  # never a kidney
+        for step in ("rough", "kidney"):
+            networks[step].body.answer.bias.copy_(torch.tensor([1000.0, -1000.0]))  # never a kidney
     save_networks(networks, folder / "bright.safetensors")
     write_card(card(**file_entries(folder / "bright.safetensors")), folder)
     options = ["--models", str(folder.parent), "--model", "bright", "--device", "cpu", "--hold-out", "case_00001"]
     output = tmp_path / "evaluation"
     named = ["evaluate", "ct", "--data", str(tmp_path / "kits"), "--output", str(output)]
-    assert cli.main([*named, *options, "--write-card"]) == 0
+    slices = ["--slices", str(tmp_path / "slices")]
+    assert cli.main([*named, *options, *slices, "--write-card"]) == 0
     told = json.loads((output / "evaluation.json").read_text())
     assert [case["case"] for case in told["cases"]] == ["case_00001"]
     assert told["cases"][0]["kidney_dice"] == 0
+    assert [each["slice"] for each in told["slices"]["slices"]] == ["case_00001_1"]  # never one that was trained on
+    assert [each["missed"] for each in told["slices"]["table"]] == [1, 1, 0]  # kidneys, tumour, cyst
+    with (output / "slices.csv").open() as stream:
+        assert [row["tumour_dice"] for row in csv.DictReader(stream)] == ["0.0"]
     figures = {figure.name: figure for figure in models.card("bright", folder.parent).figures}
     assert figures["Dice, kidney, real scans"].value == 0
     assert "--hold-out case_00001" in figures["Dice, kidney, real scans"].command
+    assert "(patients case_00001 of kits); 1 real slice of 1 patient" in figures["Dice, tumour, real slices"].on
+    assert slices[1] in figures["Dice, tumour, real slices"].command
+    (tmp_path / "slices/index.csv").write_text("name,case,spacing\ncase_00001_1,somebody,5x2.0x2.0\n")
+    assert cli.main([*named, *options, *slices]) == 1
+    assert "no slice of the patients that are judged" in capsys.readouterr().err
 
 
 def test_a_drawn_file_is_searched_and_each_stage_timed(tmp_path: Path) -> None:
