@@ -13,6 +13,7 @@ from PIL import ExifTags, Image
 
 from renalcore.errors import TooLarge, UnreadableFile
 from renalcore.io.image import DECODER_ERRORS, DEFAULT_LIMITS, READERS, media_type, read_picture, read_size, safe_name
+from renalcore.io.slide.mirax import check_mrxs
 from renalcore.io.slide.packed import without_folder
 from renalcore.io.slide.scale import agreed
 from renalcore.io.slide.slide import Level, Slide, Source
@@ -84,6 +85,8 @@ def open_slide(path: Path, *, name: str | None = None, um_per_px: float | None =
     if vendor is not None:
         if kind == "image/tiff" and not is_complete(path):
             raise UnreadableFile(f"{name}: the file ends too early; it was cut off while it was copied. Copy it again.")
+        if vendor == "mirax":
+            check_mrxs(path, name=name)
         source = VendorSource(path, vendor, name=name)
     elif path.suffix.lower() == ".mrxs":  # by itself a JPEG, which may show the label
         raise without_folder(name)

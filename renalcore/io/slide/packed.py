@@ -23,7 +23,7 @@ FOLDER: Final = "slide"
 """Of the other files of an MRXS slide."""
 _NAMES: Final = re.compile(r"slide\.mrxs|slide/[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}|[0-9]{6}(\.dcm)?", re.ASCII)
 _BLOCK_BYTES: Final = 1 << 22
-_STAND_IN: Final = b"MRXS"
+STAND_IN: Final = b"MRXS"
 """In place of a `.mrxs`, whose name alone tells what it is: its picture of the glass may name the patient."""
 _TAR_BYTES: Final = 512
 _TAR_END: Final = bytes(2 * _TAR_BYTES)
@@ -58,7 +58,7 @@ class Packing:
         """
         start, modified_s = b"", 0.0
         if path.suffix.lower() == ".mrxs":
-            start = _header(MRXS, len(_STAND_IN)) + _STAND_IN.ljust(_TAR_BYTES, b"\0")
+            start = _header(MRXS, len(STAND_IN)) + STAND_IN.ljust(_TAR_BYTES, b"\0")
             modified_s = path.stat().st_mtime
             data = [one for one in _plain_files(path.with_suffix("")) if _NAMES.fullmatch(f"{FOLDER}/{one.name}")]
             named = [(f"{FOLDER}/{one.name}", one) for one in data]
@@ -128,12 +128,12 @@ def is_packed(path: Path) -> bool:
 
 
 def holds_mrxs(path: Path, *, name: str) -> bool:
-    """Whether an archive holds an MRXS slide, whole or not.
+    """Whether an archive holds an MRXS slide.
 
     Raises:
         InputError: As `members`.
     """
-    return any(member.name.startswith(FOLDER) for member in members(path, name=name))
+    return any(member.name == MRXS for member in members(path, name=name))
 
 
 def members(path: Path, *, name: str) -> list[tarfile.TarInfo]:
@@ -144,13 +144,15 @@ def members(path: Path, *, name: str) -> list[tarfile.TarInfo]:
         name: What messages call it.
 
     Raises:
-        UnreadableFile: It is damaged or cut off, holds nothing, or something that is no part of a slide.
+        UnreadableFile: It is damaged or cut off, holds nothing, something that is no part of a slide, or one without
+            the `.mrxs` or its folder.
         TooLarge: It holds too many files.
     """
     found = sorted(tar_members(path, name=name), key=lambda member: member.name)
     names = [member.name for member in found]
     if not found or len(set(names)) < len(names) or not all(map(_NAMES.fullmatch, names)):
         raise UnreadableFile(f"{name}: the archive was not made of a slide. Choose the slide's own files or folder.")
+    _check_complete(names, name)
     return found
 
 
@@ -166,14 +168,12 @@ def unpack(path: Path, folder: Path, *, name: str) -> Path:
         The file by which the slide is opened.
 
     Raises:
-        UnreadableFile: As `members`, or files of the slide are missing.
+        UnreadableFile: As `members`.
         TooLarge: It holds too many files.
         OSError: The folder cannot be written.
     """
     found = members(path, name=name)
-    names = [member.name for member in found]
-    _check_complete(names, name)
-    if MRXS in names:
+    if any(member.name == MRXS for member in found):
         (folder / FOLDER).mkdir()
     for member in found:
         with section(path, member) as source, (folder / member.name).open("xb") as target:
