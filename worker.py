@@ -31,7 +31,7 @@ from typing import Any
 
 from dbos import DBOS, DBOSConfig
 
-from db import analyses, files, queue, uploads, workers
+from db import analyses, files, queue, specimens, uploads, workers
 from db.engine import session_scope
 from db.models import Modality
 from db.searching.fields import Fields
@@ -276,7 +276,7 @@ def _keep_duties(worker: Worker, host: str, pid: int, ended: threading.Event) ->
 def _tidy_daily(stopping: threading.Event) -> None:
     """At the start and once a day: remove what uploads that were killed and workflows long ended have left behind."""
     chores: dict[str, Callable[[], int]] = {
-        "abandoned files removed": lambda: files.store().sweep(),
+        "abandoned files removed": _sweep_files,
         "abandoned uploads removed": _sweep_uploads,
         "steps of searches given up removed": _sweep_searches,
         "old workflows forgotten": queue.prune,
@@ -292,6 +292,11 @@ def _tidy_daily(stopping: threading.Event) -> None:
                 event(done, number=number)
         if stopping.wait(TIDY_EVERY_S):
             return
+
+
+def _sweep_files() -> int:
+    with session_scope(read_only=True) as session:
+        return files.store().sweep(is_named=partial(specimens.has_file, session))
 
 
 def _sweep_uploads() -> int:

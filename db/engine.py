@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -120,6 +120,21 @@ def beforehand(session: Session) -> Iterator[Session]:
         return
     with session_scope(bind, read_only=True) as reading:
         yield reading
+
+
+def once_committed(session: Session, act: Callable[[], None]) -> None:
+    """Has something done when the session's transaction is committed, and never where it is rolled back."""
+    left = [act]
+
+    @event.listens_for(session, "after_commit")
+    def committed(_: Session) -> None:
+        if left and not session.in_nested_transaction():
+            left.pop()()
+
+    @event.listens_for(session, "after_rollback")
+    def rolled_back(_: Session) -> None:
+        if not session.in_nested_transaction():
+            left.clear()
 
 
 def is_read_only(session: Session) -> bool:

@@ -9,8 +9,8 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
@@ -28,6 +28,7 @@ COPIES_BYTES = 100 * 10**9
 """Of files of a distant store that `FileStore.local` keeps; beyond it those used longest ago go."""
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_DOUBT = ".unconfirmed"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -80,7 +81,8 @@ class FileStore:
             files: Where each lies, by the digest of its content as its writer counted it.
 
         Yields:
-            What gives all of them their names, or none: to be called when nothing else can be refused any more.
+            What gives all of them their names, or none: to be called when nothing else can be refused any more. Until
+            they are confirmed, `sweep` doubts that the transaction was committed.
 
         Raises:
             NotFound: A file is neither there nor in the store.
@@ -102,6 +104,11 @@ class FileStore:
         finally:
             for incoming, _ in brought.values():
                 self._discard(incoming)
+
+    def confirm(self, names: Iterable[str]) -> None:
+        """The transaction that names what has arrived was committed."""
+        for sha256 in names:
+            self._discard(self._doubt(sha256))
 
     def local(self, sha256: str, *, copies: Path, verify: bool = False) -> Path:
         """Where a file lies on this machine, for a library that reads from a path.
@@ -188,8 +195,12 @@ class FileStore:
             if _SHA256.fullmatch(name):
                 yield name
 
-    def sweep(self, *, older_than: timedelta = timedelta(days=1)) -> int:
-        """Removes what a `put` that was killed half-way left behind; one that is still going on is younger.
+    def sweep(self, *, is_named: Callable[[str], bool], older_than: timedelta = timedelta(days=1)) -> int:
+        """Removes what was left behind: by a `put` that was killed half-way, by a transaction never committed.
+
+        Args:
+            is_named: Whether the database names a file, asked of those alone that were never confirmed.
+            older_than: What is younger may be going on.
 
         Returns:
             The number of files removed.
@@ -199,12 +210,33 @@ class FileStore:
             return 0
         for path in self._fs.ls(incoming, detail=False):
             try:
-                if datetime.now(UTC) - self._fs.modified(path) > older_than:
+                if not self._is_older(path, older_than):
+                    continue
+                sha256 = path.rsplit("/", 1)[-1].removesuffix(_DOUBT)
+                if not path.endswith(_DOUBT):
                     self._fs.rm_file(path)
                     removed += 1
+                    continue
+                if not is_named(sha256) and self.exists(sha256):
+                    removed += self._remove_unless_younger(sha256, older_than)
+                self._fs.rm_file(path)
             except FileNotFoundError:  # completed, or swept by another worker, since it was listed
                 continue
         return removed
+
+    def _remove_unless_younger(self, sha256: str, age: timedelta) -> bool:
+        """Removes a file, unless it arrived once more while that was being done."""
+        path, aside = self._path(sha256), self._incoming()
+        self._fs.mv(path, aside)
+        with suppress(FileNotFoundError):  # it was confirmed
+            if self._is_older(self._doubt(sha256), age):
+                self._fs.rm_file(aside)
+                return True
+        self._fs.mv(aside, path)
+        return False
+
+    def _is_older(self, path: str, age: timedelta) -> bool:
+        return bool(datetime.now(UTC) - self._fs.modified(path) > age)
 
     def _path(self, sha256: str) -> str:
         if not _SHA256.fullmatch(sha256):
@@ -215,6 +247,10 @@ class FileStore:
         """A place for a file that is not complete yet."""
         self._fs.makedirs(f"{self._root}/incoming", exist_ok=True)
         return f"{self._root}/incoming/{secrets.token_hex(16)}"
+
+    def _doubt(self, sha256: str) -> str:
+        """What stands here while it is not known that the transaction which names the file was committed."""
+        return f"{self._root}/incoming/{sha256}{_DOUBT}"
 
     def _bring(self, path: Path, incoming: str) -> None:
         if isinstance(self._fs, LocalFileSystem):
@@ -235,6 +271,7 @@ class FileStore:
         named = []
         try:
             for sha256, (incoming, size) in brought.items():
+                self._fs.touch(self._doubt(sha256))  # before it is seen whether it is there: see `sweep`
                 if not self.exists(sha256):
                     named.append(sha256)
                 self._settle(incoming, sha256, size)

@@ -360,6 +360,11 @@ def seen_before(session: Session, sha256: str) -> list[str]:
     return pictures.seen_before(session, SpecimenField.file_id, sha256)
 
 
+def has_file(session: Session, sha256: str) -> bool:
+    """Whether a record names this file of the store."""
+    return session.scalar(select(StoredFile.id).where(StoredFile.sha256 == sha256)) is not None
+
+
 def stored_file(session: Session, sha256: str, *, size: int, media_type: str) -> StoredFile:
     """The record of a file in the store, made where there is none, whoever else is making it at the same moment."""
     file = StoredFile(sha256=sha256, size_bytes=size, media_type=media_type)

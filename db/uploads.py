@@ -12,10 +12,11 @@ import fcntl
 import hashlib
 import secrets
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db import slide_files
-from db.engine import now
+from db.engine import now, once_committed
 from db.files import CHUNK_BYTES, SPARE_BYTES, store
 from db.models import Upload, User
 from db.settings import Settings
@@ -253,9 +254,10 @@ def file_of(upload: Upload) -> dict[str, Path]:
 
 @contextmanager
 def taken_over(session: Session, files: Mapping[str, Path], keys: Collection[str], *, by: User) -> Iterator[None]:
-    """Register within the block: at its end the files are in the store and the uploads given up.
+    """Register within the block: at its end the files are in the store, and once it is committed the uploads given up.
 
-    Where anything is refused nothing of it is left in the store, and the uploads stay as they are.
+    Where anything is refused nothing of it is left in the store, and where the commit fails `FileStore.sweep` removes
+    it; either way the uploads stay as they are.
 
     Args:
         session: A session in which nothing was asked yet, so that the database stays free while files are copied; what
@@ -276,6 +278,12 @@ def taken_over(session: Session, files: Mapping[str, Path], keys: Collection[str
             session.delete(upload)
         session.flush()
         settle()
+        once_committed(session, partial(_registered, mine, list(files)))
+
+
+def _registered(mine: Iterable[Upload], names: Iterable[str]) -> None:
+    with suppress(OSError):  # what is left is swept
+        store().confirm(names)
         for upload in mine:
             _remove_files(upload)
 

@@ -59,15 +59,39 @@ def test_nothing_is_left_under_incoming(files: FileStore) -> None:
 
 
 def test_what_a_killed_upload_left_is_swept_and_one_going_on_is_not(files: FileStore) -> None:
-    assert files.sweep() == 0, "nothing was uploaded ever"
+    unasked = pytest.fail
+    assert files.sweep(is_named=unasked) == 0, "nothing was uploaded ever"
     sha256, _ = files.put(io.BytesIO(CONTENT))
     files._fs.makedirs(f"{files._root}/incoming", exist_ok=True)
     files._fs.pipe_file(f"{files._root}/incoming/abandoned", b"half a fie")
-    assert files.sweep() == 0, "it may be going on"
+    assert files.sweep(is_named=unasked) == 0, "it may be going on"
     time.sleep(0.05)
-    assert files.sweep(older_than=timedelta(seconds=0.02)) == 1
+    assert files.sweep(is_named=unasked, older_than=timedelta(seconds=0.02)) == 1
     assert files._fs.ls(f"{files._root}/incoming", detail=False) == []
     assert files.read(sha256) == CONTENT
+
+
+def test_what_arrived_in_a_transaction_that_was_never_committed_is_swept_after_a_day(
+    files: FileStore, tmp_path: Path
+) -> None:
+    (tmp_path / "came").write_bytes(CONTENT)
+
+    def arrive() -> None:
+        with files.arriving({SHA256: tmp_path / "came"}) as settle:
+            settle()
+
+    at_once, unasked = timedelta(seconds=-1), pytest.fail
+    arrive()
+    assert files.sweep(is_named=unasked) == 0, "it may be committed yet"
+    assert files.sweep(is_named=[SHA256].__contains__, older_than=at_once) == 0, "it was, and nobody confirmed it"
+    assert files.sweep(is_named=unasked, older_than=at_once) == 0, "which is noted"
+    arrive()
+    files.confirm([SHA256])
+    assert files.sweep(is_named=unasked, older_than=at_once) == 0
+    assert list(files.names()) == [SHA256]
+    arrive()
+    assert files.sweep(is_named=[].__contains__, older_than=at_once) == 1
+    assert files._fs.find(files._root) == []
 
 
 def test_a_file_that_is_not_there_is_told(files: FileStore) -> None:
@@ -192,6 +216,7 @@ def test_files_that_arrive_together_get_their_names_all_or_none(tmp_path: Path) 
     assert list(kept.names()) == []
     with kept.arriving(files) as settle:
         settle()
+    kept.confirm(files)
     assert set(kept.names()) == set(files)
     assert [kept.read(sha256) for sha256 in files] == [path.read_bytes() for path in files.values()]
     assert list((tmp_path / "store" / "incoming").iterdir()) == []

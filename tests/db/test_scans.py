@@ -94,6 +94,7 @@ def test_a_series_is_chosen_and_stored_without_the_patient_and_as_a_volume(
     (said,) = stated(local(first.file.sha256, data))
     assert (said.patient_name, said.patient_number, said.scanned_at) == ("", "", None)
     assert uploads.of_user(session, technologist, "ct") == []
+    session.commit()
     assert list((data / "uploads").iterdir()) == []
     (event,) = audit.events(session, action="specimen.register")
     assert [scan["sha256"] for scan in event.new["scans"]] == [first.file.sha256, second.file.sha256]

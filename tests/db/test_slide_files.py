@@ -70,6 +70,7 @@ def test_a_dicom_slide_is_uploaded_as_one_stored_without_the_patient_and_the_sam
     assert slide.file.size_bytes == len(kept)
     assert b"Maria" in content
     assert b"Maria" not in kept
+    session.commit()
     assert list((data / "uploads").iterdir()) == []
     with slide_files.opened(slide.file.sha256, name="K-1 A1") as opened:
         assert np.abs(opened.read(0, 0, WIDTH_PX, 768).astype(int) - a_field()).mean() < 2  # JPEG

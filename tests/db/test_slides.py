@@ -6,6 +6,7 @@ import os
 import time
 from contextlib import AbstractContextManager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ from PIL import Image
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from db import audit, files, slide_list, slides, uploads, watched, worklist
+from db import audit, files, slide_list, slides, specimens, uploads, watched, worklist
 from db.engine import alembic_config, engine_for, session_scope, upgrade
 from db.files import FileStore, store
 from db.models import Specimen, Upload, User
 from db.slides import NewSlide
 from db.uploads import Part
-from renalcore.errors import Conflict, DamagedFile, InputError, NotFound, StorageFull
+from renalcore.errors import Conflict, DamagedFile, InputError, NotFound, StorageError, StorageFull
 from tests.db.records import Register
 
 SECRET = "Maria Secret 1960.png"
@@ -96,6 +97,46 @@ def test_a_slide_is_registered_with_its_file_moved_and_without_its_files_name(
     (event,) = audit.events(session, action="specimen.register")
     assert event.new["slides"][0]["sha256"] == sha256
     assert "Maria" not in str([event.new, slide.name, slide.flags])
+
+
+def registered_but_not_committed(engine: sa.Engine, by: User, upload: Upload) -> None:
+    """All statements pass, then the database refuses the commit or is gone."""
+    with session_scope(engine) as session:
+        registered(session, by, new(upload))
+        if engine.dialect.name == "sqlite":
+            session.execute(sa.text("PRAGMA defer_foreign_keys = ON"))
+            session.add(Upload(key="f" * 32, by_id=10**6, name="of nobody", size_bytes=1, modified_ms=1))
+            session.flush()
+            return
+        own = session.scalar(sa.text("SELECT pg_backend_pid()"))
+        with engine.connect() as other:
+            other.execute(sa.text("SELECT pg_terminate_backend(:own)"), {"own": own})
+
+
+def test_a_registration_whose_commit_fails_can_be_made_again_and_leaves_no_file_for_longer_than_a_day(
+    engine: sa.Engine, technologist: User
+) -> None:
+    with session_scope(engine) as session:
+        upload = uploaded(session, technologist, a_picture())
+
+    def swept() -> int:
+        with session_scope(engine, read_only=True) as session:
+            is_named = partial(specimens.has_file, session)
+            return store().sweep(is_named=is_named, older_than=timedelta(seconds=-1))  # as if a day were over
+
+    for _ in range(2):
+        with pytest.raises((IntegrityError, StorageError)):
+            registered_but_not_committed(engine, technologist, upload)
+        assert list(store().names()) == [upload.sha256]
+        assert uploads.part_of(upload).exists(), "nobody has to upload it again"
+        assert swept() == 1
+        assert list(store().names()) == []
+    with session_scope(engine) as session:
+        assert uploads.of_user(session, technologist) == [session.get_one(Upload, upload.id)]
+        registered(session, technologist, new(upload))
+    assert not uploads.part_of(upload).exists()
+    assert swept() == 0
+    assert store().read(upload.sha256) == a_picture()
 
 
 def test_a_scale_is_never_guessed_and_only_a_person_corrects_a_persons(session: Session, technologist: User) -> None:
