@@ -32,6 +32,7 @@ from db.settings import Settings
 from renalcore.errors import Conflict, InputError, NotFound, StorageError, StorageFull, TooLarge, UnreadableFile
 from renalcore.io.image import safe_name
 from renalcore.io.slide import open_slide
+from renalcore.io.slide.mirax import deidentify_mrxs
 from renalcore.io.slide.packed import holds_mrxs, is_packed, unpack, without_folder
 from renalcore.io.volume import SeriesFound, find_series
 from renalcore.types import QualityFlag
@@ -421,20 +422,20 @@ def _slide(upload: Upload, sha256: str) -> tuple[str, Checked]:
 
 
 def _packed_slide(upload: Upload, sha256: str) -> tuple[str, Checked]:
-    """A slide of many files; one in DICOM is made anew without the patient, which gives the same each time."""
-    path, name = part_of(upload), _SPOKEN["histology"]
+    """A slide of many files, made anew without the patient, which gives the same each time."""
+    path, name, made = part_of(upload), _SPOKEN["histology"], beside(upload, _MADE)
     flags: tuple[QualityFlag, ...] = ()
     with slide_files.a_folder(path.stat().st_size) as folder:
-        if not holds_mrxs(path, name=name):
+        if holds_mrxs(path, name=name):
+            deidentify_mrxs(path, made, name=name)
+        else:
             from renalcore.io.slide.dicom import deidentify_slide  # which loads the readers of DICOM
 
-            made = beside(upload, _MADE)
             flags = deidentify_slide(path, made, key=bytes.fromhex(sha256), name=name)
-            path = made
-            with made.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        found = _slide_at(unpack(path, folder, name=name))
-    return sha256, replace(found, flags=(*found.flags, *flags), stored_bytes=path.stat().st_size)
+        with made.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        found = _slide_at(unpack(made, folder, name=name))
+    return sha256, replace(found, flags=(*found.flags, *flags), stored_bytes=made.stat().st_size)
 
 
 def _slide_at(path: Path) -> Checked:

@@ -19,7 +19,9 @@ from db.slides import NewSlide
 from db.uploads import Checked, Part
 from renalcore.errors import DamagedFile, StorageFull, UnreadableFile
 from renalcore.io.slide.packed import Packing, unpack
+from tests import mirax_files
 from tests.dicom_slides import WIDTH_PX, a_dicom_slide, a_field, packed
+from tests.mirax_files import a_mirax_slide
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +76,29 @@ def test_a_dicom_slide_is_uploaded_as_one_stored_without_the_patient_and_the_sam
     assert list((data / "uploads").iterdir()) == []
     with slide_files.opened(slide.file.sha256, name="K-1 A1") as opened:
         assert np.abs(opened.read(0, 0, WIDTH_PX, 768).astype(int) - a_field()).mean() < 2  # JPEG
+
+
+def test_a_mrxs_is_uploaded_with_its_folder_and_stored_without_the_patient_and_the_label(
+    session: Session, technologist: User, tmp_path: Path, data: Path
+) -> None:
+    packing = Packing.of(a_mirax_slide(tmp_path / "Maria"))
+    assert packing is not None
+    content = b"".join(packing.blocks(0))
+    name = "Maria Secret.mrxs (5 files)"
+    upload, again = (sent(session, technologist, content, name=name, modified_ms=at) for at in (1, 2))
+    assert upload.sha256 == again.sha256, "the same slide is the same file"
+    found = Checked.of(upload)
+    assert (found.format, found.width_px, found.um_per_px, found.objective) == ("3DHISTECH MRXS", 352, 0.25, 20)
+    (made,) = uploads.file_of(upload).values()
+    for words in (*mirax_files.NAMED, mirax_files.a_label()):
+        assert words in content
+        assert words not in made.read_bytes()
+    with made.open("rb") as kept:
+        assert files.store().put(kept) == (upload.sha256, found.stored_bytes)
+    with slide_files.opened(upload.sha256, name="K-1 A1") as opened:
+        shown = opened.read(0, 0, 352, 240).astype(int)
+        assert np.abs(shown - mirax_files.a_field()[:240, mirax_files.LEFT_PX :]).mean() < 2  # JPEG
+    assert unpacked(data) == {upload.sha256}
 
 
 def test_dicom_under_the_name_of_another_format_is_not_stored_with_the_patient(

@@ -6,7 +6,7 @@ TIFF, pyramid or not; `renalcore.io.image` reads PNG, JPEG, WebP, BMP and rarer 
 
 A scanner's pictures of the label and of the whole glass often show the patient's name: nothing here gives them out,
 nor any text that the scanner wrote into the file. A slide in many files travels as one (`renalcore.io.slide.packed`),
-in DICOM without the patient (`renalcore.io.slide.dicom`).
+without the patient (`renalcore.io.slide.dicom`, `renalcore.io.slide.mirax`).
 """
 
 from renalcore.io.slide.opening import open_slide
