@@ -122,19 +122,19 @@ class FileStore:
             NotFound: The store has no such file.
             DamagedFile: The file's content is not what was stored.
         """
-        path = self._path(sha256)
+        here = self.at_hand(sha256, copies=copies)
         if isinstance(self._fs, LocalFileSystem):
-            if not Path(path).is_file():
+            if here is None:
                 raise _missing(sha256)
             if verify:
-                _check_file(sha256, Path(path))
-            return Path(path)
+                _check_file(sha256, here)
+            return here
         copy = copies / sha256
-        if not copy.is_file():
+        if here is None:
             copies.mkdir(parents=True, exist_ok=True)
             incoming = copies / f"{sha256}.{secrets.token_hex(8)}"
             try:
-                self._fs.get_file(path, str(incoming))
+                self._fs.get_file(self._path(sha256), str(incoming))
                 incoming.replace(copy)
             except FileNotFoundError as error:
                 raise _missing(sha256) from error
@@ -149,6 +149,12 @@ class FileStore:
                 raise
         os.utime(copy)
         return copy
+
+    def at_hand(self, sha256: str, *, copies: Path) -> Path | None:
+        """Where `local` finds a file at once; None where it has to fetch it, or the store does not have it."""
+        path = self._path(sha256)
+        here = Path(path) if isinstance(self._fs, LocalFileSystem) else copies / sha256
+        return here if here.is_file() else None
 
     def open(self, sha256: str, *, verify: bool = True) -> BinaryIO:
         """The file as a stream that can be read and sought in.

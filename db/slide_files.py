@@ -1,7 +1,8 @@
 """The files of slides, open: as they lie in the file store, or unpacked where a slide consists of many.
 
 OpenSlide reads a slide of many files from a folder. That is made once, by content, kept as long as there is room, and
-not removed while anybody on this machine reads from it: whoever does holds a shared lock on the folder.
+not removed while anybody on this machine reads from it: whoever does holds a shared lock on the folder. While it is
+made it has another name and whoever makes it a lock on it, for which every thread and process of this machine waits.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import os
 import secrets
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from db import files
@@ -47,7 +51,7 @@ def opened(sha256: str, *, name: str, verify: bool = False) -> Slide:
         StorageFull: There is no room to unpack a slide of many files.
         StorageError: The disk cannot be written.
     """
-    path = files.store().local(sha256, copies=Settings.from_env().data_folder / "slides", verify=verify)
+    path = files.store().local(sha256, copies=_copies(), verify=verify)
     if not is_packed(path):
         return open_slide(path, name=name)
     folder = _root() / sha256
@@ -65,9 +69,74 @@ def opened(sha256: str, *, name: str, verify: bool = False) -> Slide:
     return slide
 
 
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """A slide that a thread of its own makes ready: fetched where the store is elsewhere, unpacked where it is packed.
+
+    Attributes:
+        sha256: Digest of its file.
+        done: Ends once the slide can be opened at once, or with the reason why it cannot.
+    """
+
+    sha256: str
+    done: Future[None] = field(default_factory=Future)
+
+    @property
+    def share(self) -> float:
+        """How much of it is unpacked, 0 to 1, whichever process does that; 0 while it is fetched."""
+        path = files.store().at_hand(self.sha256, copies=_copies())
+        if path is None:
+            return 0.0
+        with suppress(FileNotFoundError):  # it has its name now
+            if not (_root() / self.sha256).exists():
+                return min(1.0, _size(_unfinished(self.sha256)) / path.stat().st_size)
+        return 1.0
+
+
+_preparations: dict[str, Preparation] = {}
+_preparing = threading.Lock()
+
+
+def prepare(sha256: str, *, name: str) -> Preparation | None:
+    """Begins to make a slide ready, so that nobody who asks for a part of it has to wait for the whole.
+
+    Args:
+        sha256: As of `opened`.
+        name: As of `opened`.
+
+    Returns:
+        What is on its way, whoever asked for it first; None where the slide can be opened at once.
+
+    Raises:
+        RenalError: The last attempt failed, as `opened` does. It is told once: asked again, it is tried again.
+    """
+    with _preparing:
+        known = _preparations.get(sha256)
+        if known is not None and not known.done.done():
+            return known
+        if known is not None:
+            del _preparations[sha256]
+            known.done.result()
+        path = files.store().at_hand(sha256, copies=_copies())
+        if path is not None and (not is_packed(path) or (_root() / sha256).is_dir()):
+            return None
+        begun = _preparations[sha256] = Preparation(sha256)
+        threading.Thread(target=_make_ready, args=(begun, name), name="unpacking", daemon=True).start()
+        return begun
+
+
+def _make_ready(preparation: Preparation, name: str) -> None:
+    try:
+        opened(preparation.sha256, name=name).close()
+    except BaseException as error:  # noqa: BLE001  # raised where somebody waits for it
+        preparation.done.set_exception(error)
+    else:
+        preparation.done.set_result(None)
+
+
 @contextmanager
 def a_folder(needed_bytes: int) -> Iterator[Path]:
-    """An empty folder with room for the files of a slide; it is gone at the end, unless it was moved.
+    """An empty folder with room for the files of a slide; it is gone at the end, unless it was kept.
 
     Raises:
         StorageFull: There is no room for them.
@@ -81,6 +150,20 @@ def a_folder(needed_bytes: int) -> Iterator[Path]:
             yield Path(folder)
     except OSError as error:
         raise disk_error(error, "The slide") from error
+
+
+def keep(folder: Path, sha256: str) -> None:
+    """Keeps what was unpacked in `a_folder`, so that whoever opens that slide need not do so again."""
+    try:
+        folder.rename(_root() / sha256)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # it was there already
+            raise
+
+
+def forget(sha256: str) -> None:
+    """Removes what was unpacked of a slide, unless somebody reads it."""
+    _remove_unless_read(_root() / sha256)
 
 
 class _Held:
@@ -99,14 +182,45 @@ class _Held:
 def _unpacked(path: Path, folder: Path, *, name: str) -> _Held:
     """Holds the folder with the files of a packed slide, which is made where it is not there."""
     while (held := _hold(folder)) is None:
-        with a_folder(path.stat().st_size) as made:
-            unpack(path, made, name=name)
-            try:
-                made.rename(folder)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another was first
-                    raise
+        try:
+            with _alone(_unfinished(folder.name)) as made:
+                if not folder.exists():  # else another was first
+                    _make_room(folder.parent, path.stat().st_size)
+                    unpack(path, made, name=name)
+                    keep(made, folder.name)
+        except OSError as error:
+            raise disk_error(error, "The slide") from error
     return held
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[Path]:
+    """Makes a folder, empty also where somebody was killed in it, once nobody else on this machine is in it.
+
+    It is gone at the end, unless it was moved.
+    """
+    while True:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:  # who was in it left just now
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if not _is_at(descriptor, folder):
+                continue
+            if any(folder.iterdir()):
+                shutil.rmtree(folder)
+                continue
+            os.utime(descriptor)  # else it might look abandoned
+            try:
+                yield folder
+            finally:
+                if _is_at(descriptor, folder):
+                    shutil.rmtree(folder, ignore_errors=True)
+            return
+        finally:
+            os.close(descriptor)
 
 
 def _hold(folder: Path) -> _Held | None:
@@ -185,6 +299,16 @@ def _remove(folder: Path) -> None:
     with suppress(FileNotFoundError):  # another was first
         folder.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
+
+
+def _unfinished(sha256: str) -> Path:
+    """Where a slide is unpacked."""
+    return _root() / f"{_UNFINISHED}{sha256}"
+
+
+def _copies() -> Path:
+    """Of slides in a store elsewhere."""
+    return Settings.from_env().data_folder / "slides"
 
 
 def _root() -> Path:

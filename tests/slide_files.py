@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -43,9 +47,28 @@ def a_section(path: Path, *, um_per_px: float | None = 0.5) -> Path:
     return discs.drawn(path, WIDTH_PX, HEIGHT_PX, DISCS, um_per_px=um_per_px)
 
 
-def registered(app: RunningApp, by: Person, path: Path, *, um_per_px: float | None = None) -> tuple[int, str]:
-    """A slide of a specimen and a patient of its own, as an upload leaves it: its id and accession number."""
-    with path.open("rb") as stream:
+@contextmanager
+def unpacked_by_another(data: Path, sha256: str, so_far: bytes) -> Iterator[None]:
+    """What a process looks like in the data folder while it unpacks a slide; at the end it is killed."""
+    folder = data / "unpacked" / f"unfinished-{sha256}"
+    folder.mkdir(parents=True)
+    (folder / "000001").write_bytes(so_far)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def registered(
+    app: RunningApp, by: Person, path: Path, *, um_per_px: float | None = None, packed: Path | None = None
+) -> tuple[int, str]:
+    """A slide of a specimen and a patient of its own, as an upload leaves it: its id and accession number.
+
+    One of several files is stored as the archive `packed`.
+    """
+    with (packed or path).open("rb") as stream:
         sha256, size = FileStore(f"file://{app.data / 'files'}").put(stream)
     with open_slide(path) as slide:
         found = Checked(slide.format, slide.width_px, slide.height_px, slide.um_per_px, slide.objective, slide.flags)

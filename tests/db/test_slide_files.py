@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import tarfile
+from concurrent.futures import wait
 from contextlib import closing
 from pathlib import Path
 
@@ -146,6 +147,32 @@ def test_a_slide_is_unpacked_once_and_what_was_used_longest_ago_goes_unless_some
     monkeypatch.setattr(slide_files, "SPARE_BYTES", 1 << 60)
     with pytest.raises(StorageFull, match="no room to unpack the slide"):
         slide_files.opened(first, name="a")
+
+
+def test_a_slide_is_made_ready_beside_whoever_asks_by_one_process_at_a_time_and_never_half(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sha256 = stored(tmp_path)
+    size = files.store().local(sha256, copies=data).stat().st_size
+    with unpacked_by_another(data, sha256, bytes(size // 4)):
+        preparation = slide_files.prepare(sha256, name="a")
+        assert slide_files.prepare(sha256, name="a") is preparation, "whoever asks waits for the same"
+        assert preparation.share == pytest.approx(0.25, abs=1e-3), "as far as the other process is"
+        assert not preparation.done.done()
+        assert unpacked(data) == {f"unfinished-{sha256}"}
+    preparation.done.result(timeout=60)  # the other was killed
+    assert (preparation.share, slide_files.prepare(sha256, name="a")) == (1.0, None)
+    assert unpacked(data) == {sha256}
+    assert is_unpacked(files.store().local(sha256, copies=data), data / "unpacked" / sha256, name="a")
+
+    slide_files.forget(sha256)
+    with monkeypatch.context() as patch:
+        patch.setattr(slide_files, "SPARE_BYTES", 1 << 60)
+        for _ in range(2):  # told once each time that it is tried
+            wait([slide_files.prepare(sha256, name="a").done], timeout=60)
+            with pytest.raises(StorageFull, match="no room to unpack the slide"):
+                slide_files.prepare(sha256, name="a")
+    assert unpacked(data) == set()
 
 
 def test_what_was_altered_after_it_was_unpacked_is_unpacked_anew_before_it_is_searched(
