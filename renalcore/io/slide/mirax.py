@@ -96,10 +96,10 @@ def deidentify_mrxs(path: Path, target: Path, *, name: str) -> None:
     with tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as archive:
         for inner, text in texts.items():
             _add(archive, inner, len(text), io.BytesIO(text))
-        for number in tissue.used():
+        for number, places in tissue.places().items():
             file = tissue.data[number]
             with files.open(file) as whole:
-                kept = io.BufferedReader(_Kept(whole, *_spans(tissue.places(number))))
+                kept = io.BufferedReader(_Kept(whole, *_spans(places)))
                 _add(archive, f"{FOLDER}/{_data_name(number)}", files.sizes[file], cast(BinaryIO, kept))
 
 
@@ -131,14 +131,12 @@ class _Tissue:
     tiles: tuple[_Numbers, ...]
     positions: _Numbers
 
-    def used(self) -> list[int]:
-        """Numbers of the data files that anything lies in."""
-        return sorted({int(number) for place in (*self.tiles, self.positions) for number in np.unique(place[:, -1])})
-
-    def places(self, number: int) -> NDArray[np.int64]:
-        """Offset and length of all that lies in a data file, `(N, 2)`."""
+    def places(self) -> dict[int, NDArray[np.int64]]:
+        """Offset and length of all that lies in a data file, `(N, 2)`, by the number of each in which anything does."""
         every = np.concatenate([place[:, -3:] for place in (*self.tiles, self.positions)]).astype(np.int64)
-        return every[every[:, 2] == number, :2]
+        every = every[np.argsort(every[:, 2], kind="stable")]
+        numbers, firsts = np.unique(every[:, 2], return_index=True)
+        return dict(zip(numbers.tolist(), np.split(every[:, :2], firsts[1:]), strict=True))
 
 
 def _read(files: _Files, name: str) -> _Tissue:
@@ -159,7 +157,7 @@ def _read(files: _Files, name: str) -> _Tissue:
         tissue = _tissue(text, _content(files, index_name, _INDEX_BYTES))
     except _ERRORS:
         raise unreadable(name) from None
-    used = {tissue.data[number]: tissue.places(number).sum(axis=1).max() for number in tissue.used()}
+    used = {tissue.data[number]: places.sum(axis=1).max() for number, places in tissue.places().items()}
     _check_there(files, list(used), name)
     short = [file for file, end_bytes in used.items() if end_bytes > files.sizes[file]]
     if short:
