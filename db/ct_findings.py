@@ -8,23 +8,23 @@ waits for it; where somebody else has corrected the scan in the meantime it is r
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from db import analyses, audit, ct_files, specimens
 from db.engine import beforehand, now
-from db.models import CtAction, CtCorrection, CtResult, CtScan, Specimen, StoredFile, User
+from db.models import CtAction, CtCorrection, CtKidney, CtLesion, CtResult, CtScan, Specimen, StoredFile, User
 from renalcore.ct import measure
-from renalcore.ct.kidneys import Labels
-from renalcore.ct.measure import Kidney, Measures
+from renalcore.ct.kidneys import Labels, Side
+from renalcore.ct.measure import Measures
 from renalcore.ct.predict import in_words
-from renalcore.ct.steps import LABELS
+from renalcore.ct.steps import CYST, LABELS, TUMOUR
 from renalcore.errors import Conflict, InputError, NotFound
 from renalcore.io.volume import Volume
 
@@ -32,8 +32,8 @@ Label = Literal["kidney", "tumour", "cyst"]
 Voxel = Sequence[int]
 
 _NUMBERS: Final = {name: number for number, name in LABELS.items()}
-_LESIONS: Final = ("tumour", "cyst")
-_KIDNEY: Final = "kidney"
+_LESIONS: Final[Mapping[int, CtLesion]] = {TUMOUR: "tumour", CYST: "cyst"}
+_KIDNEYS: Final[Mapping[Side, CtKidney]] = {"right": "right kidney", "left": "left kidney", "middle": "kidney"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Corrected:
         correction_id: The correction.
         action: `relabel` or `remove`.
         voxel: One of the voxels of the lesion or kidney: slice, row, column.
-        was: What it was: `tumour`, `cyst`, or of a kidney its side with it, such as `left kidney`; `fused kidney`.
+        was: What it was.
         label: What it became; of a lesion that was removed what surrounds it, None where that is background.
         by: Full name of who corrected it.
         by_id: Who that is.
@@ -54,7 +54,7 @@ class Corrected:
     correction_id: int
     action: CtAction
     voxel: tuple[int, int, int]
-    was: str
+    was: CtLesion | CtKidney
     label: str | None
     by: str
     by_id: int
@@ -98,7 +98,7 @@ class _After:
     """What a correction leaves behind."""
 
     voxel: tuple[int, int, int]
-    was: str
+    was: CtLesion | CtKidney
     label: str | None
     sha256: str
     size: int
@@ -314,8 +314,8 @@ def _of_lesion(start: _Start, scan: Volume, voxel: Voxel, label: Label | None) -
     labels = ct_files.labels(start.labels_sha256)
     place = tuple(int(index) for index in voxel)
     inside = len(place) == 3 and all(0 <= index < length for index, length in zip(place, labels.shape, strict=True))
-    was = LABELS.get(int(labels[place])) if inside else None
-    if was not in _LESIONS:
+    was = _LESIONS.get(int(labels[place])) if inside else None
+    if was is None:
         raise InputError(f"No lesion of {start.name} lies there. Reload the page: it may have been corrected.")
     if was == label:
         return None
@@ -332,26 +332,21 @@ def _without_kidney(start: _Start, scan: Volume, number: int, seen_sha256: str) 
     if kidney is None:
         raise InputError(f"{start.name} has no kidney {number}. Reload the page.")
     changed, voxel = measure.without_kidney(ct_files.labels(seen_sha256), scan.affine, number, hu=scan.hu)
-    return _after(scan, changed, voxel, _named(kidney), None)
+    return _after(scan, changed, voxel, "fused kidney" if kidney.place == "fused" else _KIDNEYS[kidney.side], None)
 
 
-def _named(kidney: Kidney) -> str:
-    """What a kidney is called: a fused one has no side."""
-    if kidney.place == "fused":
-        return f"fused {_KIDNEY}"
-    return _KIDNEY if kidney.side == "middle" else f"{kidney.side} {_KIDNEY}"
-
-
-def _after(scan: Volume, labels: Labels, voxel: tuple[int, int, int], was: str, label: str | None) -> _After:
+def _after(
+    scan: Volume, labels: Labels, voxel: tuple[int, int, int], was: CtLesion | CtKidney, label: str | None
+) -> _After:
     """Measures labels that a correction left and puts them into the file store."""
     measures = measure.measure(labels, scan.affine, hu=scan.hu)
     sha256, size = ct_files.put_labels(labels, scan)
     return _After(voxel, was, label, sha256, size, measure.to_dict(measures), in_words(labels, measures))
 
 
-def _thing(was: str) -> Literal["kidney", "lesion"]:
-    """What a correction is about, by what that was."""
-    return "kidney" if was.endswith(_KIDNEY) else "lesion"
+def _thing(was: CtLesion | CtKidney) -> Literal["kidney", "lesion"]:
+    """What a correction is about, as the audit trail names it."""
+    return "kidney" if was in get_args(CtKidney) else "lesion"
 
 
 def _scan(session: Session, specimen: Specimen, scan_id: int) -> CtScan:
@@ -378,7 +373,7 @@ class _Said(NamedTuple):
     scan_id: int
     action: CtAction
     voxel: list[int] | None
-    was: str | None
+    was: CtLesion | CtKidney | None
     label: str | None
     undone_id: int | None
     by: str
@@ -406,11 +401,9 @@ def _said(session: Session, analysis_id: int) -> dict[int, list[_Said]]:
 def _not_undone(rows: Sequence[_Said]) -> tuple[Corrected, ...]:
     undone = {row.undone_id for row in rows}
     return tuple(
-        Corrected(
-            row.correction_id, row.action, _voxel(row.voxel or ()), row.was or "", row.label, row.by, row.by_id, row.at
-        )
+        Corrected(row.correction_id, row.action, _voxel(row.voxel), row.was, row.label, row.by, row.by_id, row.at)
         for row in rows
-        if row.action != "undo" and row.correction_id not in undone
+        if row.voxel is not None and row.was is not None and row.correction_id not in undone  # an undoing has neither
     )
 
 

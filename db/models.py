@@ -32,6 +32,9 @@ ScaleSource = Literal["file", "person"]
 CtFormat = Literal["DICOM", "NIfTI"]
 CtStepName = Literal["rough", "kidney", "lesion"]
 CtAction = Literal["relabel", "remove", "undo"]
+CtLesion = Literal["tumour", "cyst"]
+CtKidney = Literal["right kidney", "left kidney", "fused kidney", "kidney"]
+"""What a correction calls a kidney; `kidney` alone where its side cannot be told."""
 
 ROLES: tuple[Role, ...] = get_args(Role)
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
@@ -588,7 +591,7 @@ class CtResult(Base):
 
 
 class CtCorrection(Base):
-    """A lesion that someone gave another label, or deleted, or such a change undone; the last one holds. Append-only.
+    """A lesion that someone gave another label, or deleted as a kidney may be, or such a change undone. Append-only.
 
     Each keeps the labels and measures as they are after it, so that nothing is computed when a scan is opened.
     """
@@ -604,8 +607,8 @@ class CtCorrection(Base):
     analysis_id: Mapped[int] = mapped_column(ForeignKey("analyses.id"))
     scan_id: Mapped[int] = mapped_column(ForeignKey("ct_scans.id"))
     action: Mapped[CtAction]
-    voxel: Mapped[list[Any] | None]  # one of the lesion's: slice, row, column
-    was: Mapped[str | None] = mapped_column(String(24))
+    voxel: Mapped[list[Any] | None]  # one of the lesion's or kidney's: slice, row, column
+    was: Mapped[CtLesion | CtKidney | None] = mapped_column(String(24))
     label: Mapped[str | None] = mapped_column(String(24))
     undone_id: Mapped[int | None] = mapped_column(ForeignKey("ct_corrections.id"))
     labels_id: Mapped[int] = mapped_column(ForeignKey("stored_files.id"), index=True)

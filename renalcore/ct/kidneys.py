@@ -106,9 +106,8 @@ class Parts:
 
     def whole(self, number: int) -> Mask:
         """Where the kidney of this number lies within the box, of a fused one both halves: no other is beside them."""
-        if self.places[number - 1] == "fused":
-            return self.numbers > 0
-        return self.numbers == number
+        whole: Mask = self.numbers > 0 if self.places[number - 1] == "fused" else self.numbers == number
+        return whole
 
 
 def parts_of(labels: Labels, grid: Grid, hu: NDArray[Any] | None, least: LeastVolumes) -> Parts:
