@@ -239,6 +239,8 @@ def discard(session: Session, upload: Upload) -> None:
     session.delete(session.get_one(Upload, upload.id))
     session.flush()
     _remove_files(upload)
+    if upload.sha256 is not None:
+        slide_files.forget(upload.sha256)
 
 
 def file_of(upload: Upload) -> dict[str, Path]:
@@ -422,7 +424,10 @@ def _slide(upload: Upload, sha256: str) -> tuple[str, Checked]:
 
 
 def _packed_slide(upload: Upload, sha256: str) -> tuple[str, Checked]:
-    """A slide of many files, made anew without the patient, which gives the same each time."""
+    """A slide of many files, made anew without the patient, which gives the same each time.
+
+    What it is unpacked to here stays for whoever looks at it next.
+    """
     path, name, made = part_of(upload), _SPOKEN["histology"], beside(upload, _MADE)
     flags: tuple[QualityFlag, ...] = ()
     with slide_files.a_folder(path.stat().st_size) as folder:
@@ -435,6 +440,7 @@ def _packed_slide(upload: Upload, sha256: str) -> tuple[str, Checked]:
         with made.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         found = _slide_at(unpack(made, folder, name=name))
+        slide_files.keep(folder, sha256)
     return sha256, replace(found, flags=(*found.flags, *flags), stored_bytes=made.stat().st_size)
 
 

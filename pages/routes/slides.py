@@ -7,13 +7,14 @@ galleries, and what an analysis found on the slide. The guard before all address
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import hashlib
 import io
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -26,6 +27,7 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 
 from db import analyses, reviewed_glomeruli, slide_files, slides
 from db.engine import session_scope
+from db.slide_files import Preparation
 from pages.components.numbers import asked_number
 from pages.routes.fields import CACHE
 from renalcore.errors import NotFound, RenalError
@@ -88,11 +90,15 @@ class Pyramid:
 
 
 def descriptor(request: Request) -> Response:
-    """`/slides/{id}/descriptor.json`: size, levels and tiles."""
+    """`/slides/{id}/descriptor.json`: size, levels and tiles; until it is unpacked, status 202 and how far that is."""
     try:
         pyramid = _pyramid(request.path_params["slide_id"])
-    except NotFound as error:
+        preparation = _open.preparation(pyramid.sha256)
+    except RenalError as error:
         return PlainTextResponse(str(error), 404)
+    headers = {"cache-control": "no-store"}
+    if preparation is not None:
+        return JSONResponse({"unpacked": preparation.share}, 202, headers=headers)
     return JSONResponse(
         {
             "width": pyramid.width_px,
@@ -101,7 +107,7 @@ def descriptor(request: Request) -> Response:
             "min_level": pyramid.min_level,
             "max_level": pyramid.max_level,
         },
-        headers={"cache-control": CACHE},
+        headers=headers,
     )
 
 
@@ -112,13 +118,13 @@ async def tile(request: Request) -> Response:
     kept = _tiles.get(place)
     if kept is None:  # else it is answered without a thread
         try:
-            kept = await to_thread.run_sync(_tile, *place)
+            kept = await _when_ready(lambda: _tile(*place))
         except RenalError as error:
             return PlainTextResponse(str(error), 404)
     return _picture(request, kept)
 
 
-def crop(request: Request) -> Response:
+async def crop(request: Request) -> Response:
     """`/slides/{id}/crop?x=&y=&w=&h=&size=128`: a window of the slide, white where it reaches beyond.
 
     Sides are in px of the finest level, whole ones; the longer one of the picture has about `size` px, and never more
@@ -130,20 +136,9 @@ def crop(request: Request) -> Response:
     except (KeyError, ValueError):
         return PlainTextResponse("Name x, y, w, h and size in whole px.", 400)
     try:
-        pyramid = _pyramid(request.path_params["slide_id"])
-        longest_px = max(width_px, height_px)
-        inside = x_px + width_px > 0 and x_px < pyramid.width_px and y_px + height_px > 0 and y_px < pyramid.height_px
-        if min(width_px, height_px) < 1 or longest_px > 2 * max(pyramid.width_px, pyramid.height_px) or not inside:
-            raise NotFound("The slide has no such window.")
-        size_px = min(longest_px, next((one for one in CROP_SIZES_PX if one >= wanted), CROP_SIZES_PX[-1]))
-        place = (request.path_params["slide_id"], x_px, y_px, width_px, height_px, size_px)
-        kept = _tiles.get(place)
-        if kept is None:
-            shrinks = longest_px / size_px
-            with _open.lease(pyramid.sha256) as slide:
-                wide, high = (max(1, round(side / shrinks)) for side in (width_px, height_px))
-                pixels = slide.read(x_px, y_px, wide, high, downsample=shrinks)
-            kept = _tiles.put(place, pyramid, _jpeg(pixels))
+        kept = await _when_ready(
+            lambda: _crop(request.path_params["slide_id"], x_px, y_px, width_px, height_px, wanted)
+        )
     except RenalError as error:
         return PlainTextResponse(str(error), 404)
     return _picture(request, kept)
@@ -217,6 +212,33 @@ def _tile(slide_id: int, level: int, column: int, row: int) -> tuple[str, bytes]
     return _tiles.put((slide_id, level, column, row), pyramid, _jpeg(pixels))
 
 
+def _crop(slide_id: int, x_px: int, y_px: int, width_px: int, height_px: int, wanted: int) -> tuple[str, bytes]:
+    pyramid = _pyramid(slide_id)
+    longest_px = max(width_px, height_px)
+    inside = x_px + width_px > 0 and x_px < pyramid.width_px and y_px + height_px > 0 and y_px < pyramid.height_px
+    if min(width_px, height_px) < 1 or longest_px > 2 * max(pyramid.width_px, pyramid.height_px) or not inside:
+        raise NotFound("The slide has no such window.")
+    size_px = min(longest_px, next((one for one in CROP_SIZES_PX if one >= wanted), CROP_SIZES_PX[-1]))
+    place = (slide_id, x_px, y_px, width_px, height_px, size_px)
+    kept = _tiles.get(place)
+    if kept is not None:
+        return kept
+    shrinks = longest_px / size_px
+    with _open.lease(pyramid.sha256) as slide:
+        wide, high = (max(1, round(side / shrinks)) for side in (width_px, height_px))
+        pixels = slide.read(x_px, y_px, wide, high, downsample=shrinks)
+    return _tiles.put(place, pyramid, _jpeg(pixels))
+
+
+async def _when_ready(picture: Callable[[], tuple[str, bytes]]) -> tuple[str, bytes]:
+    """A tile or crop, read in a thread; while its slide is being unpacked the request waits without one."""
+    while True:
+        try:
+            return await to_thread.run_sync(picture)
+        except _NotReady as slide:
+            await asyncio.shield(asyncio.wrap_future(slide.preparation.done))  # others wait for it too
+
+
 def _picture(request: Request, kept: tuple[str, bytes]) -> Response:
     etag, body = kept
     headers = {"etag": etag, "cache-control": CACHE}
@@ -264,6 +286,14 @@ class _Tiles:
         return kept
 
 
+class _NotReady(Exception):
+    """The slide cannot be opened at once."""
+
+    def __init__(self, preparation: Preparation) -> None:
+        super().__init__()
+        self.preparation = preparation
+
+
 @dataclass(slots=True)
 class _Held:
     """A slide that is open or about to be."""
@@ -281,6 +311,17 @@ class _OpenSlides:
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._lock = threading.Lock()
 
+    def preparation(self, sha256: str) -> Preparation | None:
+        """What the slide has to wait for; None where it is open or can be opened at once.
+
+        Raises:
+            RenalError: It cannot be opened.
+        """
+        with self._lock:
+            held = self._held.get(sha256)
+            is_open = held is not None and held.slide is not None
+        return None if is_open else slide_files.prepare(sha256, name="slide")
+
     @contextmanager
     def lease(self, sha256: str) -> Iterator[Slide]:
         with self._lock:
@@ -290,6 +331,9 @@ class _OpenSlides:
         try:
             with held.opening:
                 if held.slide is None:
+                    preparation = slide_files.prepare(sha256, name="slide")
+                    if preparation is not None:
+                        raise _NotReady(preparation)
                     held.slide = slide_files.opened(sha256, name="slide")
             yield held.slide
         finally:

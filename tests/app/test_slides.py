@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import io
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import httpx
@@ -19,8 +20,9 @@ from pages.routes.fields import CACHE
 from pages.routes.slides import LIBRARY, Pyramid
 from renalcore.histology.pyramid import write_pyramid
 from tests.browser.records import user_of
+from tests.dicom_slides import a_dicom_slide, packed
 from tests.running_app import RunningApp
-from tests.slide_files import HEIGHT_PX, SQUARE_PX, WIDTH_PX, a_pyramid, registered, squares
+from tests.slide_files import HEIGHT_PX, SQUARE_PX, WIDTH_PX, a_pyramid, registered, squares, unpacked_by_another
 from tests.slide_findings import searched
 
 
@@ -103,6 +105,27 @@ def test_a_slide_whose_file_is_gone_says_so(web_app: RunningApp, client: httpx.C
             path.unlink()
     answer = client.get(f"/slides/{slide_id}/tile/9/0/0.jpg")
     assert (answer.status_code, "Restore it from a backup" in answer.text) == (404, True)
+
+
+def test_tiles_asked_for_while_a_slide_of_many_files_is_unpacked_wait_and_hold_up_nobody(
+    web_app: RunningApp, client: httpx.Client, slide: str, tmp_path: Path
+) -> None:
+    level = sorted(a_dicom_slide(tmp_path / "levels", label=False).iterdir())[0]
+    archive = packed(level.parent, tmp_path / "levels.tar")
+    slide_id, _ = registered(web_app, web_app.person(), level, packed=archive)
+    sha256, address = hashlib.sha256(archive.read_bytes()).hexdigest(), f"/slides/{slide_id}"
+    with ThreadPoolExecutor(50) as pool:
+        with unpacked_by_another(web_app.data, sha256, bytes(archive.stat().st_size // 2)):
+            told = client.get(f"{address}/descriptor.json")
+            assert (told.status_code, told.json()) == (202, {"unpacked": pytest.approx(0.5, abs=1e-3)})
+            tiles = [pool.submit(client.get, f"{address}/tile/10/{n % 2}/{n // 2 % 2}.jpg") for n in range(49)]
+            tiles.append(pool.submit(client.get, f"{address}/crop?x=0&y=0&w=128&h=128&size=128"))
+            assert not wait(tiles, timeout=1).done
+            for n in range(3):  # more wait than the server has threads
+                assert client.get(f"{slide}/tile/12/{n}/1.jpg").status_code == 200
+        assert {tile.result().status_code for tile in tiles} == {200}
+    assert client.get(f"{address}/descriptor.json").json()["width"] == 1024
+    assert not (web_app.data / "unpacked" / f"unfinished-{sha256}").exists()
 
 
 def test_a_crop_is_that_window_at_the_next_larger_size_and_white_beyond_the_slide(

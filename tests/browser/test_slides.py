@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import secrets
+import shutil
 import statistics
 import time
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any
 
 from PIL import Image
 
+from db import slides, specimens
 from tests.browser.conftest import PATIENCE_MS, drawn, expect, shoot, sign_in
 from tests.dicom_slides import a_dicom_slide
 from tests.running_app import RunningApp
-from tests.slide_files import HEIGHT_PX, WIDTH_PX, a_pyramid, registered
+from tests.slide_files import HEIGHT_PX, WIDTH_PX, a_pyramid, registered, unpacked_by_another
 from tests.slide_findings import searched
 
 COLOURS = """canvas => {
@@ -168,7 +170,14 @@ def test_a_folder_with_a_dicom_slide_becomes_one_slide_and_one_without_its_folde
     page.get_by_label("Stain", exact=True).click()
     page.get_by_role("option", name="PAS").click()
     page.get_by_role("button", name=re.compile("(Register|Analyse) 1 slide")).click()
-    page.get_by_role("button", name="Open slide").click()
+    opening = page.get_by_role("button", name="Open slide")
+    opening.wait_for()
+    with web_app.database() as session:
+        sha256 = slides.of_specimen(session, specimens.by_accession(session, f"K-{number}").id)[0].file.sha256
+    shutil.rmtree(web_app.data / "unpacked" / sha256)  # as when others needed the room
+    with unpacked_by_another(web_app.data, sha256, b""):
+        opening.click()
+        expect(page.locator(".slide .notice")).to_have_text("The slide is being unpacked: 0 %")
     page.locator(".slide[data-shown=yes]").wait_for()
     drawn(page)
     page.get_by_role("button", name="1:1").click()

@@ -19,10 +19,11 @@ from db.models import Upload, User
 from db.slides import NewSlide
 from db.uploads import Checked, Part
 from renalcore.errors import DamagedFile, StorageFull, UnreadableFile
-from renalcore.io.slide.packed import Packing, unpack
+from renalcore.io.slide.packed import Packing, is_unpacked, unpack
 from tests import mirax_files
 from tests.dicom_slides import WIDTH_PX, a_dicom_slide, a_field, packed
 from tests.mirax_files import a_mirax_slide
+from tests.slide_files import unpacked_by_another
 
 
 @pytest.fixture(autouse=True)
@@ -58,10 +59,11 @@ def test_a_dicom_slide_is_uploaded_as_one_stored_without_the_patient_and_the_sam
     content = packed(a_dicom_slide(tmp_path / "Maria"), tmp_path / "came").read_bytes()
     upload, again = (sent(session, technologist, content, name="Maria (4 files)", modified_ms=at) for at in (1, 2))
     assert upload.sha256 == again.sha256
-    assert unpacked(data) == set(), "what was unpacked to be checked is gone"
+    assert unpacked(data) == {upload.sha256}, "what was unpacked to be checked is there to be looked at"
     found = Checked.of(upload)
     assert (found.format, found.width_px, found.um_per_px, found.objective) == ("DICOM slide", WIDTH_PX, 0.5, 20)
     uploads.discard(session, again)
+    assert unpacked(data) == set(), "nothing stays of what is given up"
     new = NewSlide(upload=upload, name="A1", stain="PAS", species="human", um_per_px=None)
     with uploads.taken_over(session, uploads.file_of(upload), {upload.key}, by=technologist):
         specimen = slides.register(

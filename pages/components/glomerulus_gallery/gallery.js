@@ -55,6 +55,8 @@ class GlomerulusGallery {
   update(component) {
     const { data } = component;
     this.data = data;
+    this.ready ??= slideAt(data.base, this);
+    this.ready.catch(() => {}); // the viewer says why
     this.queue.attach(this.root, component);
     this.root.dataset.version = "";
     glomeruliAt(glomeruliAddress(data)).then((found) => {
@@ -125,7 +127,8 @@ class GlomerulusGallery {
     const [x, y] = [Math.round(item.x - side / 2), Math.round(item.y - side / 2)];
     const picture = element("img", { alt: "", draggable: "false", width: size, height: size });
     const wanted = { x, y, w: side, h: side, size: Math.ceil(size * (window.devicePixelRatio || 1)) };
-    setTimeout(() => { if (picture.isConnected) picture.src = `${this.data.base}/crop?${new URLSearchParams(wanted)}`; }, SETTLE_MS);
+    const fetched = () => { if (picture.isConnected) picture.src = `${this.data.base}/crop?${new URLSearchParams(wanted)}`; };
+    setTimeout(() => this.ready.then(fetched, () => {}), SETTLE_MS);
     const kind = kindOf(item);
     const line = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     line.setAttribute("viewBox", `${x} ${y} ${side} ${side}`);
@@ -177,6 +180,7 @@ class GlomerulusGallery {
   }
 
   destroy() {
+    this.gone = true;
     cancelAnimationFrame(this.pending);
     clearTimeout(this.telling);
     clearTimeout(this.queue.repeating);

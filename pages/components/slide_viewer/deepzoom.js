@@ -10,9 +10,8 @@ class DeepZoom {
 
   async open() {
     const { base, library: address } = this.data;
-    const [OpenSeadragon, answer] = await Promise.all([loaded(address), fetch(`${base}/descriptor.json`)]);
-    if (!answer.ok) throw new Error(answer.status === 403 ? "You are signed out. Sign in again." : await answer.text());
-    const known = await answer.json();
+    const unpacking = (share) => this.say(`The slide is being unpacked: ${Math.round(100 * share)} %`);
+    const [OpenSeadragon, known] = await Promise.all([loaded(address), slideAt(base, this, unpacking)]);
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
     this.known = known;
     this.OpenSeadragon = OpenSeadragon;
@@ -107,6 +106,7 @@ class DeepZoom {
   onSlide(position) { return this.view.viewport.viewerElementToImageCoordinates(position); }
 
   shut() {
+    this.gone = true;
     this.resize?.disconnect();
     if (this.view?.world.getItemCount()) places.set(this.slide, { centre: this.view.viewport.getCenter(), zoom: this.view.viewport.getZoom() });
     this.view?.destroy();

@@ -24,6 +24,19 @@ function loaded(address) {
   return library;
 }
 
+// What is to be known of a slide, once the server can read it: one of many files is unpacked first, which may take minutes.
+async function slideAt(base, part, tell = () => {}) {
+  for (;;) {
+    const answer = await fetch(`${base}/descriptor.json`);
+    if (!answer.ok) throw new Error(answer.status === 403 ? "You are signed out. Sign in again." : await answer.text());
+    const known = await answer.json();
+    if (answer.status !== 202) return known;
+    tell(known.unpacked);
+    await new Promise((done) => setTimeout(done, 700));
+    if (part.gone) throw new Error(""); // nobody looks any more
+  }
+}
+
 function whole(number) { return Math.round(number).toLocaleString("en").replaceAll(",", THIN); }
 
 // A length of the slide in words: 1 µm to 999 µm, then mm; px where the scale is unknown.
