@@ -143,7 +143,8 @@ def read_volume(
     _check_scale(hu, called)
     return Volume(
         hu=hu,
-        affine=affine,
+        # As NIfTI keeps it: labels found in a scan are the same before and after it is stored.
+        affine=affine.astype(np.float32).astype(np.float64),
         flags=seen.flags,
         phase=seen.phase,
         kernel=seen.kernel,

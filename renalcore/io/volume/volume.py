@@ -24,6 +24,7 @@ class Volume:
         hu: `(D, H, W)` int16 or float32 in HU, indexed `[slice, row, column]`; read-only. Nothing is below -1024.
         affine: `(4, 4)` float64 that turns a voxel's `(column, row, slice, 1)`, in this order, the reverse of an index
             into `hu`, into the LPS millimetres of the voxel's centre: rising to the patient's left, back and head.
+            Of what was read from files each number is one of float32, whatever the form of the files.
         flags: Doubts about the files.
         modality: Always "CT" for what was read from DICOM, where a NIfTI file cannot say and "CT" is what was checked.
         phase: Words on the contrast phase from a fixed list ("portal venous", "arterial, portal venous", "contrast",
