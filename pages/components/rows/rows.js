@@ -1,5 +1,6 @@
 // A table whose rows open a record: text, chips, progress and buttons, in the page's own look.
 // A plain click opens inside the session; with Ctrl or the middle button the link opens a new tab.
+// A line that says what it said stays the same element: a refresh takes neither the focus nor a click in progress.
 
 function element(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
@@ -21,16 +22,11 @@ function chip(cell) {
   return element("span", { class: "state" }, node, bar);
 }
 
-export default function mount({ parentElement, data, setTriggerValue }) {
-  let root = parentElement.querySelector(".rows");
-  if (!root) {
-    root = element("table", { class: "rows" });
-    parentElement.append(root);
-  }
-  root.classList.toggle("dense", data.dense);
+function line(data, row, root) {
   const look = (i) => [data.numeric.includes(i) && "number", data.minor.includes(i) && "minor", data.least.includes(i) && "least", data.wide === i && "wide"].filter(Boolean).join(" ") || null;
-  const open = (row) => setTriggerValue("open", row.id);
-  const content = (row, cell, i) => {
+  if (row.header) return element("tr", {}, ...data.head.map((words, i) => element("th", { scope: "col", class: look(i) }, words)));
+  const open = () => root.say("open", row.id);
+  const content = (cell, i) => {
     if (i === data.link) {
       return element("a", {
         href: row.href,
@@ -38,22 +34,44 @@ export default function mount({ parentElement, data, setTriggerValue }) {
           if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
           event.preventDefault();
           event.stopPropagation();
-          open(row);
+          open();
         },
       }, cell);
     }
     if (typeof cell === "object" && cell !== null) {
       if (cell.actions) {
         return element("span", { class: "actions" }, ...cell.actions.map(([name, words, title]) =>
-          element("button", { type: "button", title, "data-act": name, onclick: (event) => { event.stopPropagation(); event.target.disabled = true; setTriggerValue("act", { name, id: row.id }); } }, words)));
+          element("button", { type: "button", title, "data-act": name, onclick: (event) => { event.stopPropagation(); event.target.disabled = true; root.say("act", { name, id: row.id }); } }, words)));
       }
       return element("span", {}, chip(cell), cell.note ? element("span", { class: "note", title: cell.note }, cell.note) : null);
     }
     return element("span", { class: "text", title: cell }, cell ?? "");
   };
-  root.replaceChildren(
-    element("thead", {}, element("tr", {}, ...data.head.map((words, i) => element("th", { scope: "col", class: look(i) }, words)))),
-    element("tbody", {}, ...data.rows.map((row) =>
-      element("tr", { "data-id": row.id, "aria-current": row.id === data.selected && "true", onclick: () => open(row) }, ...row.cells.map((cell, i) => element("td", { class: look(i) }, content(row, cell, i)))))),
-  );
+  return element("tr", { "data-id": row.id, "aria-current": row.id === data.selected && "true", onclick: open }, ...row.cells.map((cell, i) => element("td", { class: look(i) }, content(cell, i))));
+}
+
+// Makes the lines of `part` those of `wanted`; what stands there already is not touched.
+function update(part, data, wanted, root) {
+  const { rows: _, selected, dense, ...table } = data;
+  const standing = new Map([...part.children].map((node) => [node.said, node]));
+  const nodes = wanted.map((row) => {
+    const said = JSON.stringify([table, row, row.id === selected]);
+    return standing.get(said) ?? Object.assign(line(data, row, root), { said });
+  });
+  const isInPlace = nodes.length === part.children.length && nodes.every((node, i) => part.children[i] === node || !node.isConnected);
+  if (!isInPlace) part.replaceChildren(...nodes);
+  else nodes.forEach((node, i) => { if (part.children[i] !== node) part.children[i].replaceWith(node); });
+}
+
+export default function mount({ parentElement, data, setTriggerValue }) {
+  let root = parentElement.querySelector(".rows");
+  if (!root) {
+    root = element("table", { class: "rows" }, element("thead"), element("tbody"));
+    parentElement.append(root);
+  }
+  root.say = setTriggerValue;
+  root.classList.toggle("dense", data.dense);
+  update(root.tHead, data, [{ header: true }], root);
+  update(root.tBodies[0], data, data.rows, root);
+  for (const button of root.querySelectorAll("button:disabled")) button.disabled = false;
 }
