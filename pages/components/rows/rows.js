@@ -50,7 +50,7 @@ function line(data, row, root) {
   return element("tr", { "data-id": row.id, "aria-current": row.id === data.selected && "true", onclick: open }, ...row.cells.map((cell, i) => element("td", { class: look(i) }, content(cell, i))));
 }
 
-// Makes the lines of `part` those of `wanted`; what stands there already is not touched.
+// Makes the lines of `part` those of `wanted`; a line that stays is touched only where it changes places with another.
 function update(part, data, wanted, root) {
   const { rows: _, selected, dense, ...table } = data;
   const standing = new Map([...part.children].map((node) => [node.said, node]));
@@ -58,9 +58,9 @@ function update(part, data, wanted, root) {
     const said = JSON.stringify([table, row, row.id === selected]);
     return standing.get(said) ?? Object.assign(line(data, row, root), { said });
   });
-  const isInPlace = nodes.length === part.children.length && nodes.every((node, i) => part.children[i] === node || !node.isConnected);
-  if (!isInPlace) part.replaceChildren(...nodes);
-  else nodes.forEach((node, i) => { if (part.children[i] !== node) part.children[i].replaceWith(node); });
+  const staying = new Set(nodes);
+  for (const node of [...part.children]) if (!staying.has(node)) node.remove();
+  nodes.forEach((node, i) => { if (part.children[i] !== node) part.insertBefore(node, part.children[i] ?? null); });
 }
 
 export default function mount({ parentElement, data, setTriggerValue }) {
