@@ -524,7 +524,7 @@ def _card(config: TrainConfig, weights: Path, told: Sequence[dict[str, Any]]) ->
                 "brightness and texture, drawn shape along the body"
             )
             data["slices"] = TrainingData(each["slices_of"], each["licence"], each["slices"], note)
-        if each["scans"]:
+        if each.get("scans"):  # a step trained before there was `--scans` does not say
             data["scans"] = TrainingData(
                 each["scans_of"], each["licence"], each["scans"], "real CT scans, a quarter of what was shown"
             )

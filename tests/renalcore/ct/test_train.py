@@ -23,7 +23,7 @@ from renalcore.ct.data import (
 )
 from renalcore.ct.networks import load_networks
 from renalcore.ct.steps import STEPS
-from renalcore.ct.train import TrainConfig, cross_validate, often, train, train_all, with_recipe
+from renalcore.ct.train import TrainConfig, cross_validate, model_of, often, train, train_all, with_recipe
 from renalcore.errors import InputError, ModelError
 from tests.renalcore.ct.kits import labels, write_case, write_labels
 
@@ -116,6 +116,11 @@ def test_three_steps_become_one_model_whose_card_says_what_was_real(cases: Path,
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert 0 <= float(rows[1]["val/dice_kidney"]) <= 1
     assert (tmp_path / "run/rough/curves.png").is_file()
+    described = tmp_path / "run/rough/trained_on.json"
+    before = json.loads(described.read_text())
+    del before["scans"], before["scans_of"]
+    described.write_text(json.dumps(before))
+    assert model_of(run(cases, tmp_path / "run")) == weights, "also with a step trained before --scans was there"
 
 
 def test_a_quarter_of_what_is_shown_is_of_real_scans_given_beside_the_drawn_ones(cases: Path, tmp_path: Path) -> None:
