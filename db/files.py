@@ -225,7 +225,8 @@ class FileStore:
                     continue
                 if not is_named(sha256) and self.exists(sha256):
                     removed += self._remove_unless_younger(sha256, older_than)
-                self._fs.rm_file(path)
+                if self._is_older(path, older_than):  # else it arrived once more, which is in doubt again
+                    self._fs.rm_file(path)
             except FileNotFoundError:  # completed, or swept by another worker, since it was listed
                 continue
         return removed

@@ -93,6 +93,17 @@ def test_what_arrived_in_a_transaction_that_was_never_committed_is_swept_after_a
     assert files.sweep(is_named=[].__contains__, older_than=at_once) == 1
     assert files._fs.find(files._root) == []
 
+    def arrived_once_more(_: str) -> bool:
+        arrive()
+        return False
+
+    a_day = timedelta(seconds=1)
+    arrive()
+    time.sleep(1.1)
+    assert files.sweep(is_named=arrived_once_more, older_than=a_day) == 0
+    time.sleep(1.1)
+    assert files.sweep(is_named=[].__contains__, older_than=a_day) == 1, "which was never committed either"
+
 
 def test_a_file_that_is_not_there_is_told(files: FileStore) -> None:
     assert not files.exists("0" * 64)
