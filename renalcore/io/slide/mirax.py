@@ -214,7 +214,7 @@ def _tissue(text: configparser.RawConfigParser, index: bytes) -> _Tissue:
     if _whole(grid["IMAGENUMBER_X"], _MOST_TILES) * _whole(grid["IMAGENUMBER_Y"], _MOST_TILES) > _MOST_TILES:
         raise ValueError("more tiles than any slide has")
     data = tuple(files[f"FILE_{number}"] for number in range(_whole(files["FILE_COUNT"], 100_000)))
-    zooms, others = _ints(index, len(start), 2)
+    zooms, others = _ints(index, len(start), 2).tolist()
     tiles = tuple(_tiles(index, at) for at in _ints(index, zooms, count).tolist())
     layers = _layers(tree)
     layer = next((one for one in _POSITIONS if one in layers), "")

@@ -123,6 +123,7 @@ def test_a_slide_that_was_cut_off_or_makes_no_sense_is_refused(tmp_path: Path) -
         (listed[:at] + struct.pack("<2i", 16, at) + listed[at + 8 :], said),  # its next page is itself
         (listed[:at] + struct.pack("<2i", -1, 0) + listed[at + 8 :], said),
         (listed[:-40], said),
+        (listed[: at - 4] + struct.pack("<i", 2**31 - 1) + listed[at:], said),  # all but the tiles lies beyond the end
         (listed.replace(SLIDE_ID.encode(), b"0" * 32), said),
         (listed, said.replace(b"IMAGENUMBER_X = 8", b"IMAGENUMBER_X = 80000000")),
         (listed, said.replace(b"DIGITIZER_WIDTH = 64", b"DIGITIZER_WIDTH = 640000")),
