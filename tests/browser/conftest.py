@@ -105,11 +105,21 @@ def drawn(page: Any) -> None:
     page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
-def sign_in(page: Any, app: RunningApp, person: Person, target: str = "/worklist") -> None:
-    """Sign in as the form does, without looking at it, and go to `target`."""
-    entered = {"username": person.username, "password": person.password}
-    answer = page.request.post(f"{app.url}/login", form=entered, headers={"origin": app.url}, max_redirects=0)
+def admit(page: Any, app: RunningApp, person: Person) -> None:
+    """Sign in as the form does, without looking at it."""
+    answer = page.request.post(
+        f"{app.url}/login",
+        form={"username": person.username, "password": person.password},
+        headers={"origin": app.url},
+        max_redirects=0,
+        max_retries=2,  # the server may close the connection of the test before in the moment in which it is used again
+    )
     assert answer.status == 303, answer.text()
+
+
+def sign_in(page: Any, app: RunningApp, person: Person, target: str = "/worklist") -> None:
+    """`admit`, and go to `target`."""
+    admit(page, app, person)
     page.goto(f"{app.url}{target}")
     page.wait_for_selector("h1")
     drawn(page)

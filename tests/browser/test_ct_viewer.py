@@ -15,7 +15,7 @@ from pages.components import slide_viewer
 from pages.components.ct_viewer import COLOURS, SCRIPTS
 from renalcore.ct.measure import measure
 from renalcore.io.volume import Volume
-from tests.browser.conftest import expect, shoot
+from tests.browser.conftest import admit, expect, shoot
 from tests.browser.records import user_of
 from tests.ct_analysed import Study, analysed, drawn
 from tests.running_app import RunningApp
@@ -81,9 +81,7 @@ class Shown:
 
 def shown(page: Any, app: RunningApp, study: Study) -> Shown:
     """A study in the viewer, its labels drawn without seeing through them."""
-    person = app.person()
-    entered = {"username": person.username, "password": person.password}
-    page.request.post(f"{app.url}/login", form=entered, headers={"origin": app.url}, max_redirects=0)
+    admit(page, app, app.person())
     page.goto(f"{app.url}/health")
     measures = measure(study.labels, study.volume.affine, hu=study.volume.hu)
     address = f"/ct/{study.scan.id}"
