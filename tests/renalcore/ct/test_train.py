@@ -127,16 +127,15 @@ def test_a_quarter_of_what_is_shown_is_of_real_scans_given_beside_the_drawn_ones
     scan, others = Path("scan.npz"), [Path(f"drawn-{number}.npz") for number in range(9)]
     assert often([scan], among=len(others)) == [scan] * 3  # 3 of 12
     assert often([scan, scan], among=1) == [scan, scan]
-    shapes = tmp_path / "shapes"
-    shapes.mkdir()
-    for number in range(2):
-        write_labels(shapes / f"case_{number:05d}.nii.gz")
-    config = replace(run(shapes, tmp_path / "run"), synthetic=1, items=1, epochs=1)
-    train(replace(config, scans=(cases,)))
+    for name in ("case_00001", "case_00002"):
+        write_case(tmp_path / "real" / name, seed=5)
+    config = replace(run(cases, tmp_path / "run"), items=1, epochs=1)
+    train(replace(config, scans=(tmp_path / "real",)))
     told = json.loads((config.folder / "trained_on.json").read_text())
-    assert (told["drawn_scans"], told["scans"], told["scans_of"]) == (1, 1, "kits")  # the other one validates
+    assert (told["real_scans"], told["scans"], told["scans_of"]) == (1, 1, "real")  # case_00001 validates
+    write_labels(tmp_path / "real/case_00003.nii.gz")
     with pytest.raises(InputError, match="label maps without a scan go into --data"):
-        train(replace(config, scans=(shapes,)))
+        train(replace(config, scans=(tmp_path / "real",)))
 
 
 def test_a_step_begins_from_another_one_but_for_its_last_layer(cases: Path, tmp_path: Path) -> None:
