@@ -94,6 +94,11 @@ def _histology_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--items", type=count, default=None, metavar="N", help="tiles an epoch; by default 4 a slide")
     parser.add_argument("--size", type=count, default=None, metavar="PX", help="side of a tile, a multiple of 32")
+    parser.add_argument(
+        "--glomerulus", type=count, default=None, metavar="PX",
+        help="diameter at which glomeruli are shown, in the middle of the zooms; fewer px take less time and see less "
+        "(96)",
+    )  # fmt: skip
     parser.add_argument("--batch", type=count, default=None, metavar="N", help="tiles a step")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of tiles and weights (%(default)s)")
     parser.add_argument(
@@ -136,6 +141,8 @@ def _histology(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
     )
     config = replace(with_recipe(config, arguments.recipe), **sizes(arguments))
+    if arguments.glomerulus is not None:
+        config = replace(config, augmentation=config.augmentation.showing(arguments.glomerulus))
     comparison = compare.Comparison(config, arguments.folds, arguments.unlabelled, arguments.device)
     with bar(len(rows) * arguments.folds, "fold") as progress:
         table = compare.compare(comparison, rows, done=lambda: progress.update(1))

@@ -239,8 +239,8 @@ def _caox(arguments: argparse.Namespace) -> int:
 
 
 _GLOMERULI_ONLY = (
-    "recipe", "hold_out", "validate_every", "folds", "fold", "licence", "mapping", "groups", "val_share", "known",
-    "stain", "species", "um_per_px",
+    "recipe", "glomerulus", "hold_out", "validate_every", "folds", "fold", "licence", "mapping", "groups", "val_share",
+    "known", "stain", "species", "um_per_px",
 )  # fmt: skip
 
 
@@ -266,6 +266,11 @@ def _histology_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--items", type=count, default=None, metavar="N", help="tiles an epoch; by default 4 a slide")
     parser.add_argument("--size", type=count, default=None, metavar="PX", help="side of a tile, a multiple of 32")
+    parser.add_argument(
+        "--glomerulus", type=count, default=None, metavar="PX",
+        help="diameter at which glomeruli are shown, in the middle of the zooms; fewer px take less time and see less "
+        "(96)",
+    )  # fmt: skip
     parser.add_argument("--batch", type=count, default=None, metavar="N", help="tiles a step")
     parser.add_argument(
         "--hold-out", action="append", default=[], metavar="GROUP",
@@ -307,6 +312,8 @@ def _histology(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
     )
     config = replace(with_recipe(config, arguments.recipe), **sizes(arguments))
+    if arguments.glomerulus is not None:
+        config = replace(config, augmentation=config.augmentation.showing(arguments.glomerulus))
     if arguments.folds is None:
         say(f"weights: {train(config)}")
     else:

@@ -34,6 +34,7 @@ from renalcore.export import figures
 from renalcore.export.figures import with_deviation
 from renalcore.histology import butterworth, evaluate, judging, tables
 from renalcore.histology.annotations import LabelledSlide, read_slides
+from renalcore.histology.data import REFERENCE_PX
 from renalcore.histology.evaluate import Evaluation, Round
 from renalcore.histology.judging import JudgedSlide
 from renalcore.histology.methods import MOUSE, THESIS
@@ -316,9 +317,12 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _notes(comparison: Comparison) -> str:
     config = comparison.config
-    budget = f"{config.hours:g} hours" if config.hours else counted(config.epochs, "epoch")
+    tiles = f" of {counted(config.items, 'tile')}" if config.items else ""
+    budget = f"{config.hours:g} hours" if config.hours else f"{counted(config.epochs, 'epoch')}{tiles}"
+    shown_px = config.augmentation.middle_zoom * REFERENCE_PX
     return (
         f"Means and deviations over the folds of {config.data.resolve().name}, divided by group. Each row was trained "
-        f"for {budget} a fold in tiles of {config.size_px} px. Dice, F1: pixels and glomeruli of all slides of a fold, "
-        f"at the threshold best there; tiles of {judging.TILE_PX} px. In brackets the papers', on other slides.\n"
+        f"for {budget} a fold in tiles of {config.size_px} px that show a glomerulus {shown_px:.0f} px across. "
+        "Dice, F1: pixels and glomeruli of all slides of a fold, at the threshold best there; tiles of "
+        f"{judging.TILE_PX} px. In brackets the papers', on other slides.\n"
     )

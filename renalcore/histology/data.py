@@ -11,6 +11,7 @@ there and the loss leaves it out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -88,6 +89,16 @@ class Augmentation:
     def __post_init__(self) -> None:
         if not 0 < self.zoom[0] <= self.zoom[1]:
             raise InputError(f"the zoom must rise from above 0, got {self.zoom[0]} to {self.zoom[1]}")
+
+    @property
+    def middle_zoom(self) -> float:
+        """The zoom in the middle of the range."""
+        return math.sqrt(self.zoom[0] * self.zoom[1])
+
+    def showing(self, diameter_px: float) -> Augmentation:
+        """The same with a range of zooms around the one that shows a glomerulus `diameter_px` px across."""
+        factor = diameter_px / (self.middle_zoom * REFERENCE_PX)
+        return replace(self, zoom=(self.zoom[0] * factor, self.zoom[1] * factor))
 
 
 THESIS: Final = Augmentation(zoom=(1.0, 1.0), hue=20.0, stain=None, blur_px=0.0, noise=0.0, jpeg=0.0)

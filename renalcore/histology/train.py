@@ -232,7 +232,7 @@ def train(config: TrainConfig) -> Path:
 
     figures: dict[str, float] = {}
     if run.share >= 1 and validation:  # killed after its last epoch
-        figures = measure(averaged.module, validation, config.loss, device)
+        figures = measure(averaged.module, validation, config, device)
     frozen = config.frozen_epochs / config.epochs
     run.begin()
     while run.share < 1:
@@ -252,7 +252,7 @@ def train(config: TrainConfig) -> Path:
                 break
         run.epoch += 1
         due = run.share >= 1 or (config.validate_every and run.epoch % config.validate_every == 0)
-        figures = measure(averaged.module, validation, config.loss, device) if due and validation else {}
+        figures = measure(averaged.module, validation, config, device) if due and validation else {}
         values = {"train/loss": sum(losses) / len(losses)}
         values |= {f"val/{name}": figures.get(name, math.nan) for name in _MEASURED}
         values |= {"lr/lr": config.lr0 * rate}
@@ -302,9 +302,9 @@ def _step(
 
 @torch.no_grad()
 def measure(
-    network: GlomerulusNetwork, slides: Sequence[LabelledSlide], loss: Loss, device: torch.device
+    network: GlomerulusNetwork, slides: Sequence[LabelledSlide], config: TrainConfig, device: torch.device
 ) -> dict[str, float]:
-    """What a network reaches on whole slides at zoom 1, where somebody knows what is there; pixels are pooled.
+    """What a network reaches on whole slides at its middle zoom, where somebody knows what is there; pixels are pooled.
 
     Returns:
         `loss`, the mean over the slides; `dice` and `jaccard` at a probability of 0.5; `best_dice`, that of the
@@ -312,10 +312,12 @@ def measure(
     """
     network.eval()
     curves, losses = [], []
-    for batch in DataLoader(FieldDataset(slides), batch_size=1, collate_fn=collate):
+    for batch in DataLoader(
+        FieldDataset(slides, zoom=config.augmentation.middle_zoom), batch_size=1, collate_fn=collate
+    ):
         pictures, targets, known = on(device, batch)
         logits = network(pictures).float()
-        losses.append(loss(logits, targets, known).item())
+        losses.append(config.loss(logits, targets, known).item())
         judged = known[0, 0] > 0
         chance = torch.where(judged, logits[0, GLOMERULUS].sigmoid(), 0.0).cpu().numpy()
         curves.append(DiceCurve.of(chance, torch.where(judged, targets[0, GLOMERULUS] > 0.5, False).cpu().numpy()))
@@ -371,7 +373,7 @@ def _card(config: TrainConfig, slides: Sequence[LabelledSlide]) -> ModelCard:
         shown=InputScale(
             slice_px=_SLICE_PX,
             overlap=_OVERLAP,
-            um_per_px=typical / REFERENCE_PX if typical else None,
+            um_per_px=typical / (config.augmentation.middle_zoom * REFERENCE_PX) if typical else None,
             object_px=(least * REFERENCE_PX, greatest * REFERENCE_PX),
         ),
         training_data=[

@@ -76,7 +76,8 @@ def test_folds_are_made_once_and_not_mixed_with_unlike_ones(
 ) -> None:
     run = tmp_path / "compared"
     command = ["compare", "histology", "--data", str(three_slides), "--output", str(run), "--epochs", "1", "--items",
-               "2", "--batch", "2", "--size", "64", "--folds", "2", "--device", "cpu", "--row"]  # fmt: skip
+               "2", "--batch", "2", "--size", "64", "--glomerulus", "48", "--folds", "2", "--device", "cpu",
+               "--row"]  # fmt: skip
     assert cli.main([*command, "butterworth", "--row", "linknet-mobilenetv2"]) == 0
     baseline, linknet = rows_of(run / "comparison.csv")
     assert (baseline["method"], baseline["parameters"], linknet["epochs"]) == ("butterworth", "0", "1.0")
@@ -84,6 +85,8 @@ def test_folds_are_made_once_and_not_mixed_with_unlike_ones(
     assert float(baseline["f1"]) > 0.4  # dark discs of known size
     assert {"overlap.png", "delta.png", "table1.md", "comparison.md"} <= {path.name for path in run.iterdir()}
     assert "| LinkNet + MobileNetV2 | " in capsys.readouterr().out
+    told = (run / "comparison.md").read_text()
+    assert "for 1 epoch of 2 tiles a fold in tiles of 64 px that show a glomerulus 48 px across" in told
     weights = next((run / "linknet-mobilenetv2" / "fold-1").glob("*/*.safetensors"))
     made = weights.stat().st_mtime_ns
     assert cli.main([*command, "linknet-mobilenetv2"]) == 0

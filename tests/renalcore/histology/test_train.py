@@ -13,6 +13,7 @@ from torch import Tensor
 
 from renalcore import cli, models
 from renalcore.errors import InputError, ModelError
+from renalcore.histology.annotations import ReadOptions
 from renalcore.histology.data import MOUSE, THESIS, Augmentation
 from renalcore.histology.losses import Loss
 from renalcore.histology.networks import build_network, save_weights
@@ -88,6 +89,14 @@ def test_a_network_learns_discs_and_leaves_a_model_with_its_curves(small_run: Tr
     assert models.weights_path(card, small_run.output) == weights
     assert (card.network, card.input.object_px) == ("linknet-mobilenetv2", (96.0, 96.0))
     assert (card.figures, [source.images for source in card.training_data]) == ((), [3])
+
+
+def test_glomeruli_can_be_shown_smaller_and_the_card_says_how_small(small_run: TrainConfig) -> None:
+    smaller = replace(GENTLE, zoom=(0.5, 2.0)).showing(48.0)
+    half = replace(small_run, augmentation=smaller, epochs=1, reading=ReadOptions(species="human"))
+    train(half)
+    shown = models.card("histology-linknet-mobilenetv2", half.output).input
+    assert (shown.object_px, shown.um_per_px) == ((24.0, 96.0), 200 / 48)  # a human glomerulus is 200 um across
 
 
 def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_weights_it_would_have_had(
