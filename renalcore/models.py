@@ -32,8 +32,8 @@ class InputScale:
     Attributes:
         slice_px: Side of a slice in px.
         overlap: Share of a slice that it has in common with its neighbour.
-        um_per_px: Micrometres a pixel of what the network is shown, to which a slide of known scale is brought. None
-            where pictures are shown as they are.
+        um_per_px: Micrometres a pixel of what the network is shown, to which a human slide of known scale is brought.
+            None where pictures are shown as they are.
         object_px: Least and greatest diameter, in px of what the network is shown, of the objects it was trained
             with; the zoom of a picture without a scale is sought within it.
 

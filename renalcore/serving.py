@@ -41,14 +41,14 @@ class Searcher:
     """A loaded model of slides.
 
     Attributes:
-        blocks: How a slide is searched; one without tissue has one block without tiles.
+        blocks: How a slide of some species is searched; one without tissue has one block without tiles.
         results: What the network says of some blocks of a slide, one after the other. It may read ahead; nothing
             reads from the slide once the generator is closed. Called from several threads.
         device: What runs it, in words.
         weights_sha256: Digest of the weights it was loaded with.
     """
 
-    blocks: Callable[[Slide], Sequence[Block]]
+    blocks: Callable[[Slide, str], Sequence[Block]]
     results: Callable[[Slide, Sequence[Block]], Generator[BlockResult, None, None]]
     device: str
     weights_sha256: str
@@ -122,7 +122,12 @@ def registered(device: str, *, root: Path = models.WEIGHTS) -> Models:
         from renalcore.histology.predict import GlomerulusModel
 
         loaded = GlomerulusModel.load(key, device=without_int8, root=root)
-        return Searcher(loaded.blocks, loaded.results, str(loaded.device), loaded.card.sha256)
+        return Searcher(
+            lambda slide, species: loaded.blocks(slide, species=species),
+            loaded.results,
+            str(loaded.device),
+            loaded.card.sha256,
+        )
 
     def segmenter(key: str) -> Segmenter:
         loaded = KidneyModel.load(key, device=without_int8, root=root)

@@ -60,9 +60,9 @@ def models(options: argparse.Namespace) -> Models:
         box = np.array([[1, 1, 9, 9]], np.float32)
         return Detections(box, np.array([0.9], np.float32), np.array([0]), ("RBC",))
 
-    def blocks(slide: Slide) -> Sequence[Block]:
+    def blocks(slide: Slide, species: str) -> Sequence[Block]:
         noted(options, f"plan of {slide.name}", slide.name)
-        return slides.blocks(slide, block_tiles=3)
+        return slides.blocks(slide, species=species, block_tiles=3)
 
     def results(slide: Slide, of: Sequence[Block]) -> Generator[BlockResult, None, None]:
         with closing(slides.results(slide, of)) as coming:

@@ -28,11 +28,12 @@ class _SlideFile:
     name: str
     sha256: str
     um_per_px: float | None
+    species: str
 
     @classmethod
     def of(cls, session: Session, slide_id: int) -> _SlideFile:
         row = slides.get(session, slide_id)
-        return cls(row.name, row.file.sha256, row.um_per_px)
+        return cls(row.name, row.file.sha256, row.um_per_px, row.species)
 
     def open(self, *, verify: bool = False) -> Slide:
         """The slide, open for reading; `verify` reads its file through to check that it is what was uploaded."""
@@ -140,7 +141,7 @@ class Slides(Wing[Searcher]):
             searcher = self.model(asked)
             started = time.monotonic()
             with file.open(verify=True) as slide:
-                blocks = searcher.blocks(slide)
+                blocks = searcher.blocks(slide, file.species)
             with session_scope() as session:
                 stored = slide_searches.plan(session, run.analysis_id, slide_id, blocks)
             event("slide planned" if stored else "slide known", analysis=run.analysis_id, slide=slide_id,

@@ -98,6 +98,10 @@ def _histology_arguments(parser: argparse.ArgumentParser) -> None:
         "--um-per-px", type=micrometres, metavar="UM",
         help="micrometres a pixel of inputs that do not say; without it their measures stay in px",
     )  # fmt: skip
+    parser.add_argument(
+        "--species", choices=("human", "mouse", "rat", "other"), default="human",
+        help="whose kidneys they are: where the scale is known, this says how large glomeruli are (%(default)s)",
+    )  # fmt: skip
 
 
 def _histology(arguments: argparse.Namespace) -> int:
@@ -129,7 +133,7 @@ def _search_slide(model: GlomerulusModel, path: Path, arguments: argparse.Namesp
 
     start = time.perf_counter()
     with open_slide(path, um_per_px=arguments.um_per_px) as slide:
-        blocks = model.blocks(slide)
+        blocks = model.blocks(slide, species=arguments.species)
         results = model.results(
             slide, blocks, progress=lambda done, of: progress.set_postfix_str(f"{path.name}: tile {done} of {of}")
         )

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+TYPICAL_GLOMERULUS_UM: Final[Mapping[str, float]] = MappingProxyType({"human": 200.0, "mouse": 75.0, "rat": 120.0})
+"""Diameter of a glomerulus by species, in um: what a slide of known scale is zoomed by."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -85,7 +85,7 @@ class GlomerulusModel:
         return _BATCH.get(self.device.kind, _CPU_BATCH)
 
     def blocks(
-        self, slide: Slide, *, block_tiles: int = BLOCK_TILES, downsample: float | None = None
+        self, slide: Slide, *, species: str = "human", block_tiles: int = BLOCK_TILES, downsample: float | None = None
     ) -> tuple[Block, ...]:
         """How the slide is searched, block by block: tissue found, working zoom chosen, tiles laid.
 
@@ -94,6 +94,7 @@ class GlomerulusModel:
 
         Args:
             slide: The slide.
+            species: Whose kidney it is, which says how large glomeruli are where the slide's scale is known.
             block_tiles: Tiles from which a block is full. Memory grows with it, the result does not change.
             downsample: Level-0 px a working px, where the caller knows how large glomeruli are; else it is chosen.
 
@@ -103,7 +104,9 @@ class GlomerulusModel:
         tissue = find_tissue(slide.thumbnail(LONGEST_PX))
         scale = self.card.input
         if downsample is None:
-            downsample = zoom.downsample_of(scale, um_per_px=slide.um_per_px, objective=slide.objective)
+            downsample = zoom.downsample_of(
+                scale, species=species, um_per_px=slide.um_per_px, objective=slide.objective
+            )
         if downsample is None and scale.object_px is not None:
             downsample = zoom.most_certain(slide, tissue, self._seen, scale.object_px)
         tissue_px = float(tissue.mean()) * slide.width_px * slide.height_px

@@ -26,8 +26,8 @@ from renalcore.engine.devices import usable_threads
 from renalcore.errors import InputError, ModelError
 from renalcore.histology import card
 from renalcore.histology.annotations import LabelledSlide, ReadOptions, read_slides
-from renalcore.histology.annotations.record import TYPICAL_GLOMERULUS_UM
 from renalcore.histology.data import MOUSE, REFERENCE_PX, THESIS, Augmentation, FieldDataset, TileDataset, collate
+from renalcore.histology.glomeruli import TYPICAL_GLOMERULUS_UM
 from renalcore.histology.losses import Loss
 from renalcore.histology.networks import (
     GLOMERULUS,
@@ -359,8 +359,6 @@ def _restore(
 def _card(config: TrainConfig, slides: Sequence[LabelledSlide]) -> ModelCard:
     """A card for the weights of a run: what they were shown, and no figure."""
     architecture = NETWORKS[config.network]
-    species = {slide.species for slide in slides}
-    typical = TYPICAL_GLOMERULUS_UM.get(species.pop() or "") if len(species) == 1 else None
     least, greatest = config.augmentation.zoom
     began = "from weights of an earlier run" if config.start is not None else "from scratch"
     return card.unmeasured(
@@ -373,7 +371,7 @@ def _card(config: TrainConfig, slides: Sequence[LabelledSlide]) -> ModelCard:
         shown=InputScale(
             slice_px=_SLICE_PX,
             overlap=_OVERLAP,
-            um_per_px=typical / (config.augmentation.middle_zoom * REFERENCE_PX) if typical else None,
+            um_per_px=TYPICAL_GLOMERULUS_UM["human"] / (config.augmentation.middle_zoom * REFERENCE_PX),
             object_px=(least * REFERENCE_PX, greatest * REFERENCE_PX),
         ),
         training_data=[

@@ -1,11 +1,11 @@
 """At which zoom a slide is shown to the network.
 
-A network knows glomeruli of a certain size in pixels. Where the slide's scale is known, its model's card says the
-zoom; where only the objective is, a 10x objective is taken for 1 um a pixel, as scanners are built. A picture without
-either, as a camera gives it, is searched at several zooms, and the one is kept at which the network is most certain
-and says the same as at the zooms beside it: a glomerulus is still one at twice or half its size, and a tubule that is
-shown as large as a glomerulus is taken for one at that zoom only. None of this claims a scale: what is measured on such
-a slide stays in pixels.
+A network knows glomeruli of a certain size in pixels. Where the slide's scale is known, its model's card says the zoom
+for a human kidney, and the smaller glomeruli of mice and rats are shown as large; where only the objective is, a 10x
+objective is taken for 1 um a pixel, as scanners are built. A picture without either, as a camera gives it, is searched
+at several zooms, and the one is kept at which the network is most certain and says the same as at the zooms beside it:
+a glomerulus is still one at twice or half its size, and a tubule that is shown as large as a glomerulus is taken for
+one at that zoom only. None of this claims a scale: what is measured on such a slide stays in pixels.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from renalcore.histology.glomeruli import Glomeruli, usual_area
+from renalcore.histology.glomeruli import TYPICAL_GLOMERULUS_UM, Glomeruli, usual_area
 from renalcore.models import InputScale
 
 
@@ -104,15 +104,23 @@ class Seen:
         return cls(found, float(chance[above].sum()), float(above.sum()), float(chance.sum()), chance.size, small)
 
 
-def downsample_of(scale: InputScale, *, um_per_px: float | None, objective: float | None) -> float | None:
-    """Level-0 px a working px as far as it can be known without looking; None where the picture must be asked."""
+def downsample_of(scale: InputScale, *, species: str, um_per_px: float | None, objective: float | None) -> float | None:
+    """Level-0 px a working px as far as it can be known without looking; None where the picture must be asked.
+
+    Args:
+        scale: What the network was trained with.
+        species: Whose kidney it is; of one that `TYPICAL_GLOMERULUS_UM` lacks, the picture must be asked.
+        um_per_px: Micrometres a level-0 px, where that is known.
+        objective: Magnification that the slide was scanned with, where that is known.
+    """
     if scale.um_per_px is None and scale.object_px is None:
         return 1.0
     if um_per_px is None and objective:
         um_per_px = 10 / objective
-    if scale.um_per_px is None or um_per_px is None:
+    typical_um = TYPICAL_GLOMERULUS_UM.get(species)
+    if scale.um_per_px is None or um_per_px is None or typical_um is None:
         return None if scale.object_px is not None else 1.0
-    return scale.um_per_px / um_per_px
+    return scale.um_per_px / um_per_px * typical_um / TYPICAL_GLOMERULUS_UM["human"]
 
 
 def most_certain(

@@ -456,14 +456,17 @@ def test_a_slide_that_cannot_be_searched_stops_no_other_and_is_named(lab: Labora
 
 def test_what_people_do_to_a_slide_while_it_is_searched_holds_from_its_next_block_on(lab: Laboratory) -> None:
     searched = lab.kidney("A1", "A2")
+    with session_scope() as session:
+        session.get_one(Slide, lab.slides_of(searched)[0].id).species = "mouse"
     worker = lab.start("--seconds", "0.3", "--concurrency", "1")
     lab.until(lambda: lab.blocks_done() >= 1)
     with session_scope() as session:
-        slides.set_scale(session, lab.slides_of(searched)[0].id, 0.25, by=lab.user)
+        slides.set_scale(session, lab.slides_of(searched)[0].id, 0.25 * 75 / 200, by=lab.user)
         session.get_one(Slide, lab.slides_of(searched)[1].id).withdrawn_at = datetime.now(UTC)
     lab.until_all_ended(searched)
     with session_scope(read_only=True) as session:
-        assert [row.downsample for row in session.scalars(select(SlideResult))] == [2.0 / 0.25], "begun anew"
+        expected = 2.0 / 0.25  # begun anew, with the glomeruli of a mouse shown as large as those of people
+        assert [row.downsample for row in session.scalars(select(SlideResult))] == [expected]
     assert lab.analysis(searched).state == "done"
     assert [call for call in lab.calls() if call.endswith("A2")] == ["plan of A2"], "withdrawn, so never searched"
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from renalcore.datasets.pictures import PICTURE_SUFFIXES, Split
+from renalcore.histology.glomeruli import TYPICAL_GLOMERULUS_UM
 
 Known = Literal["all", "some", "inside"]
 """What is known of a slide. `all`: what is not outlined is no glomerulus. `some`: only some glomeruli are outlined,
@@ -27,9 +28,6 @@ SLIDE_SUFFIXES: Final = PICTURE_SUFFIXES | {
 
 PLAIN_SUFFIXES: Final = PICTURE_SUFFIXES - {".tif", ".tiff"}
 """Endings of pictures that are read at once; a TIFF may be a whole slide."""
-
-TYPICAL_GLOMERULUS_UM: Final[Mapping[str, float]] = MappingProxyType({"human": 200.0, "mouse": 75.0, "rat": 75.0})
-"""Diameters to scale slides by that have a known `um_per_px` and no outline."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -149,6 +149,20 @@ def test_a_known_scale_brings_any_objective_to_the_networks(um_per_px: float) ->
     assert found.um_per_px == um_per_px
 
 
+@pytest.mark.parametrize(("species", "downsample"), [("human", 8), ("mouse", 3), ("rat", 4.8)])
+def test_glomeruli_of_a_smaller_animal_are_shown_as_large_as_those_of_people(species: str, downsample: float) -> None:
+    blocks = model().blocks(slide(4000, 3000, APART, um_per_px=0.25), species=species)
+    assert blocks[0].layout.downsample == pytest.approx(downsample)  # 8 x 75 um of 200, 8 x 120 um of 200
+
+
+def test_a_scale_says_nothing_of_the_glomeruli_of_an_unknown_species() -> None:
+    discs = [(272, 512, 70), (952, 400, 70)]
+    known, unknown = (slide(1360, 1024, discs, um_per_px=um) for um in (0.1, None))
+    searched = [model().blocks(picture, species="other")[0].layout for picture in (known, unknown)]
+    assert searched[0].downsample == searched[1].downsample
+    assert searched[0].um_per_px == 0.1
+
+
 @pytest.mark.parametrize("radius", [20, 70, 180])
 def test_a_picture_without_a_scale_is_searched_at_the_size_of_its_glomeruli(radius: int) -> None:
     discs = [(0.2 * 1360, 512, radius), (0.7 * 1360, 400, radius)]
