@@ -141,7 +141,8 @@ class Searched:
         if told_size and slide.scale_px and sizes_px is not None:
             downsample = slide.scale_px / math.sqrt(sizes_px[0] * sizes_px[1])
         with open_slide(slide.path, um_per_px=slide.um_per_px) as opened:
-            results = list(model.results(opened, model.blocks(opened, downsample=downsample)))
+            blocks = model.blocks(opened, species=slide.species or "human", downsample=downsample)
+            results = list(model.results(opened, blocks))
         seconds = time.perf_counter() - start
         return cls(tuple(result.to_bytes() for result in results), _curve(slide, results), seconds)
 

@@ -15,8 +15,8 @@ from renalcore.errors import InputError
 from renalcore.export.geojson import to_geojson
 from renalcore.histology import card as cards
 from renalcore.histology import evaluate, judging, tables
-from renalcore.histology.annotations import LabelledSlide, read_slides
-from renalcore.histology.evaluate import Evaluation, Part, Round
+from renalcore.histology.annotations import LabelledSlide, ReadOptions, read_slides
+from renalcore.histology.evaluate import Evaluation, Part, Round, Searched
 from renalcore.histology.glomeruli import Glomeruli
 from renalcore.histology.judging import JudgedSlide, JudgedTile
 from renalcore.histology.networks import build_network, save_weights
@@ -134,6 +134,14 @@ def test_the_threshold_is_the_one_that_is_best_for_all_slides_and_goes_on_the_ca
     assert cards.measured(made, weights, evaluation, data="slides", on="", command="").limits == made.limits
     with pytest.raises(ValueError, match="stored predictions"):
         cards.measured(before, weights, Evaluation.of([judged("1", 8, 1)]), data="", on="", command="")
+
+
+@pytest.mark.parametrize(("species", "downsample"), [("mouse", 0.375), ("human", 1.0), (None, 1.0)])
+def test_slides_of_known_scale_are_searched_as_their_species_demands(
+    three_slides: Path, species: str | None, downsample: float
+) -> None:
+    slides = read_slides(three_slides, ReadOptions(species=species)).slides
+    assert Searched.of(model(), slides[0]).downsample == downsample  # 2 um a pixel as the card has it, 75 um of 200
 
 
 def test_the_card_tells_how_large_the_glomeruli_of_training_were(three_slides: Path) -> None:
