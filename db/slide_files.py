@@ -31,6 +31,8 @@ from renalcore.io.slide.packed import is_packed, is_unpacked, main_file, unpack
 
 UNPACKED_BYTES = 100 * 10**9
 """Of unpacked slides that are kept; beyond it those used longest ago go."""
+TOLD_S = 10.0
+"""So long whoever asks is told why a slide could not be opened: viewer and gallery of a page ask each by itself."""
 
 _UNFINISHED = "unfinished-"
 _ABANDONED_S = 24 * 3600.0
@@ -69,17 +71,19 @@ def opened(sha256: str, *, name: str, verify: bool = False) -> Slide:
     return slide
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Preparation:
     """A slide that a thread of its own makes ready: fetched where the store is elsewhere, unpacked where it is packed.
 
     Attributes:
         sha256: Digest of its file.
         done: Ends once the slide can be opened at once, or with the reason why it cannot.
+        failed_s: When it ended with one, by `time.monotonic`.
     """
 
     sha256: str
     done: Future[None] = field(default_factory=Future)
+    failed_s: float = 0.0
 
     @property
     def share(self) -> float:
@@ -108,15 +112,16 @@ def prepare(sha256: str, *, name: str) -> Preparation | None:
         What is on its way, whoever asked for it first; None where the slide can be opened at once.
 
     Raises:
-        RenalError: The last attempt failed, as `opened` does. It is told once: asked again, it is tried again.
+        RenalError: The last attempt failed just now, as `opened` does. Asked later, it is tried again.
     """
     with _preparing:
         known = _preparations.get(sha256)
         if known is not None and not known.done.done():
             return known
         if known is not None:
+            if time.monotonic() - known.failed_s < TOLD_S:
+                known.done.result()
             del _preparations[sha256]
-            known.done.result()
         path = files.store().at_hand(sha256, copies=_copies())
         if path is not None and (not is_packed(path) or (_root() / sha256).is_dir()):
             return None
@@ -129,6 +134,7 @@ def _make_ready(preparation: Preparation, name: str) -> None:
     try:
         opened(preparation.sha256, name=name).close()
     except BaseException as error:  # noqa: BLE001  # raised where somebody waits for it
+        preparation.failed_s = time.monotonic()
         preparation.done.set_exception(error)
     else:
         preparation.done.set_result(None)
