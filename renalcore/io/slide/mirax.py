@@ -216,11 +216,10 @@ def _tissue(text: configparser.RawConfigParser, index: bytes) -> _Tissue:
     data = tuple(files[f"FILE_{number}"] for number in range(_whole(files["FILE_COUNT"], 100_000)))
     zooms, others = _ints(index, len(start), 2).tolist()
     tiles = tuple(_tiles(index, at) for at in _ints(index, zooms, count).tolist())
-    layers = _layers(tree)
-    layer = next((one for one in _POSITIONS if one in layers), "")
+    layer, record = next(((one, at) for one in _POSITIONS if (at := _first_record(tree, one)) is not None), ("", 0))
     positions = np.zeros((0, 3), np.int32)
     if layer:
-        (at,) = _ints(index, others + 4 * layers[layer], 1)
+        (at,) = _ints(index, others + 4 * record, 1)
         _, page = _ints(index, at, 2)
         positions = _ints(index, page, 7)[None, 4:]
     for place in (*tiles, positions):
@@ -231,14 +230,17 @@ def _tissue(text: configparser.RawConfigParser, index: bytes) -> _Tissue:
     return _Tissue(grid, levels, layer, data, tiles, positions)
 
 
-def _layers(tree: Mapping[str, str]) -> dict[str, int]:
-    """Number of the first record of each layer that is none of zoom levels."""
-    found: dict[str, int] = {}
+def _first_record(tree: Mapping[str, str], layer: str) -> int | None:
+    """Number of the first record of a layer that is none of zoom levels; None where there is no such layer.
+
+    As in OpenSlide, layers behind it may be empty or not described at all, while those before it may not.
+    """
     record = 0
     for number in range(int(tree["NONHIER_COUNT"])):
-        found.setdefault(tree[f"NONHIER_{number}_NAME"], record)
+        if tree[f"NONHIER_{number}_NAME"] == layer:
+            return record
         record += _whole(tree[f"NONHIER_{number}_COUNT"], 1_000_000)
-    return found
+    return None
 
 
 def _tiles(index: bytes, at: int) -> _Numbers:

@@ -137,6 +137,22 @@ def test_a_slide_that_was_cut_off_or_makes_no_sense_is_refused(tmp_path: Path) -
         assert caught.value.__suppress_context__, "the cause may hold a name"
 
 
+def test_layers_behind_the_positions_do_not_matter(tmp_path: Path) -> None:
+    mrxs = a_mirax_slide(tmp_path / "slide")
+    text = mrxs.with_suffix("") / "Slidedat.ini"
+    with open_slide(mrxs) as slide:
+        expected = shown(slide, 1)
+    three = text.read_bytes().replace(b"NONHIER_COUNT = 2", b"NONHIER_COUNT = 3")
+    empty = b"[HIERARCHICAL]\r\nNONHIER_2_NAME = VIMSLIDE_HISTOGRAM\r\nNONHIER_2_COUNT = 0\r\n"
+    for changed in (three, three + empty):  # nothing is said of the third one, or that it is empty
+        text.write_bytes(changed)
+        with open_slide(mrxs) as slide:
+            assert np.array_equal(shown(slide, 1), expected)
+    text.write_bytes(three.replace(b"NONHIER_1_", b"NONHIER_2_") + empty.replace(b"_2_", b"_1_"))
+    with pytest.raises(UnreadableFile, match="damaged, incomplete"):  # by OpenSlide too
+        open_slide(mrxs)
+
+
 def test_what_lies_between_the_tiles_is_gone_and_the_tiles_lie_where_they_did(tmp_path: Path) -> None:
     mrxs = a_mirax_slide(tmp_path / "slide")
     deidentify_mrxs(packed(mrxs, tmp_path / "came"), tmp_path / "stored", name="slide")
