@@ -141,17 +141,21 @@ def _make_ready(preparation: Preparation, name: str) -> None:
 
 
 @contextmanager
-def a_folder(needed_bytes: int) -> Iterator[Path]:
+def a_folder(needed_bytes: int, *, beside_bytes: int) -> Iterator[Path]:
     """An empty folder with room for the files of a slide; it is gone at the end, unless it was kept.
 
+    Args:
+        needed_bytes: Of the files.
+        beside_bytes: Of what is written elsewhere in the data folder meanwhile.
+
     Raises:
-        StorageFull: There is no room for them.
+        StorageFull: There is no room for both.
         StorageError: The disk cannot be written; also where the block says so by an `OSError`.
     """
     root = _root()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        _make_room(root, needed_bytes)
+        _make_room(root, needed_bytes, beside_bytes=beside_bytes)
         with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=root) as folder:
             yield Path(folder)
     except OSError as error:
@@ -250,8 +254,9 @@ def _is_at(descriptor: int, folder: Path) -> bool:
         return False
 
 
-def _make_room(root: Path, needed_bytes: int) -> None:
-    """Removes what was used longest ago and is not being read, until `needed_bytes` fit."""
+def _make_room(root: Path, unpacked_bytes: int, *, beside_bytes: int = 0) -> None:
+    """Removes what was used longest ago and is not being read, until both fit."""
+    needed_bytes = unpacked_bytes + beside_bytes
     kept = []
     for folder in root.iterdir():
         try:
@@ -264,7 +269,7 @@ def _make_room(root: Path, needed_bytes: int) -> None:
             continue
     held_bytes = sum(size for _, size, _ in kept)
     for _, size, folder in sorted(kept):
-        if held_bytes + needed_bytes <= UNPACKED_BYTES and _fits(root, needed_bytes):
+        if held_bytes + unpacked_bytes <= UNPACKED_BYTES and _fits(root, needed_bytes):
             return
         if _remove_unless_read(folder):
             held_bytes -= size

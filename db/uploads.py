@@ -430,7 +430,8 @@ def _packed_slide(upload: Upload, sha256: str) -> tuple[str, Checked]:
     """
     path, name, made = part_of(upload), _SPOKEN["histology"], beside(upload, _MADE)
     flags: tuple[QualityFlag, ...] = ()
-    with slide_files.a_folder(path.stat().st_size) as folder:
+    size_bytes = path.stat().st_size
+    with slide_files.a_folder(size_bytes, beside_bytes=size_bytes) as folder:
         if holds_mrxs(path, name=name):
             deidentify_mrxs(path, made, name=name)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import shutil
 import tarfile
 from concurrent.futures import wait
 from contextlib import closing
@@ -149,6 +150,24 @@ def test_a_slide_is_unpacked_once_and_what_was_used_longest_ago_goes_unless_some
     monkeypatch.setattr(slide_files, "SPARE_BYTES", 1 << 60)
     with pytest.raises(StorageFull, match="no room to unpack the slide"):
         slide_files.opened(first, name="a")
+
+
+def test_a_slide_of_many_files_is_checked_only_where_both_that_are_made_of_it_fit(
+    session: Session, technologist: User, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = packed(a_dicom_slide(tmp_path / "a"), tmp_path / "came").read_bytes()
+    free = shutil.disk_usage(tmp_path)._replace(free=slide_files.SPARE_BYTES + len(content) * 3 // 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: free)
+        upload = uploads.begin(session, name="a", size=len(content), modified_ms=1, by=technologist)
+        with closing(Part(upload, at=0)) as part:
+            part.write(content)
+            with pytest.raises(StorageFull, match="no room to unpack the slide"):
+                part.check()
+    assert [path.name for path in (data / "uploads").iterdir()] == [f"{upload.key}.part"], "what has arrived is kept"
+    with closing(Part(upload, at=len(content))) as part:
+        sha256, _ = part.check()
+    assert unpacked(data) == {sha256}
 
 
 def test_a_slide_is_made_ready_beside_whoever_asks_by_one_process_at_a_time_and_never_half(
