@@ -270,7 +270,7 @@ def _side_in_words(arguments: argparse.Namespace, folds: int) -> str:
 
 def _check_untouched(arguments: argparse.Namespace, data: str, card: ModelCard) -> None:
     """Refuse to write figures on a card that are of data it was trained on."""
-    trained_on = any(data in source.name.split(" and ") for source in card.training_data)
+    trained_on = data in {source.name for source in card.training_data}
     if not arguments.hold_out and (arguments.split == "train" or (arguments.split == "all" and trained_on)):
         raise InputError(
             f"a card tells figures on pictures that were not trained on: leave --split {arguments.split} out"

@@ -383,6 +383,14 @@ def _ct_arguments(parser: argparse.ArgumentParser) -> None:
         "of what is shown, however few they are; may be repeated",
     )  # fmt: skip
     parser.add_argument(
+        "--licence-of", action="append", nargs=2, default=[], metavar=("FOLDER", "WORDS"),
+        help="licence words of one folder by its name, where they are not those of --licence; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--note-of", action="append", nargs=2, default=[], metavar=("FOLDER", "WORDS"),
+        help="what else the card says of one folder, e.g. who outlined its scans; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
         "--start", type=Path, default=None, metavar="FILE", help="begin from weights of the same network"
     )
     parser.add_argument(
@@ -412,6 +420,8 @@ def _ct(arguments: argparse.Namespace) -> int:
         network=arguments.network,
         hours=arguments.hours,
         licence=arguments.licence,
+        licences=dict(arguments.licence_of),
+        notes=dict(arguments.note_of),
         slices=tuple(arguments.slices),
         scans=tuple(arguments.scans),
         start=arguments.start,

@@ -14,12 +14,13 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -65,6 +66,10 @@ FOLDS: Final = 5
 SHARE_OF_SCANS: Final = 0.25
 """Of what is shown, those of `TrainConfig.scans`."""
 
+_REAL: Final = "real CT scans with real labels"
+_SCANS: Final = "real CT scans, a quarter of what was shown"
+_OfPatient = TypeVar("_OfPatient", Slice, Case)
+
 INTENDED_USE: Final = (
     "Research on abdominal CT: proposing outlines of kidneys, their tumours and cysts to a person who reviews them. "
     "Not for use in diagnostic procedures."
@@ -103,6 +108,8 @@ class TrainConfig:
         weight_decay: Pull of the weights towards zero.
         average: Steps over which the weights are averaged; 1 keeps the last ones.
         licence: Licence words of the data, for the model's card.
+        licences: Those of single folders, by their names, where they are others.
+        notes: What else the card says of single folders, by their names, e.g. who outlined the scans.
         slices: Folders of labelled slices to train on as well, see `renalcore.ct.slices`.
         scans: Folders of KiTS cases to train on as well. However few they are, a quarter of what is shown is theirs:
             nothing that is drawn or grown looks like a real abdomen.
@@ -138,6 +145,8 @@ class TrainConfig:
     weight_decay: float = 0.01
     average: int = 300
     licence: str = "not stated"
+    licences: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
     slices: tuple[Path, ...] = ()
     scans: tuple[Path, ...] = ()
     start: Path | None = None
@@ -273,9 +282,12 @@ def train(config: TrainConfig) -> Path:
         The safetensors file of this step.
 
     Raises:
-        InputError: The data cannot be read, or there is nothing to resume.
+        InputError: The data cannot be read, a licence or note is of no folder given, or there is nothing to resume.
         ModelError: There is no such network, or the loss became infinite.
     """
+    named = {folder.resolve().name for folder in (config.data, *config.slices, *config.scans)}
+    if strangers := sorted({*config.licences, *config.notes} - named):
+        raise InputError(f"{', '.join(strangers)}: no folder of this training; it has {', '.join(sorted(named))}")
     if config.resume and not config.checkpoint.is_file():
         raise InputError(f"{config.folder} holds no checkpoint to resume from; start without --resume")
     network = _begun(config)
@@ -285,12 +297,12 @@ def train(config: TrainConfig) -> Path:
     cores = usable_threads()
     shown = prepare(training, samples, drawn=config.synthetic, workers=cores)
     validating = {case.group for case in validation}
-    slices = [each for folder in config.slices for each in read_slices(folder) if each.group not in validating]
-    shown += prepare_slices(slices, samples, workers=cores)
-    scans = [each for folder in config.scans for each in read_cases(folder) if each.group not in validating]
-    if not all(each.image for each in scans):
+    slices = _by_folder(config.slices, read_slices, without=validating)
+    shown += prepare_slices([*chain(*slices.values())], samples, workers=cores)
+    scans = _by_folder(config.scans, read_cases, without=validating)
+    if not all(each.image for each in chain(*scans.values())):
         raise InputError("--scans names folders of case_xxxxx/imaging.nii.gz; label maps without a scan go into --data")
-    shown += often(prepare(scans, samples, drawn=0, workers=cores), among=len(shown))
+    shown += often(prepare([*chain(*scans.values())], samples, drawn=0, workers=cores), among=len(shown))
     checked = prepare(validation, samples, drawn=config.validation_scans, validation=True, workers=cores)
     step = STEPS[config.step]
     items = StepDataset(
@@ -363,6 +375,17 @@ def train(config: TrainConfig) -> Path:
     _describe(config, training, slices, scans)
     model_of(config)
     return config.weights
+
+
+def _by_folder(
+    folders: Sequence[Path], read: Callable[[Path], list[_OfPatient]], *, without: Set[str]
+) -> dict[str, list[_OfPatient]]:
+    """What some folders hold by their names, without some patients."""
+    found: dict[str, list[_OfPatient]] = {}
+    for folder in folders:
+        kept = [each for each in read(folder) if each.group not in without]
+        found.setdefault(folder.resolve().name, []).extend(kept)
+    return found
 
 
 def _begun(config: TrainConfig) -> StepNetwork:
@@ -465,23 +488,65 @@ def often(scans: Sequence[Path], *, among: int) -> list[Path]:
     return [*scans] * max(1, round(wanted / max(1, len(scans))))
 
 
-def _describe(config: TrainConfig, training: Sequence[Case], slices: Sequence[Slice], scans: Sequence[Case]) -> None:
-    """Write down what this step was trained on, for the card of the model."""
+def _describe(
+    config: TrainConfig,
+    training: Sequence[Case],
+    slices: Mapping[str, Sequence[Slice]],
+    scans: Mapping[str, Sequence[Case]],
+) -> None:
+    """Write down what this step was trained on, for the card of the model: one entry for each folder and kind."""
     real = sum(case.image is not None for case in training)
     drawn = config.synthetic if len(training) > real else 0
+    data = config.data.resolve().name
+    shown = [("real", data, real, _REAL), ("drawn", data, drawn, _drawn(min(len(training) - real, drawn)))]
+    shown += [("slices", name, len(some), _grown(len({each.group for each in some}))) for name, some in slices.items()]
+    shown += [("scans", name, len(some), _SCANS) for name, some in scans.items()]
     content = {
-        "data": config.data.resolve().name,
-        "licence": config.licence,
-        "real_scans": real,
-        "drawn_scans": drawn,
-        "real_shapes": min(len(training) - real, drawn),
-        "slices": len(slices),
-        "slices_of": " and ".join(folder.resolve().name for folder in config.slices),
-        "patients_of_slices": len({each.group for each in slices}),
-        "scans": len(scans),
-        "scans_of": " and ".join(folder.resolve().name for folder in config.scans),
+        f"{kind} of {name}": asdict(
+            TrainingData(
+                name,
+                config.licences.get(name, config.licence),
+                images,
+                "; ".join(filter(None, (note, config.notes.get(name)))),
+            )
+        )
+        for kind, name, images, note in shown
+        if images
     }
     (config.folder / "trained_on.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _drawn(patients: int) -> str:
+    return (
+        f"drawn CT scans: the outlines of kidneys, tumours and cysts are those of {patients} real patients; "
+        "everything else, and every HU, is drawn from measured statistics; no real voxel of CT"
+    )
+
+
+def _grown(patients: int) -> str:
+    return (
+        f"labelled axial slices of {patients} real patients, each grown into a volume: real brightness and texture, "
+        "drawn shape along the body"
+    )
+
+
+def _trained_on(folder: Path) -> dict[str, TrainingData]:
+    """What a step was trained on, by kind and folder."""
+    told = json.loads((folder / "trained_on.json").read_text(encoding="utf-8"))
+    if "data" not in told:
+        return {source: TrainingData(**entries) for source, entries in told.items()}
+    # Written before each folder had an entry of its own, and perhaps before there was `--scans`.
+    earlier = [
+        ("real", told["data"], told["real_scans"], _REAL),
+        ("drawn", told["data"], told["drawn_scans"], _drawn(told["real_shapes"])),
+        ("slices", told["slices_of"], told["slices"], _grown(told["patients_of_slices"])),
+        ("scans", told.get("scans_of"), told.get("scans"), _SCANS),
+    ]
+    return {
+        f"{kind} of {name}": TrainingData(name, told["licence"], images, note)
+        for kind, name, images, note in earlier
+        if images
+    }
 
 
 def model_of(config: TrainConfig) -> Path | None:
@@ -500,36 +565,17 @@ def model_of(config: TrainConfig) -> Path | None:
     folder.mkdir(exist_ok=True)
     weights = folder / f"{config.key}.safetensors"
     save_networks(networks, weights)
-    told = [json.loads((each.folder / "trained_on.json").read_text(encoding="utf-8")) for each in steps.values()]
-    write_card(_card(config, weights, told), folder)
+    sources: dict[str, TrainingData] = {}
+    for each in steps.values():
+        sources |= _trained_on(each.folder)
+    write_card(_card(config, weights, sources), folder)
     return weights
 
 
-def _card(config: TrainConfig, weights: Path, told: Sequence[dict[str, Any]]) -> ModelCard:
+def _card(config: TrainConfig, weights: Path, sources: Mapping[str, TrainingData]) -> ModelCard:
     """A card for newly trained networks: what they were shown, and no figure."""
-    data: dict[str, TrainingData] = {}
-    for each in told:
-        real, drawn, shapes = each["real_scans"], each["drawn_scans"], each["real_shapes"]
-        if real:
-            data["real"] = TrainingData(each["data"], each["licence"], real, "real CT scans with real labels")
-        if drawn:
-            note = (
-                f"drawn CT scans: the outlines of kidneys, tumours and cysts are those of {shapes} real patients; "
-                "everything else, and every HU, is drawn from measured statistics; no real voxel of CT"
-            )
-            data["drawn"] = TrainingData(each["data"], each["licence"], drawn, note)
-        if each["slices"]:
-            note = (
-                f"labelled axial slices of {each['patients_of_slices']} real patients, each grown into a volume: real "
-                "brightness and texture, drawn shape along the body"
-            )
-            data["slices"] = TrainingData(each["slices_of"], each["licence"], each["slices"], note)
-        if each.get("scans"):  # a step trained before there was `--scans` does not say
-            data["scans"] = TrainingData(
-                each["scans_of"], each["licence"], each["scans"], "real CT scans, a quarter of what was shown"
-            )
     limits = ["Never validated on real scans."]
-    if not {"real", "scans"} & set(data):
+    if not any(source.startswith(("real of", "scans of")) for source in sources):
         limits.append("Trained without a single real CT scan; expect less on real scans than on drawn ones.")
     limits += [
         "Tumours and cysts outside of the kidney that was found are not sought.",
@@ -548,7 +594,7 @@ def _card(config: TrainConfig, weights: Path, told: Sequence[dict[str, Any]]) ->
         **file_entries(weights),
         architecture=f"{title} of width {config.width}, once for each of three steps (Lv and Wang, 2021), from scratch",
         scale=str(config.width),
-        training_data=tuple(data.values()),
+        training_data=tuple(sources.values()),
         figures=(),
         intended_use=INTENDED_USE,
         limits=tuple(limits),

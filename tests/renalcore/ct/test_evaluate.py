@@ -12,7 +12,7 @@ from renalcore.ct import benchmark
 from renalcore.ct.evaluate import Judged, Labelled, drawn_scan, judge, measured, summaries, table, write
 from renalcore.ct.networks import build_network, save_networks
 from renalcore.ct.steps import STEPS
-from renalcore.models import file_entries, write_card
+from renalcore.models import TrainingData, file_entries, write_card
 from tests.renalcore.ct.bright import LEFT, RIGHT, body, card, model
 from tests.renalcore.ct.kits import write_case, write_labels
 from tests.renalcore.ct.test_planes import write_slice
@@ -93,7 +93,11 @@ def test_the_command_evaluates_on_held_out_patients_and_writes_the_card(
         for step in ("rough", "kidney"):
             networks[step].body.answer.bias.copy_(torch.tensor([1000.0, -1000.0]))  # never a kidney
     save_networks(networks, folder / "bright.safetensors")
-    write_card(card(**file_entries(folder / "bright.safetensors")), folder)
+    sources = tuple(
+        TrainingData(name, licence, 1, "outlined by somebody")
+        for name, licence in (("kits", "free"), ("slices", "CC BY-NC"), ("left and right", "none"))
+    )
+    write_card(card(**file_entries(folder / "bright.safetensors"), training_data=sources), folder)
     options = ["--models", str(folder.parent), "--model", "bright", "--device", "cpu", "--hold-out", "case_00001"]
     output = tmp_path / "evaluation"
     named = ["evaluate", "ct", "--data", str(tmp_path / "kits"), "--output", str(output)]
@@ -106,11 +110,18 @@ def test_the_command_evaluates_on_held_out_patients_and_writes_the_card(
     assert [each["missed"] for each in told["slices"]["table"]] == [1, 1, 0]  # kidneys, tumour, cyst
     with (output / "slices.csv").open() as stream:
         assert [row["tumour_dice"] for row in csv.DictReader(stream)] == ["0.0"]
-    figures = {figure.name: figure for figure in models.card("bright", folder.parent).figures}
+    written = models.card("bright", folder.parent)
+    assert written.training_data == sources
+    figures = {figure.name: figure for figure in written.figures}
     assert figures["Dice, kidney, real scans"].value == 0
     assert "--hold-out case_00001" in figures["Dice, kidney, real scans"].command
     assert "(patients case_00001 of kits); 1 real slice of 1 patient" in figures["Dice, tumour, real slices"].on
     assert slices[1] in figures["Dice, tumour, real slices"].command
+    for name in ("kits", "left and right"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        touched = ["evaluate", "ct", "--data", str(tmp_path / name), "--split", "all", "--write-card"]
+        assert cli.main([*touched, *options[:-2], "--output", str(output)]) == 1
+        assert "not trained on: leave --split all out" in capsys.readouterr().err
     (tmp_path / "slices/index.csv").write_text("name,case,spacing\ncase_00001_1,somebody,5x2.0x2.0\n")
     assert cli.main([*named, *options, *slices]) == 1
     assert "no slice of the patients that are judged" in capsys.readouterr().err

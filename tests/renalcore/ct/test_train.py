@@ -26,6 +26,7 @@ from renalcore.ct.steps import STEPS
 from renalcore.ct.train import TrainConfig, cross_validate, model_of, often, train, train_all, with_recipe
 from renalcore.errors import InputError, ModelError
 from tests.renalcore.ct.kits import labels, write_case, write_labels
+from tests.renalcore.ct.test_planes import write_slice
 
 STILL = Augmentation(
     scale=0, rotate_degrees=0, shift=0, mirror=0, brightness_hu=0, contrast=0, gamma=1, noise_hu=0, blur=0, region_mm=0
@@ -116,11 +117,48 @@ def test_three_steps_become_one_model_whose_card_says_what_was_real(cases: Path,
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert 0 <= float(rows[1]["val/dice_kidney"]) <= 1
     assert (tmp_path / "run/rough/curves.png").is_file()
-    described = tmp_path / "run/rough/trained_on.json"
-    before = json.loads(described.read_text())
-    del before["scans"], before["scans_of"]
-    described.write_text(json.dumps(before))
-    assert model_of(run(cases, tmp_path / "run")) == weights, "also with a step trained before --scans was there"
+
+
+def test_a_model_is_made_of_steps_that_were_described_as_one_entry_for_all_folders(cases: Path, tmp_path: Path) -> None:
+    config = replace(run(cases, tmp_path / "run"), items=1, epochs=1)
+    train_all(config)
+    earlier = {
+        "data": "shapes", "licence": "old", "real_scans": 0, "drawn_scans": 5, "real_shapes": 4, "slices": 3,
+        "slices_of": "one and two", "patients_of_slices": 2,
+    }  # fmt: skip
+    for step in STEPS:
+        (tmp_path / "run" / step / "trained_on.json").write_text(json.dumps(earlier))
+    assert model_of(config) is not None
+    card = models.card("ct-unet3d", tmp_path / "run")
+    assert [(each.name, each.licence, each.images) for each in card.training_data] == [
+        ("shapes", "old", 5),
+        ("one and two", "old", 3),
+    ]
+    assert "2 real patients" in card.training_data[1].note
+    assert any("without a single real CT scan" in limit for limit in card.limits)
+
+
+def test_each_folder_stands_on_the_card_with_its_own_licence_and_note(cases: Path, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        write_slice(tmp_path / name, f"{name}_patient")
+        write_case(tmp_path / f"{name} scans/{name}_case", seed=3)
+    words = f"train ct --data {cases} --output {tmp_path / 'run'} --width 4 --batch 1 --items 1 --epochs 1"
+    options = [*words.split(), "--hold-out", "case_00001", "--validate-every", "0", "--licence", "free"]
+    for name in ("first", "second"):
+        options += ["--slices", str(tmp_path / name), "--scans", str(tmp_path / f"{name} scans")]
+    options += ["--licence-of", "second", "CC BY-NC", "--note-of", "second scans", "kidneys outlined by a threshold"]
+    assert cli.main(options) == 0
+    sources = models.card("ct-unet3d", tmp_path / "run").training_data
+    assert [(each.name, each.licence, each.images) for each in sources] == [
+        ("kits", "free", 1),
+        ("first", "free", 1),
+        ("second", "CC BY-NC", 1),
+        ("first scans", "free", 1),
+        ("second scans", "free", 1),
+    ]
+    assert [each.note.endswith("; kidneys outlined by a threshold") for each in sources] == [False] * 4 + [True]
+    with pytest.raises(InputError, match="sceond: no folder of this training; it has kits"):
+        train(replace(run(cases, tmp_path / "other"), notes={"sceond": "misspelt"}))
 
 
 def test_a_quarter_of_what_is_shown_is_of_real_scans_given_beside_the_drawn_ones(cases: Path, tmp_path: Path) -> None:
@@ -132,7 +170,7 @@ def test_a_quarter_of_what_is_shown_is_of_real_scans_given_beside_the_drawn_ones
     config = replace(run(cases, tmp_path / "run"), items=1, epochs=1)
     train(replace(config, scans=(tmp_path / "real",)))
     told = json.loads((config.folder / "trained_on.json").read_text())
-    assert (told["real_scans"], told["scans"], told["scans_of"]) == (1, 1, "real")  # case_00001 validates
+    assert {source: each["images"] for source, each in told.items()} == {"real of kits": 1, "scans of real": 1}
     write_labels(tmp_path / "real/case_00003.nii.gz")
     with pytest.raises(InputError, match="label maps without a scan go into --data"):
         train(replace(config, scans=(tmp_path / "real",)))
@@ -217,6 +255,6 @@ def test_the_command_trains_a_step_on_scans_drawn_around_label_maps(
     assert cli.main([*words.split(), "--epochs", "1", "--validate-every", "0"]) == 0
     assert capsys.readouterr().err.endswith("rough/weights.safetensors\n")
     told = json.loads((tmp_path / "run/rough/trained_on.json").read_text())
-    assert (told["real_scans"], told["drawn_scans"], told["real_shapes"]) == (0, 1, 1)
+    assert {source: each["images"] for source, each in told.items()} == {"drawn of shapes": 1}
     assert cli.main([*words.split(), "--fold", "1"]) == 1
     assert "--fold names one of --folds" in capsys.readouterr().err
