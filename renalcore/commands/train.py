@@ -379,8 +379,8 @@ def _ct_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--scans", action="append", default=[], type=Path, metavar="DIR",
-        help="folder of real scans (case_xxxxx/imaging.nii.gz with segmentation.nii.gz) to train on as well: a quarter "
-        "of what is shown, however few they are; may be repeated",
+        help="folder of real scans (case_xxxxx/imaging.nii.gz with segmentation.nii.gz) to train on as well: about a "
+        "quarter of what is shown, however few they are, or more; may be repeated",
     )  # fmt: skip
     parser.add_argument(
         "--licence-of", action="append", nargs=2, default=[], metavar=("FOLDER", "WORDS"),

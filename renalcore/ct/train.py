@@ -64,10 +64,10 @@ HELD_OUT: Final = "held_out.json"
 """The patients that a fold holds out."""
 FOLDS: Final = 5
 SHARE_OF_SCANS: Final = 0.25
-"""Of what is shown, those of `TrainConfig.scans`."""
+"""Of what is shown, those of `TrainConfig.scans`, or more where they are many."""
 
 _REAL: Final = "real CT scans with real labels"
-_SCANS: Final = "real CT scans, a quarter of what was shown"
+_SCANS: Final = "real CT scans"
 _OfPatient = TypeVar("_OfPatient", Slice, Case)
 
 INTENDED_USE: Final = (
@@ -111,8 +111,8 @@ class TrainConfig:
         licences: Those of single folders, by their names, where they are others.
         notes: What else the card says of single folders, by their names, e.g. who outlined the scans.
         slices: Folders of labelled slices to train on as well, see `renalcore.ct.slices`.
-        scans: Folders of KiTS cases to train on as well. However few they are, a quarter of what is shown is theirs:
-            nothing that is drawn or grown looks like a real abdomen.
+        scans: Folders of KiTS cases to train on as well. About a quarter of what is shown is theirs, however few they
+            are, or more: nothing that is drawn or grown looks like a real abdomen.
         start: Weights to begin from (safetensors), of the same network and width: those of this step, or of another
             one but for its last layer.
         held_out: Patients to validate on, instead of a share chosen by their names.
@@ -302,7 +302,8 @@ def train(config: TrainConfig) -> Path:
     scans = _by_folder(config.scans, read_cases, without=validating)
     if not all(each.image for each in chain(*scans.values())):
         raise InputError("--scans names folders of case_xxxxx/imaging.nii.gz; label maps without a scan go into --data")
-    shown += often(prepare([*chain(*scans.values())], samples, drawn=0, workers=cores), among=len(shown))
+    repeated = often(prepare([*chain(*scans.values())], samples, drawn=0, workers=cores), among=len(shown))
+    shown += repeated
     checked = prepare(validation, samples, drawn=config.validation_scans, validation=True, workers=cores)
     step = STEPS[config.step]
     items = StepDataset(
@@ -372,7 +373,7 @@ def train(config: TrainConfig) -> Path:
     draw_curves(table, config.folder / "curves.png")
     told = {"epoch": run.epoch, "scans": len(checked), **{name: round(value, 5) for name, value in figures.items()}}
     finished.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    _describe(config, training, slices, scans)
+    _describe(config, training, slices, scans, share_of_scans=len(repeated) / len(shown))
     model_of(config)
     return config.weights
 
@@ -478,7 +479,7 @@ def _restore(
 
 
 def often(scans: Sequence[Path], *, among: int) -> list[Path]:
-    """The samples of real scans, repeated until they are `SHARE_OF_SCANS` of all.
+    """The samples of real scans, repeated until they are about `SHARE_OF_SCANS` of all; more where they are many.
 
     Args:
         scans: Files of `prepare`.
@@ -493,6 +494,8 @@ def _describe(
     training: Sequence[Case],
     slices: Mapping[str, Sequence[Slice]],
     scans: Mapping[str, Sequence[Case]],
+    *,
+    share_of_scans: float,
 ) -> None:
     """Write down what this step was trained on, for the card of the model: one entry for each folder and kind."""
     real = sum(case.image is not None for case in training)
@@ -500,7 +503,9 @@ def _describe(
     data = config.data.resolve().name
     shown = [("real", data, real, _REAL), ("drawn", data, drawn, _drawn(min(len(training) - real, drawn)))]
     shown += [("slices", name, len(some), _grown(len({each.group for each in some}))) for name, some in slices.items()]
-    shown += [("scans", name, len(some), _SCANS) for name, some in scans.items()]
+    for name, some in scans.items():
+        share = share_of_scans * len(some) / max(1, sum(map(len, scans.values())))
+        shown.append(("scans", name, len(some), f"{_SCANS}, {100 * share:.3g} % of what samples were taken from"))
     content = {
         f"{kind} of {name}": asdict(
             TrainingData(

@@ -171,6 +171,7 @@ def test_a_quarter_of_what_is_shown_is_of_real_scans_given_beside_the_drawn_ones
     train(replace(config, scans=(tmp_path / "real",)))
     told = json.loads((config.folder / "trained_on.json").read_text())
     assert {source: each["images"] for source, each in told.items()} == {"real of kits": 1, "scans of real": 1}
+    assert told["scans of real"]["note"] == "real CT scans, 50 % of what samples were taken from"
     write_labels(tmp_path / "real/case_00003.nii.gz")
     with pytest.raises(InputError, match="label maps without a scan go into --data"):
         train(replace(config, scans=(tmp_path / "real",)))
