@@ -81,8 +81,8 @@ class FileStore:
             files: Where each lies, by the digest of its content as its writer counted it.
 
         Yields:
-            What gives all of them their names, or none: to be called when nothing else can be refused any more. Until
-            they are confirmed, `sweep` doubts that the transaction was committed.
+            What gives all of them their names: to be called when nothing else can be refused any more. Until they are
+            confirmed, `sweep` doubts that the transaction was committed, and removes what was not.
 
         Raises:
             NotFound: A file is neither there nor in the store.
@@ -275,16 +275,12 @@ class FileStore:
             _sync(target)
 
     def _settle_all(self, brought: Mapping[str, tuple[str, int]]) -> None:
-        named = []
         try:
             for sha256, (incoming, size) in brought.items():
                 self._fs.touch(self._doubt(sha256))  # before it is seen whether it is there: see `sweep`
-                if not self.exists(sha256):
-                    named.append(sha256)
                 self._settle(incoming, sha256, size)
         except OSError as error:
-            for sha256 in named:
-                self._discard(self._path(sha256))
+            # What has its name by now stays, in doubt: another transaction may have found it there and count on it.
             raise _unwritten(error, "nothing was registered") from error
 
     def _settle(self, incoming: str, sha256: str, size: int) -> None:

@@ -259,8 +259,8 @@ def file_of(upload: Upload) -> dict[str, Path]:
 def taken_over(session: Session, files: Mapping[str, Path], keys: Collection[str], *, by: User) -> Iterator[None]:
     """Register within the block: at its end the files are in the store, and once it is committed the uploads given up.
 
-    Where anything is refused nothing of it is left in the store, and where the commit fails `FileStore.sweep` removes
-    it; either way the uploads stay as they are.
+    Where anything is refused nothing of it is left in the store, and where the store or the commit fails
+    `FileStore.sweep` removes it; either way the uploads stay as they are.
 
     Args:
         session: A session in which nothing was asked yet, so that the database stays free while files are copied; what

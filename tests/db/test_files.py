@@ -20,6 +20,8 @@ from renalcore.errors import NotFound, StorageError, StorageFull
 
 CONTENT = b"a field " * 400_000  # 3.2 MB: more than one chunk
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
+OTHER = b"another field"
+OTHER_SHA256 = hashlib.sha256(OTHER).hexdigest()
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -209,7 +211,7 @@ def test_a_disk_that_is_really_full_is_told(tmp_path: Path) -> None:
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
-def test_files_that_arrive_together_get_their_names_all_or_none(tmp_path: Path) -> None:
+def test_files_that_arrive_together_and_cannot_all_be_named_are_swept(tmp_path: Path) -> None:
     kept = FileStore(f"file://{tmp_path / 'store'}")
     files = {}
     for content in (b"one", b"two"):
@@ -222,6 +224,7 @@ def test_files_that_arrive_together_get_their_names_all_or_none(tmp_path: Path) 
     with pytest.raises(StorageError, match="cannot be written"), kept.arriving(files) as settle:
         settle()
     blocked.unlink()
+    assert kept.sweep(is_named=[].__contains__, older_than=timedelta(seconds=-1)) == 1
     with kept.arriving(files):
         pass  # refused: nothing is settled
     assert list(kept.names()) == []
@@ -231,6 +234,35 @@ def test_files_that_arrive_together_get_their_names_all_or_none(tmp_path: Path) 
     assert set(kept.names()) == set(files)
     assert [kept.read(sha256) for sha256 in files] == [path.read_bytes() for path in files.values()]
     assert list((tmp_path / "store" / "incoming").iterdir()) == []
+
+
+class Meanwhile(LocalFileSystem):
+    """A disk on which `OTHER_SHA256` cannot be put in doubt, and on which somebody is at work just before."""
+
+    protocol = "meanwhile"
+
+    def touch(self, path: str, truncate: bool = True, **options: Any) -> None:
+        if OTHER_SHA256 in path:
+            Meanwhile.at_work()
+            raise OSError(errno.EIO, "Input/output error")
+        super().touch(path, truncate, **options)
+
+    @staticmethod
+    def at_work() -> None: ...
+
+
+def test_a_file_that_another_registration_found_in_the_store_outlives_the_one_that_failed(tmp_path: Path) -> None:
+    (tmp_path / "shared").write_bytes(CONTENT)
+    (tmp_path / "own").write_bytes(OTHER)
+    shared, own = {SHA256: tmp_path / "shared"}, {OTHER_SHA256: tmp_path / "own"}
+    fsspec.register_implementation("meanwhile", Meanwhile, clobber=True)
+    kept = FileStore(f"meanwhile://{tmp_path}/store")
+    with kept.arriving(shared) as settle_another:
+        Meanwhile.at_work = staticmethod(settle_another)
+        with pytest.raises(StorageError), kept.arriving(shared | own) as settle:
+            settle()
+    kept.confirm(shared)
+    assert kept.read(SHA256) == CONTENT
 
 
 def test_a_store_that_cannot_be_written_is_told(tmp_path: Path) -> None:
