@@ -87,12 +87,13 @@ def paint_body(body: Body, grid: Grid, bend: list[SmoothField]) -> Canvas:
     canvas = Canvas(grid, bend, body.bend_mm)
     inside = _wall(canvas, body, rng)
     _back_muscles(canvas, body, rng)
-    _bones(canvas, body, rng)
+    crest_mm = _bones(canvas, body, rng)
     _solid_organs(canvas, body, rng)
     _bowel(canvas, body, rng)
     _vessels(canvas, body, rng)
     _chest(canvas, body, inside)
     _table(canvas, body, rng)
+    _bladder(canvas, body, rng, crest_mm)
     return canvas
 
 
@@ -154,7 +155,8 @@ def _back_muscles(canvas: Canvas, body: Body, rng: np.random.Generator) -> None:
         canvas.tube(crus, np.array([5.0, 6, 3]), Tissue.MUSCLE)
 
 
-def _bones(canvas: Canvas, body: Body, rng: np.random.Generator) -> None:
+def _bones(canvas: Canvas, body: Body, rng: np.random.Generator) -> float:
+    """Spine, ribs and pelvis; the height of the pelvis' crest in mm."""
     size = rng.uniform(0.9, 1.12)
     height = 34 * size
     offset = rng.uniform(0, height)
@@ -177,7 +179,7 @@ def _bones(canvas: Canvas, body: Body, rng: np.random.Generator) -> None:
             canvas.ellipsoid((z - 2, 24 * size, side * 27), (4, 4.5, 16), Tissue.CORTICAL_BONE)
     canvas.tube(np.array([[-170.0, 22 * size, 0], [290, 22 * size, 0]]), 8.0, Tissue.CANAL)
     _ribs(canvas, body, rng)
-    _pelvis(canvas, rng)
+    return _pelvis(canvas, rng)
 
 
 def _ribs(canvas: Canvas, body: Body, rng: np.random.Generator) -> None:
@@ -203,8 +205,8 @@ def _ribs(canvas: Canvas, body: Body, rng: np.random.Generator) -> None:
             canvas.tube(bony, 2.6, Tissue.MARROW)
 
 
-def _pelvis(canvas: Canvas, rng: np.random.Generator) -> None:
-    crest = -rng.uniform(95, 135)
+def _pelvis(canvas: Canvas, rng: np.random.Generator) -> float:
+    crest = -float(rng.uniform(95, 135))
     canvas.ellipsoid((crest - 75, 22, 0), (62, 26, 52), Tissue.CORTICAL_BONE)
     canvas.ellipsoid((crest - 75, 22, 0), (59, 22, 48), Tissue.MARROW)
     for side in (-1, 1):
@@ -233,6 +235,7 @@ def _pelvis(canvas: Canvas, rng: np.random.Generator) -> None:
             canvas.tube(wing, 3.0, Tissue.MARROW)
         canvas.ellipsoid((crest - 130, -15, side * 92), (24, 24, 24), Tissue.CORTICAL_BONE)
         canvas.ellipsoid((crest - 130, -15, side * 92), (21, 21, 21), Tissue.MARROW)
+    return crest
 
 
 def _solid_organs(canvas: Canvas, body: Body, rng: np.random.Generator) -> None:
@@ -467,3 +470,12 @@ def _table(canvas: Canvas, body: Body, rng: np.random.Generator) -> None:
     for depth in (0.0, float(rng.uniform(15, 60))):
         line = (np.abs(y[:, None] - curve - depth) < rng.uniform(1.5, 3)) & (np.abs(x[None, :]) < half)
         canvas.paint(np.broadcast_to(line, canvas.tissues.shape), Tissue.TABLE, over=(Tissue.AIR,))
+
+
+def _bladder(canvas: Canvas, body: Body, rng: np.random.Generator, crest_mm: float) -> None:
+    """Behind the front wall between the hips, 40 to 650 ml; a full one rises, and what lies there gives way."""
+    radii = rng.uniform(0.55, 1.2) * np.array([38, 40, 44]) * rng.uniform(0.9, 1.1, 3)
+    front = max(-55.0, body.middle_y_mm - body.front_mm + 10 + radii[1])
+    centre = (crest_mm - 150 + radii[0], front, rng.uniform(-8, 8))
+    canvas.ellipsoid(centre, (radii + rng.uniform(2, 5)).tolist(), Tissue.WALL, over=_SOFT)
+    canvas.ellipsoid(centre, radii.tolist(), Tissue.BLADDER, over=_SOFT)

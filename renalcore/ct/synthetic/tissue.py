@@ -59,6 +59,7 @@ class Tissue(IntEnum):
     CYST = 29
     TABLE = 30
     SKIN = 31
+    BLADDER = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,7 @@ BRIGHTNESS: Final[Mapping[Tissue, Brightness]] = MappingProxyType(
         Tissue.CYST: Brightness((10, 14, 15, 15), 9, 3, 5),
         Tissue.TABLE: Brightness((-120, -120, -120, -120), 200, 20, 20),
         Tissue.SKIN: Brightness((10, 20, 30, 30), 25, 20, 20),
+        Tissue.BLADDER: Brightness((6, 8, 10, 300), 6, 3, 3),
     }
 )
 
@@ -141,13 +143,14 @@ def draw_palette(rng: np.random.Generator) -> Palette:
     share = rng.beta(1, 3)
     uptake = rng.normal(1, 0.12)  # more or less contrast medium for the patient's size
     mean = np.zeros(len(Tissue), np.float32)
+    later_added = rng.spawn(1)[0]  # a seed draws the other tissues as it did before there was a bladder
     for tissue, bright in BRIGHTNESS.items():
         hu = (1 - share) * bright.hu[first] + share * bright.hu[later]
-        hu = bright.hu[0] + (hu - bright.hu[0]) * uptake if tissue is not Tissue.URINE else hu
+        if tissue not in (Tissue.URINE, Tissue.BLADDER):
+            hu = bright.hu[0] + (hu - bright.hu[0]) * uptake
         # Without contrast medium patients differ little, and so does a tissue within itself.
-        mean[tissue] = (
-            hu + (bright.between if first or bright.hu[0] == bright.hu[1] else min(bright.between, 7.0)) * rng.normal()
-        )
+        between = bright.between if first or bright.hu[0] == bright.hu[1] else min(bright.between, 7.0)
+        mean[tissue] = hu + between * (later_added if tissue is Tissue.BLADDER else rng).normal()
     if rng.random() < DENSE_CYSTS:
         mean[Tissue.CYST] = rng.uniform(40, 90)
     if first == 2 and rng.random() < 0.75:  # the medulla fills during the portal phase

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from renalcore.ct.steps import CYST, KIDNEY, TUMOUR
 from renalcore.ct.synthetic import draw_scene, read_shape
+from renalcore.ct.synthetic.body import paint_body
 from renalcore.ct.synthetic.canvas import body_grid
-from renalcore.ct.synthetic.tissue import BRIGHTNESS, PHASE_SHARES, Tissue, draw_palette
+from renalcore.ct.synthetic.tissue import BRIGHTNESS, PHASE_SHARES, PHASES, Tissue, draw_palette
 from renalcore.errors import InputError, UnreadableFile
 from tests.renalcore.ct.kits import labels, write_labels
 
@@ -53,6 +56,27 @@ def test_the_same_seed_draws_the_same_scan_and_another_seed_another(tmp_path: Pa
     first, again, other = (draw_scene(shape, seed).render(grid)[0] for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+def test_a_bladder_of_urine_is_drawn_where_the_scan_reaches_the_pelvis(tmp_path: Path) -> None:
+    write_labels(tmp_path / "case_00001.nii.gz")
+    shape = read_shape(tmp_path / "case_00001.nii.gz")
+    grid = body_grid((20, 30, 30), (10.0, 8.0, 8.0), (-220, -45, 0))  # -320 to -120 mm: below the kidneys
+    for seed in range(3):
+        scene = draw_scene(shape, seed)
+        whole = replace(scene, scanner=replace(scene.scanner, feet_mm=-330.0, noise_hu=1.0))
+        bladder = paint_body(scene.body, grid, list(scene.bend)).tissues == Tissue.BLADDER
+        assert 20 < bladder.sum() * grid.voxel_ml < 700
+        hu, found = whole.render(grid)
+        assert not found[bladder].any()
+        inside = ndimage.binary_erosion(bladder)
+        assert np.median(hu[inside]) == pytest.approx(scene.palette.mean[Tissue.BLADDER], abs=12)
+        upper = body_grid((20, 30, 30), (10.0, 8.0, 8.0), (0, -45, 0))
+        assert not (paint_body(scene.body, upper, list(scene.bend)).tissues == Tissue.BLADDER).any()
+    drawn = [draw_palette(np.random.default_rng(seed)) for seed in range(200)]
+    told = {phase: [palette.mean[Tissue.BLADDER] for palette in drawn if palette.phase == phase] for phase in PHASES}
+    assert [np.median(told[phase]) == pytest.approx(9, abs=7) for phase in ("plain", "arterial")] == [True, True]
+    assert np.median(told["delayed"]) > 250  # excreted contrast medium
 
 
 def test_every_tissue_has_its_brightness_and_phases_come_as_often_as_told() -> None:
