@@ -419,7 +419,8 @@ class StepDataset(Dataset[dict[str, Tensor]]):
         hu, labels = self._placed(sample, rng)
         hu = _recoloured(hu, self.augmentation, rng)
         if self.step.name == "lesion":
-            hu = within(hu, _region(labels, self.step, self.augmentation.region_mm, rng))
+            region = _region(labels, self.step, self.augmentation.region_mm, rng)
+            hu, labels = within(hu, region), np.where(region, labels, np.uint8(0))  # nothing is sought in air
         target = self.step.targets(labels)
         return {"image": torch.from_numpy(hu)[None], "target": torch.from_numpy(target).long()}
 

@@ -85,6 +85,16 @@ def test_an_unchanged_item_is_the_sample_and_step_3_sees_the_kidney_alone(cases:
     assert any(np.array_equal(outside, ~kidney) for kidney in kidneys)
 
 
+def test_step_3_is_asked_for_no_lesion_in_a_part_of_the_kidney_that_it_is_not_shown(
+    cases: Path, tmp_path: Path
+) -> None:
+    paths = prepare(read_cases(cases), tmp_path / "samples", drawn=0)
+    items = StepDataset(paths, STEPS["lesion"], augmentation=replace(STILL, region_mm=8.0), items=6)
+    shown = [(items[index]["image"][0] > -1000, items[index]["target"] > 0) for index in range(6)]
+    assert sum(int(lesion.sum()) for _, lesion in shown) > 5000
+    assert not any(bool((lesion & ~region).any()) for region, lesion in shown)
+
+
 def test_items_differ_by_epoch_and_are_the_same_in_every_run(cases: Path, tmp_path: Path) -> None:
     paths = prepare(read_cases(cases), tmp_path / "samples", drawn=0)
     sets = [StepDataset(paths, STEPS["kidney"], patch=(16, 32, 32), seed=3) for _ in range(2)]
