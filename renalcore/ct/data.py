@@ -358,8 +358,8 @@ class Augmentation:
 class StepDataset(Dataset[dict[str, Tensor]]):
     """Changed samples of one step.
 
-    An item holds `image` `(1, D, H, W)` float32 HU and `target` `(D, H, W)` int64, classes of the step. Items differ
-    from epoch to epoch and are the same in every run with the same seed.
+    An item holds `image` `(1, D, H, W)` float32 HU and `labels` `(D, H, W)` int64, those of KiTS. Items differ from
+    epoch to epoch and are the same in every run with the same seed.
 
     Args:
         paths: Files of `prepare`.
@@ -421,8 +421,7 @@ class StepDataset(Dataset[dict[str, Tensor]]):
         if self.step.name == "lesion":
             region = _region(labels, self.step, self.augmentation.region_mm, rng)
             hu, labels = within(hu, region), np.where(region, labels, np.uint8(0))  # nothing is sought in air
-        target = self.step.targets(labels)
-        return {"image": torch.from_numpy(hu)[None], "target": torch.from_numpy(target).long()}
+        return {"image": torch.from_numpy(hu)[None], "labels": torch.from_numpy(labels).long()}
 
     def _sought(self, samples: list[Sample], rng: np.random.Generator) -> list[Sample]:
         """Those to choose from: in step 3 mostly the kidneys that hold a lesion, cysts and tumours in turn."""
@@ -517,10 +516,10 @@ def _recoloured(hu: NDArray[np.float32], options: Augmentation, rng: np.random.G
 
 
 def whole_samples(paths: Sequence[Path], step: Step) -> Iterator[tuple[Tensor, Tensor]]:
-    """Unchanged samples for validation: HU `(1, 1, D, H, W)` and classes `(D, H, W)`; step 3 is told the kidney."""
+    """Unchanged samples for validation: HU `(1, 1, D, H, W)`, labels `(D, H, W)` of KiTS; step 3 is told the kidney."""
     for path in paths:
         for sample in read_samples(path, step.name):
             hu = sample.hu.astype(np.float32)
             if step.name == "lesion":
                 hu = within(hu, sample.labels > 0)
-            yield torch.from_numpy(hu)[None, None], torch.from_numpy(step.targets(sample.labels)).long()
+            yield torch.from_numpy(hu)[None, None], torch.from_numpy(sample.labels)

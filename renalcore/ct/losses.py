@@ -12,19 +12,21 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Dice loss of the classes but the first, plus cross-entropy in which each class has a weight.
+    """Dice loss of the classes but the first, plus cross-entropy in which the voxels of each label have a weight.
 
     Attributes:
-        weights: One for each class of the step. The paper names none: a voxel of a rare class counts more.
+        weights: One for each label. The paper names none: a voxel of what is rare counts more.
+        classes: The class of each label, as `Step.from_labels`; by default each label is a class of its own.
         dice: Weight of the Dice loss. Its sums run over the batch, and a class that is absent there hardly pulls: a
             batch without a cyst would else teach that there are none. Cross-entropy tells of those found falsely.
         cross_entropy: Weight of the cross-entropy.
 
     Raises:
-        ValueError: A weight is negative, or those of the two parts are both 0.
+        ValueError: A weight is negative, those of the two parts are both 0, or not every label has a class.
     """
 
     weights: tuple[float, ...]
+    classes: tuple[int, ...] | None = None
     dice: float = 1.0
     cross_entropy: float = 1.0
 
@@ -32,15 +34,18 @@ class Loss:
         every = (*self.weights, self.dice, self.cross_entropy)
         if not min(every) >= 0 or not max(self.dice, self.cross_entropy) > 0:  # also refuses nan
             raise ValueError(f"weights of a loss are 0 or more, and one part counts; got {self}")
+        if self.classes is not None and len(self.classes) != len(self.weights):
+            raise ValueError(f"each label of a loss has a weight and a class, got {self}")
 
-    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss, in float32.
 
         Args:
             logits: `(B, C, D, H, W)`.
-            targets: `(B, D, H, W)`, integer classes.
+            labels: `(B, D, H, W)`, integers.
         """
-        found, wanted = logits.float(), targets.long()
+        found, named = logits.float(), labels.long()
+        wanted = named if self.classes is None else torch.tensor(self.classes, device=found.device)[named]
         overlap = DiceLoss(
             include_background=False, to_onehot_y=True, softmax=True, batch=True, smooth_nr=1e-5, smooth_dr=1e-5
         )
@@ -48,6 +53,7 @@ class Loss:
         if self.dice:
             terms.append(self.dice * overlap(found, wanted[:, None]))
         if self.cross_entropy:
-            weights = torch.tensor(self.weights, dtype=torch.float32, device=found.device)
-            terms.append(self.cross_entropy * F.cross_entropy(found, wanted, weights))
+            weights = torch.tensor(self.weights, dtype=torch.float32, device=found.device)[named]
+            each = weights * F.cross_entropy(found, wanted, reduction="none")
+            terms.append(self.cross_entropy * each.sum() / weights.sum())
         return torch.stack(terms).sum()

@@ -106,6 +106,19 @@ def test_a_perfect_answer_costs_nothing_and_a_rare_class_weighs_as_told() -> Non
     assert heavy == pytest.approx((27 * 5.0067 + 5 * 0.0067) / 32, abs=1e-3)
 
 
+def test_a_cyst_weighs_more_than_the_kidney_that_it_is_a_part_of() -> None:
+    labels = torch.zeros(1, 8, 8, 8, dtype=torch.long)
+    labels[:, 2:5], labels[:, 5] = 1, 3
+    blind = torch.stack([torch.full((8, 8, 8), 5.0), torch.zeros(8, 8, 8)])[None]
+    cost = Loss((1, 2, 4, 16), (0, 1, 1, 1), dice=0)(blind, labels).item()
+    # 3 of 8 slices are kidney, 1 is cyst: 5.0067 each of weight 2 and 16; the other 4 cost 0.0067.
+    assert cost == pytest.approx(((3 * 2 + 16) * 5.0067 + 4 * 0.0067) / (3 * 2 + 16 + 4), abs=1e-3)
+    right = 40 * (torch.nn.functional.one_hot((labels > 0).long(), 2).movedim(-1, 1).float() - 0.5)
+    assert Loss((1, 2, 4, 16), (0, 1, 1, 1))(right, labels).item() == pytest.approx(0, abs=1e-4)
+    with pytest.raises(ValueError, match="each label of a loss has a weight and a class"):
+        Loss((1, 2), (0, 1, 1))
+
+
 def test_a_batch_without_a_cyst_does_not_teach_by_dice_that_there_are_none() -> None:
     logits = torch.tensor([4.0, 0.0, -4.0])[None, :, None, None, None].repeat(1, 1, 4, 4, 4).requires_grad_()
     Loss((1, 1, 1), cross_entropy=0)(logits, torch.zeros(1, 4, 4, 4, dtype=torch.long)).backward()
