@@ -16,6 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -26,6 +27,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from renalcore.ct.kidneys import LeastVolumes
 from renalcore.ct.nifti import read_nifti
 from renalcore.ct.slices import Slice, grow
 from renalcore.ct.steps import (
@@ -57,6 +59,9 @@ _APART_MM: Final = 40.0
 """Distance from the kidneys to what step 2 is shown as none."""
 _SOFT_HU: Final = (0, 250)
 """What could be taken for a kidney: it is neither fat nor gas nor hard bone."""
+SOUGHT: Final[Mapping[StepName, float]] = MappingProxyType({"rough": 0.0, "kidney": 0.4, "lesion": 0.8})
+"""Share of the items of a step that are kidneys with a lesion. Half of the patients of KiTS have a cyst, on one kidney
+mostly, and slices and whole scans have hardly any: who took files in turn would show a cyst with one item of six."""
 VAL_SHARE: Final = 0.15
 """Share of the patients that validate where no fold is asked for."""
 
@@ -89,6 +94,12 @@ class Sample:
     hu: NDArray[np.int16]
     labels: NDArray[np.uint8]
     spacing_mm: tuple[float, float, float]
+
+    def holds(self, lesion: int) -> bool:
+        """Whether there is as much of a lesion as `LeastVolumes` keeps: specks of a label map teach nothing."""
+        least = LeastVolumes()
+        least_ml = {TUMOUR: least.tumour_ml, CYST: least.cyst_ml}[lesion]
+        return bool((self.labels == lesion).sum() * np.prod(self.spacing_mm) / 1000 >= least_ml)
 
 
 Kind = Literal["rough", "kidney", "other"]
@@ -254,6 +265,15 @@ def read_samples(path: Path, step: StepName) -> list[Sample]:
     ]
 
 
+def _holding(paths: Sequence[Path]) -> dict[int, list[Path]]:
+    """The files with a kidney that holds a tumour, and those with one that holds a cyst; repeated as they are given."""
+    lesions = {
+        path: [lesion for lesion in (TUMOUR, CYST) if any(each.holds(lesion) for each in read_samples(path, "lesion"))]
+        for path in dict.fromkeys(paths)
+    }
+    return {lesion: [path for path in paths if lesion in lesions[path]] for lesion in (TUMOUR, CYST)}
+
+
 def _real(name: str, image: Path, segmentation: Path) -> Samples:
     hu, grid = read_nifti(image)
     labels, of_labels = read_nifti(segmentation)
@@ -394,6 +414,7 @@ class StepDataset(Dataset[dict[str, Tensor]]):
         self.augmentation = augmentation
         self.patch = patch
         self.items = items or len(self.paths)
+        self._holding = _holding(self.paths) if SOUGHT[step.name] else {}
         self.seed = seed
         self.epoch = 0
 
@@ -411,11 +432,13 @@ class StepDataset(Dataset[dict[str, Tensor]]):
         turn, place = divmod(self.epoch * self.items + index, len(self.paths))
         order = np.random.default_rng((self.seed, turn)).permutation(len(self.paths))
         rng = np.random.default_rng((self.seed, self.epoch, index))
-        samples = read_samples(self.paths[order[place]], self.step.name)
+        path, lesion = self._sought(self.paths[order[place]], rng)
+        samples = read_samples(path, self.step.name)
+        if lesion is not None:
+            samples = [sample for sample in samples if sample.holds(lesion)]
         if not samples:  # a scan without a kidney has no crop
             samples = [self._nothing()]
-        sought = self._sought(samples, rng)
-        sample = sought[int(rng.integers(len(sought)))]
+        sample = samples[int(rng.integers(len(samples)))]
         hu, labels = self._placed(sample, rng)
         hu = _recoloured(hu, self.augmentation, rng)
         if self.step.name == "lesion":
@@ -423,14 +446,13 @@ class StepDataset(Dataset[dict[str, Tensor]]):
             hu, labels = within(hu, region), np.where(region, labels, np.uint8(0))  # nothing is sought in air
         return {"image": torch.from_numpy(hu)[None], "labels": torch.from_numpy(labels).long()}
 
-    def _sought(self, samples: list[Sample], rng: np.random.Generator) -> list[Sample]:
-        """Those to choose from: in step 3 mostly the kidneys that hold a lesion, cysts and tumours in turn."""
-        if self.step.name != "lesion" or rng.random() < 0.2:
-            return samples
-        for lesion in (CYST, TUMOUR) if rng.random() < 0.5 else (TUMOUR, CYST):
-            if found := [sample for sample in samples if (sample.labels == lesion).any()]:
-                return found
-        return samples
+    def _sought(self, path: Path, rng: np.random.Generator) -> tuple[Path, int | None]:
+        """The file whose turn it is; or one with a cyst or, as often, with a tumour, and which of them is sought."""
+        if rng.random() < SOUGHT[self.step.name]:
+            for lesion in (CYST, TUMOUR) if rng.random() < 0.5 else (TUMOUR, CYST):
+                if holding := self._holding[lesion]:
+                    return holding[int(rng.integers(len(holding)))], lesion
+        return path, None
 
     def _nothing(self) -> Sample:
         shape, spacing = self.step.shape, self.step.spacing_mm
