@@ -2,8 +2,9 @@
 
 The HU of the kidney, of tumours and of cysts follow those measured on the slices of KiTS19 (kidney 105 +- 37 HU, tumour
 66 +- 30, cyst 30 +- 11, mean and deviation between slices; within a slice 55, 36 and 23; with the border left out and
-pixels of 0.8 mm smoothed by 0, 2 and 4 pixels the kidney keeps 51, 37 and 29, a tumour 35, 21 and 17). Those of the
-other tissues are the usual ones of a scan at 120 kV.
+pixels of 0.8 mm smoothed by 0, 2 and 4 pixels the kidney keeps 51, 37 and 29, a tumour 35, 21 and 17). A cyst's own HU
+are those of its middle, since border and values that the picture cut off at 0 brighten it: medians of 13, 14, 29 and 35
+HU. Those of the other tissues are the usual ones of a scan at 120 kV.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ BRIGHTNESS: Final[Mapping[Tissue, Brightness]] = MappingProxyType(
         Tissue.URINE: Brightness((6, 12, 25, 380), 12, 6, 5),
         Tissue.TUMOUR: Brightness((34, 98, 84, 66), 24, 20, 20),
         Tissue.NECROSIS: Brightness((20, 28, 30, 28), 9, 9, 8),
-        Tissue.CYST: Brightness((10, 14, 15, 15), 9, 3, 5),
+        Tissue.CYST: Brightness((14, 18, 20, 20), 10, 3, 5),
         Tissue.TABLE: Brightness((-120, -120, -120, -120), 200, 20, 20),
         Tissue.SKIN: Brightness((10, 20, 30, 30), 25, 20, 20),
         Tissue.BLADDER: Brightness((6, 8, 10, 300), 6, 3, 3),

@@ -98,6 +98,8 @@ def test_the_kidneys_that_are_drawn_are_as_bright_as_those_of_kits19() -> None:
     assert 85 < kidneys.mean() < 140
     assert 55 < tumours.mean() < 95
     assert kidneys.std() > 30
+    # The middles of its four cysts that have one: 13, 14, 29 and 35 HU.
+    assert np.median([palette.mean[Tissue.CYST] for palette in drawn]) == pytest.approx(21, abs=3)
 
 
 def test_files_that_are_no_kidneys_are_refused_by_name(tmp_path: Path) -> None:
