@@ -21,6 +21,7 @@ from renalcore.histology.measure import FEW, Limits, SclerosedShare
 
 UNITS = {"um": "µm", "px": "px"}
 _INSIDE = ' style="padding-left:0.8rem"'  # of lines that tell a part of the line above
+_WRAPS = ' style="white-space:normal"'  # where the column is narrow, as on a tablet
 
 
 def limits_in_words(limits: Limits, unit: str) -> str:
@@ -90,20 +91,21 @@ def _of_slide(slide: ReportedSlide) -> str:
     told, unit = slide.summary, UNITS[slide.summary.unit]
     tissue = "scale unknown" if told.tissue_mm2 is None else f"{style.number(told.tissue_mm2, 2)} mm²"
     few = few_html(slide.sclerosed)
+    few_line = f'<tr data-value="few"><td class="rc-num" colspan="2">{few}</td></tr>' if few else ""
     lines = [
         ("count", "Glomeruli", f"<strong>{style.number(told.count, 0)}</strong>"),
         ("cut", "cut by the slide's edge", style.number(told.cut, 0)),
         ("unreviewed", "unreviewed", style.number(slide.unreviewed, 0)),
         ("density", "Per mm² of tissue", density_in_words(slide)),
         ("tissue", "Tissue", tissue),
-        ("sclerosed", "Globally sclerosed", share_in_words(slide.sclerosed) + (f"<br>{few}" if few else "")),
+        ("sclerosed", "Globally sclerosed", share_in_words(slide.sclerosed)),
         ("diameter", "Mean diameter", length_in_words(told.mean_diameter, told.unit)),
         ("area", f"Mean area in {unit}²", style.number(told.mean_area, 0)),
         ("median", f"Median area in {unit}²", style.number(told.median_area, 0)),
     ]
     body = "".join(
         f'<tr data-value="{name}"><td{_INSIDE if name in ("cut", "unreviewed") else ""}>{escape(words)}</td>'
-        f'<td class="rc-num">{value}</td></tr>'
+        f'<td class="rc-num">{value}</td></tr>' + (few_line if name == "sclerosed" else "")
         for name, words, value in lines
     )
     return (
@@ -122,7 +124,7 @@ def _of_specimen(report: SlideReport, slide_id: int) -> str:
         lines.append(
             f'<tr><td>{name} <span class="rc-quiet-text">{escape(slide.stain)}</span></td>'
             f'<td class="rc-num">{style.number(slide.summary.count, 0)}</td><td class="rc-num">{density}</td>'
-            f'<td class="rc-num">{share_in_words(slide.sclerosed)}</td></tr>'
+            f'<td class="rc-num"{_WRAPS}>{share_in_words(slide.sclerosed)}</td></tr>'
         )
     missing = report.slides_total - len(report.slides)
     left_out = f" {missing} without a result." if missing else ""
