@@ -35,6 +35,20 @@ BLUE = """canvas => {
     return blue;
 }"""
 """Pixels of the canvas over the slide in the colour of outlines that count."""
+OUTLINED = """canvas => {
+    const { left, top } = canvas.getBoundingClientRect();
+    const card = canvas.getRootNode().querySelector(".card").getBoundingClientRect();
+    const scale = canvas.width / canvas.getBoundingClientRect().width;
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    const found = { beside: 0, under: 0 };
+    for (let i = 0; i < data.length; i += 4) {
+        if (data[i] > 30 || data[i + 1] > 40 || data[i + 2] > 60 || data[i + 3] < 250) continue;
+        const [x, y] = [left + (i / 4 % canvas.width) / scale, top + Math.floor(i / 4 / canvas.width) / scale];
+        found[x < card.right && y < card.bottom ? "under" : "beside"] += 1;
+    }
+    return found;
+}"""
+"""Pixels in the colour of the outline that is selected, beside the card that tells of it and under it."""
 TOO_WIDE = "tables => tables.filter(one => one.offsetWidth > one.parentElement.clientWidth).length"
 
 
@@ -134,6 +148,9 @@ def test_glomeruli_are_found_corrected_signed_exported_and_amended(page: Any, ap
     page.keyboard.press("n")
     page.wait_for_url("**glomerulus=f*")
     drawn(page)
+    outlined = page.locator("canvas.paper").evaluate(OUTLINED)
+    assert outlined["beside"] > 300
+    assert outlined["under"] == 0, "the card lies over the glomerulus that it tells of"
     assert page.locator(".st-key-slide-side table").evaluate_all(TOO_WIDE) == 0
     page.set_viewport_size(BENCH)
     page.keyboard.press("Delete")

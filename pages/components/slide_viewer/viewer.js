@@ -188,16 +188,21 @@ class SlideViewer extends DeepZoom {
     return undefined;
   }
 
-  // In the middle, and large enough to be judged: at least 80 px of the screen and not beyond it.
+  // In the middle, and large enough to be judged: at least 80 px of the screen and not beyond it. Where there is little
+  // room the card would lie over it, so that it goes below the card or beside it.
   centreOn(item, atOnce = false) {
     const { viewport } = this.view;
     const size = viewport.getContainerSize();
     const room = Math.min(size.x, size.y);
-    const target = viewport.viewportToImageZoom(viewport.getZoom());
-    viewport.panTo(viewport.imageToViewportCoordinates(item.x, item.y), atOnce);
-    if (item.span * target < 80 || item.span * target > 0.8 * room) {
-      viewport.zoomTo(viewport.imageToViewportZoom(Math.min(2, (0.3 * room) / item.span)), null, atOnce);
-    }
+    const now = viewport.viewportToImageZoom(viewport.getZoom());
+    const ratio = item.span * now < 80 || item.span * now > 0.8 * room ? Math.min(2, (0.3 * room) / item.span) : now;
+    const { offsetLeft, offsetTop, offsetWidth, offsetHeight } = this.card.box;
+    const half = (item.span * ratio) / 2 + 14;
+    const right = Math.min(offsetLeft + offsetWidth - (size.x / 2 - half), size.x / 2 - half);
+    const down = Math.min(offsetTop + offsetHeight - (size.y / 2 - half), size.y / 2 - half);
+    const [x, y] = right <= 0 || down <= 0 ? [0, 0] : down <= right ? [0, down] : [right, 0];
+    viewport.panTo(viewport.imageToViewportCoordinates(item.x - x / ratio, item.y - y / ratio), atOnce);
+    if (ratio !== now) viewport.zoomTo(viewport.imageToViewportZoom(ratio), null, atOnce);
   }
 
   step(by) {
