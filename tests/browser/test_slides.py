@@ -55,9 +55,15 @@ def test_a_slide_is_uploaded_registered_looked_at_and_measured(page: Any, web_ap
     shoot(page, "new-slides-empty")
     letter = tmp_path / "letter.txt"
     letter.write_text("Dear colleague, " * 100)
+    empty = tmp_path / "empty.tif"
+    empty.touch()
     slide = a_pyramid(tmp_path / "Maria Secret 1960.tif")
-    page.locator(".uploads input[type=file]:not([webkitdirectory])").set_input_files([letter, slide])
+    page.locator(".uploads input[type=file]:not([webkitdirectory])").set_input_files([letter, empty, slide])
     expect(page.locator(".uploads li", has_text="letter.txt").locator(".said")).to_contain_text("This is text")
+    refused = page.locator(".uploads li", has_text="empty.tif")
+    expect(refused.locator(".said")).to_contain_text("The file is empty (0 bytes)")
+    expect(refused.locator(".size")).to_have_text("0 kB")
+    expect(refused.locator(".bar")).to_be_hidden()
     expect(page.get_by_role("checkbox")).to_be_checked()
     expect(page.get_by_text("the file says no scale")).to_be_visible()
     fill(page, "Patient number", f"P-{number}")
