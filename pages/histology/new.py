@@ -74,11 +74,13 @@ def _folder() -> None:
             disabled=not names,
         )
         pressed = st.button("Take", disabled=not chosen, key="folder-take")
-    for words in st.session_state.pop("new-slides-complaints", ()):
+    complaints: dict[str, str] = st.session_state.setdefault("new-slides-complaints", {})
+    for name, words in list(complaints.items()):
         st.error(style.plain(words))
+        if name not in names:  # gone from the folder: said once
+            del complaints[name]
     if pressed:
-        complaints = [words for name in chosen if (words := _take(name))]
-        st.session_state["new-slides-complaints"] = complaints
+        st.session_state["new-slides-complaints"] = {name: words for name in chosen if (words := _take(name))}
         st.session_state["new-slides-folder"] = st.session_state.get("new-slides-folder", 0) + 1
         st.rerun()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import secrets
 import shutil
@@ -16,7 +17,7 @@ from PIL import Image
 from db import slides, specimens
 from tests.browser.conftest import PATIENCE_MS, drawn, expect, shoot, sign_in
 from tests.dicom_slides import a_dicom_slide
-from tests.running_app import RunningApp
+from tests.running_app import RunningApp, serving
 from tests.slide_files import HEIGHT_PX, WIDTH_PX, a_pyramid, registered, unpacked_by_another
 from tests.slide_findings import searched
 
@@ -130,6 +131,29 @@ def test_slides_that_arrive_right_after_each_other_are_all_ticked(
     expect(page.get_by_role("checkbox", name="field 1.png", exact=True)).not_to_be_checked()  # as it is read aloud
     drawn(page)
     expect(page.get_by_label("Stain", exact=True)).to_have_count(3)
+
+
+def test_why_a_file_of_the_watched_folder_is_no_slide_stays_while_it_waits_there(page: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "scanner"
+    folder.mkdir()
+    broken = folder / "letter.svs"
+    broken.write_text("Dear colleague, " * 100)
+    os.utime(broken, (1e9, 1e9))
+    with serving(tmp_path / "data", RENAL_WORKER="external", RENAL_SLIDES=str(folder)) as app:
+        sign_in(page, app, app.person(), "/new-slides")
+        page.get_by_label("From the slides folder", exact=True).click()
+        page.get_by_role("option", name="letter.svs").click()
+        drawn(page)
+        page.keyboard.press("Escape")
+        page.locator(".st-key-folder-take button").click()
+        said = page.get_by_role("alert").get_by_text("letter.svs: This is text, not a slide")
+        expect(said).to_be_visible()
+        fill(page, "Patient number", "P-1")
+        expect(said).to_be_visible()
+        broken.unlink()
+        fill(page, "Patient number", "P-2")
+        fill(page, "Patient number", "P-3")
+        expect(said).to_have_count(0)
 
 
 def test_an_upload_that_the_server_cannot_write_stops_with_the_reason_and_is_resumed(
