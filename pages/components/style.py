@@ -38,7 +38,8 @@ h1 { font-size: 1.55rem !important; font-weight: 620 !important; padding: 0 !imp
 .rc-chip { display: inline-flex; align-items: center; gap: 0.4em; padding: 0.08em 0.6em; border-radius: 1em;
   font-size: 0.85rem; line-height: 1.55; white-space: nowrap; border: 1px solid var(--rc, #6B7280);
   background: color-mix(in srgb, var(--rc, #6B7280) 11%, transparent); }
-.rc-chip::before { content: ""; width: 0.55em; height: 0.55em; border-radius: 50%; background: var(--rc, #6B7280); }
+.rc-chip::before { content: ""; width: 0.55em; height: 0.55em; border-radius: 50%; background: var(--rc, #6B7280);
+  flex: none; }
 .rc-chip.rc-quiet { border-color: color-mix(in srgb, currentColor 22%, transparent); background: transparent; }
 .rc-chip.rc-quiet::before { display: none; }
 .rc-narrow { width: min-content; min-width: 8em; margin-left: auto; } /* of what stands beside numbers in a table */
@@ -47,6 +48,7 @@ h1 { font-size: 1.55rem !important; font-weight: 620 !important; padding: 0 !imp
 .rc-chip.rc-flag::before { border-radius: 0; clip-path: polygon(50% 0, 100% 100%, 0 100%); }
 .rc-num { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 [data-testid="stHtml"] a:not(.rc-action) { color: light-dark(#14606B, #6CC3CE); text-underline-offset: 0.15em; }
+[data-testid="stButtonGroup"] [aria-checked="true"] { color: light-dark(#14606B, #6CC3CE) !important; }
 [data-testid="stTextInput"] [data-testid="InputInstructions"] { display: none; } /* it lies over what was typed */
 .st-key-refreshed [data-stale="true"], [class*="st-key-steady-"] [data-stale="true"] {
   opacity: 1 !important; transition: none !important; } /* no flicker */
