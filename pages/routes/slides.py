@@ -25,12 +25,12 @@ from PIL import Image
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 
-from db import analyses, reviewed_glomeruli, slide_files, slides
+from db import analyses, reviewed_glomeruli, slide_files, slides, uploads
 from db.engine import session_scope
 from db.slide_files import Preparation
 from pages.components.numbers import asked_number
 from pages.routes.fields import CACHE
-from renalcore.errors import NotFound, RenalError
+from renalcore.errors import InputError, NotFound, RenalError
 from renalcore.io.slide import Slide
 
 TILE_PX = 512
@@ -94,6 +94,8 @@ def descriptor(request: Request) -> Response:
     try:
         pyramid = _pyramid(request.path_params["slide_id"])
         preparation = _open.preparation(pyramid.sha256)
+    except InputError as error:
+        return PlainTextResponse(uploads.reason(error), 404)
     except RenalError as error:
         return PlainTextResponse(str(error), 404)
     headers = {"cache-control": "no-store"}

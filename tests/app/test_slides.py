@@ -128,6 +128,25 @@ def test_tiles_asked_for_while_a_slide_of_many_files_is_unpacked_wait_and_hold_u
     assert not (web_app.data / "unpacked" / f"unfinished-{sha256}").exists()
 
 
+def test_why_a_slide_of_many_files_cannot_be_unpacked_is_told_to_each_that_asks(
+    web_app: RunningApp, client: httpx.Client, tmp_path: Path
+) -> None:
+    level = sorted(a_dicom_slide(tmp_path / "levels", label=False).iterdir())[0]
+    archive = packed(level.parent, tmp_path / "levels.tar")
+    slide_id, _ = registered(web_app, web_app.person(), level, packed=archive)
+    sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
+    stored = web_app.data / "files" / sha256[:2] / sha256
+    stored.chmod(0o600)
+    stored.write_bytes(archive.read_bytes()[:2000])
+    told = client.get(f"/slides/{slide_id}/descriptor.json")
+    while told.status_code == 202:
+        told = client.get(f"/slides/{slide_id}/descriptor.json")
+    again = client.get(f"/slides/{slide_id}/descriptor.json")
+    assert {(one.status_code, one.text) for one in (told, again)} == {
+        (404, "The file is cut off or damaged. Copy or export it again.")
+    }
+
+
 def test_a_crop_is_that_window_at_the_next_larger_size_and_white_beyond_the_slide(
     client: httpx.Client, slide: str
 ) -> None:
