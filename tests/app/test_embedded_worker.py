@@ -8,7 +8,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from pathlib import Path
 from typing import TypeVar
 
 import psutil
@@ -21,7 +20,7 @@ from db.specimens import UploadedField
 from pages.components import analysis
 from pages.components.analysis import MODEL, card_of
 from tests.browser.records import HEIGHT_PX, WIDTH_PX, a_picture, user_of
-from tests.running_app import RunningApp, make_app, serving
+from tests.running_app import RunningApp, serving
 
 PATIENCE_S = 180.0
 MODEL_LOADED_WITHIN_S = 240.0  # seconds on a quiet machine
@@ -32,7 +31,8 @@ T = TypeVar("T")
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
     """An app with a worker of its own, for tests that kill one of the two; the last of them stops it for good."""
-    with serving(tmp_path_factory.mktemp("app") / "data") as served:
+    folder = tmp_path_factory.mktemp("app")
+    with serving(folder / "data", RENAL_DEVICE="cpu") as served:  # torch is ready sooner than OpenVINO, which compiles
         yield served
 
 
@@ -90,29 +90,24 @@ def test_a_killed_web_server_leaves_no_second_worker_when_it_comes_back(app: Run
     assert max(counts) == 1
 
 
+@pytest.mark.skipif(card_of(MODEL) is None, reason=f"the weights of {MODEL} are not in renalcore/weights")
+def test_a_web_server_killed_while_its_worker_searches_loses_nothing(app: RunningApp) -> None:
+    analysis_id = _asked_for(app, fields=FIELDS)
+    before = _eventually(lambda: _searched(app, analysis_id), within_s=MODEL_LOADED_WITHIN_S)
+    app.stop(kill=True)
+    app.start()
+    _eventually(lambda: _state(app, analysis_id) == ("done", "needs_review"), within_s=MODEL_LOADED_WITHIN_S)
+    after = _searched(app, analysis_id)
+    assert len(before) < FIELDS, "the analysis was over before the web server was killed"
+    assert after[: len(before)] == before  # what was done is kept as it was
+    assert len({field_id for field_id, _ in after}) == len(after) == FIELDS  # none lost, none twice
+
+
 def test_the_worker_goes_when_the_web_server_stops_and_its_log_stays(app: RunningApp) -> None:
     _eventually(lambda: _at_work(app))
     app.stop()
     _eventually(lambda: not _worker_processes(app))
     assert (app.data / "worker.log").exists()
-
-
-@pytest.mark.skipif(card_of(MODEL) is None, reason=f"the weights of {MODEL} are not in renalcore/weights")
-def test_a_web_server_killed_while_its_worker_searches_loses_nothing(tmp_path: Path) -> None:
-    app = make_app(tmp_path / "data", RENAL_DEVICE="cpu")  # torch is ready sooner than OpenVINO, which compiles first
-    try:
-        app.start()
-        analysis_id = _asked_for(app, fields=FIELDS)
-        before = _eventually(lambda: _searched(app, analysis_id), within_s=MODEL_LOADED_WITHIN_S)
-        app.stop(kill=True)
-        app.start()
-        _eventually(lambda: _state(app, analysis_id) == ("done", "needs_review"), within_s=MODEL_LOADED_WITHIN_S)
-        after = _searched(app, analysis_id)
-    finally:
-        app.stop()
-    assert len(before) < FIELDS, "the analysis was over before the web server was killed"
-    assert after[: len(before)] == before  # what was done is kept as it was
-    assert len({field_id for field_id, _ in after}) == len(after) == FIELDS  # none lost, none twice
 
 
 def _asked_for(app: RunningApp, *, fields: int) -> int:
