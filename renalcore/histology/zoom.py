@@ -133,9 +133,10 @@ def most_certain(
 
     Zooms lie an octave apart. One is worth the square of the Dice that the network itself expects there, times the mean
     Dice between its map and those of the zooms beside it, times how near the glomeruli found come to the size it was
-    trained with, times the root of the area found, since a network that sees too little of a glomerulus is certain of
-    few. The best is then moved so that the glomeruli found are a third of the way from the middle to the greatest size
-    trained with: outlines are finer there.
+    trained with, times the fourth roots of the area and of the number found: a network that sees too little of a
+    glomerulus is certain of few, and one large vessel proves less than a dozen of one size. The best is then moved so
+    that the glomeruli found are a third of the way from the middle to the greatest size trained with: outlines are
+    finer there.
 
     Args:
         slide: The picture.
@@ -155,11 +156,11 @@ def most_certain(
     same = [_same(finer, coarser) for finer, coarser in itertools.pairwise(seen)]
     worth, sizes = [], []
     for index, (zoom, area, at) in enumerate(zip(zooms, areas, seen, strict=True)):
-        size = _diameter(at) / zoom
+        size, count = _diameter(at) / zoom, sum(len(each.found) for each in at)
         expected = _ratio(2 * sum(each.inside for each in at), sum(each.above + each.total for each in at))
         near = math.exp(-((math.log2(size / middle) / octaves) ** 2) / 2) if size else 0.0
         beside = same[max(index - 1, 0) : index + 1] or [1.0]  # a picture of one zoom has none beside it
-        worth.append(expected**2 * sum(beside) / len(beside) * near * math.sqrt(area))
+        worth.append(expected**2 * sum(beside) / len(beside) * near * (area * count) ** 0.25)
         sizes.append(size)
     best = int(np.argmax(worth))
     if not worth[best]:
