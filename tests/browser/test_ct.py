@@ -226,6 +226,7 @@ def test_kidneys_are_found_corrected_signed_exported_and_amended(
     dialog.wait_for(state="hidden")
     page.get_by_role("button", name="Undo").click()
     expect(lesions(page)).to_have_count(2)
+    drawn(page)  # a button of before the undo would be refused
     page.get_by_role("button", name="Not a kidney").click()
     shoot(page, "ct-kidneys")
     page.get_by_role("button", name="Delete right kidney").click()
