@@ -9,11 +9,12 @@ import os
 import secrets
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -113,6 +114,19 @@ class RunningApp:
             except httpx.TransportError:
                 time.sleep(0.2)
         pytest.fail(f"the app did not answer within {START_S:.0f} s:\n{self.log.read_text()}")
+
+    def pause(self, worker: subprocess.Popen[bytes]) -> None:
+        """Pause a worker of the app by SIGSTOP, in a moment in which it holds up nobody who writes to SQLite."""
+        while True:
+            worker.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, worker.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            with closing(sqlite3.connect(self.data / "renalcore.db", timeout=0.2, isolation_level=None)) as database:
+                try:
+                    database.execute("BEGIN IMMEDIATE")
+                    return
+                except sqlite3.OperationalError:  # it has the lock, and would keep it
+                    worker.send_signal(signal.SIGCONT)
+            time.sleep(0.05)
 
     def stop(self, *, kill: bool = False) -> None:
         """Stop the server; `kill` gives it no chance to tidy up."""

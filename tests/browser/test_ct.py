@@ -76,6 +76,7 @@ def working(app: RunningApp, folder: Path, labels: Path) -> Iterator[subprocess.
         try:
             yield worker
         finally:
+            worker.send_signal(signal.SIGCONT)  # it may be paused still
             worker.terminate()
             worker.wait(60)
 
@@ -140,7 +141,7 @@ def test_kidneys_are_found_corrected_signed_exported_and_amended(
         while not calls.exists() or "lesion of 20 slices" not in calls.read_text():  # two of the steps are stored
             assert worker.poll() is None, (tmp_path / "worker.log").read_text()
             time.sleep(0.02)
-        worker.send_signal(signal.SIGSTOP)
+        app.pause(worker)
         page.get_by_text("2 of 3 steps").wait_for()
         page.reload()
         page.get_by_text("Step 3 of 3: tumours and cysts").wait_for()

@@ -76,6 +76,7 @@ def working(app: RunningApp, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         try:
             yield worker
         finally:
+            worker.send_signal(signal.SIGCONT)  # it may be paused still
             worker.terminate()
             worker.wait(60)
 
@@ -127,7 +128,7 @@ def test_glomeruli_are_found_corrected_signed_exported_and_amended(page: Any, ap
         while not calls.exists() or calls.read_text().count("row") < 3:  # two of the four blocks are stored
             assert worker.poll() is None, (tmp_path / "worker.log").read_text()
             time.sleep(0.02)
-        worker.send_signal(signal.SIGSTOP)
+        app.pause(worker)
         page.get_by_text("12 of 24 tiles").wait_for()
         page.reload()
         page.get_by_text("12 of 24 tiles").wait_for()
