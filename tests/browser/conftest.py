@@ -26,6 +26,7 @@ CHROMIUM_ARGUMENTS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--process-per-site",  # see `profile`
 ]
 SHOWN = """() => `Script ${document.querySelector("[data-testid=stApp]")?.dataset.testScriptState}, stale parts:
 ${document.querySelectorAll("[data-stale=true]").length}. Text of the page:\n${document.body.innerText}`"""
@@ -49,8 +50,15 @@ def browser(chromium: str) -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def profile(browser: Any) -> Iterator[Any]:
-    """One profile for the whole run: Streamlit's scripts, megabytes of them, are fetched once."""
+    """One profile for the whole run: Streamlit's scripts, megabytes of them, are fetched and compiled once.
+
+    An empty page at the address of the apps stays open: those of the tests are tabs beside it, without windows of their
+    own, and run in its process, which keeps what it has compiled.
+    """
     made = browser.new_context(viewport=BENCH, timezone_id="Europe/Berlin", reduced_motion="reduce")
+    stays = made.new_page()
+    stays.route("**", lambda route: route.fulfill(body=""))
+    stays.goto("http://127.0.0.1/")
     yield made
     made.close()
 
