@@ -66,8 +66,6 @@ FOLDS: Final = 5
 SHARE_OF_SCANS: Final = 0.25
 """Of what is shown, those of `TrainConfig.scans`, or more where they are many."""
 
-_REAL: Final = "real CT scans with real labels"
-_SCANS: Final = "real CT scans"
 _OfPatient = TypeVar("_OfPatient", Slice, Case)
 
 INTENDED_USE: Final = (
@@ -505,11 +503,14 @@ def _describe(
     real = sum(case.image is not None for case in training)
     drawn = config.synthetic if len(training) > real else 0
     data = config.data.resolve().name
-    shown = [("real", data, real, _REAL), ("drawn", data, drawn, _drawn(min(len(training) - real, drawn)))]
+    shown = [
+        ("real", data, real, "real CT scans with real labels"),
+        ("drawn", data, drawn, _drawn(min(len(training) - real, drawn))),
+    ]
     shown += [("slices", name, len(some), _grown(len({each.group for each in some}))) for name, some in slices.items()]
     for name, some in scans.items():
         share = share_of_scans * len(some) / max(1, sum(map(len, scans.values())))
-        shown.append(("scans", name, len(some), f"{_SCANS}, {100 * share:.3g} % of what samples were taken from"))
+        shown.append(("scans", name, len(some), f"real CT scans, {100 * share:.3g} % of what samples were taken from"))
     content = {
         f"{kind} of {name}": asdict(
             TrainingData(
@@ -542,20 +543,7 @@ def _grown(patients: int) -> str:
 def _trained_on(folder: Path) -> dict[str, TrainingData]:
     """What a step was trained on, by kind and folder."""
     told = json.loads((folder / "trained_on.json").read_text(encoding="utf-8"))
-    if "data" not in told:
-        return {source: TrainingData(**entries) for source, entries in told.items()}
-    # Written before each folder had an entry of its own, and perhaps before there was `--scans`.
-    earlier = [
-        ("real", told["data"], told["real_scans"], _REAL),
-        ("drawn", told["data"], told["drawn_scans"], _drawn(told["real_shapes"])),
-        ("slices", told["slices_of"], told["slices"], _grown(told["patients_of_slices"])),
-        ("scans", told.get("scans_of"), told.get("scans"), _SCANS),
-    ]
-    return {
-        f"{kind} of {name}": TrainingData(name, told["licence"], images, note)
-        for kind, name, images, note in earlier
-        if images
-    }
+    return {source: TrainingData(**entries) for source, entries in told.items()}
 
 
 def model_of(config: TrainConfig) -> Path | None:
