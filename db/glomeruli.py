@@ -6,7 +6,9 @@ correction is a new row, and undoing one is a new row too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -188,7 +190,18 @@ def set_limits(session: Session, analysis_id: int, limits: Limits, *, by: User) 
     Raises:
         Conflict: The specimen is signed or being analysed.
     """
-    analysis, specimen = analyses.hold_for_review(session, analysis_id)
+    _set_limits(session, *analyses.hold_for_review(session, analysis_id), limits, by=by)
+
+
+def forget_diameters(session: Session, specimen: Specimen, *, by: User) -> None:
+    """Take the limits of diameter away: set in px, they would now be taken for um, or the other way round."""
+    analysis = analyses.current(session, specimen.id)
+    if analysis is not None:
+        kept = replace(limits_of(analysis), min_diameter=0.0, max_diameter=math.inf)
+        _set_limits(session, analysis, specimen, kept, by=by)
+
+
+def _set_limits(session: Session, analysis: Analysis, specimen: Specimen, limits: Limits, *, by: User) -> None:
     before, after = limits_to_json(limits_of(analysis)), limits_to_json(limits)
     if before == after:
         return

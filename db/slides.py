@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
 
-from db import analyses, audit, patients, pictures, specimens
+from db import analyses, audit, glomeruli, patients, pictures, specimens
 from db.engine import now
 from db.models import ScaleSource, Slide, Species, Specimen, Stain, Upload, User
 from db.states import refuse_if_signed, refuse_while_running
@@ -179,7 +179,8 @@ def bring_back(session: Session, slide_id: int, *, by: User) -> Slide:
 def set_scale(session: Session, slide_id: int, um_per_px: float | None, *, by: User) -> Slide:
     """Say the scale of a slide whose file does not, correct it, or take it back.
 
-    While the slide is searched its search begins anew; a result stands, see `slide_searches`.
+    While the slide is searched its search begins anew; a result stands, see `slide_searches`. Limits of diameter, which
+    hold for all slides, are taken away where this is the first slide with a scale, or was the last one.
 
     Raises:
         Conflict: The specimen is signed, or the file itself says the scale.
@@ -203,6 +204,9 @@ def set_scale(session: Session, slide_id: int, um_per_px: float | None, *, by: U
         old={"um_per_px": before},
         new={"accession": specimen.accession, "slide": slide.name, "um_per_px": slide.um_per_px},
     )
+    others = (other for other in of_specimen(session, specimen.id) if other.id != slide.id)
+    if (before is None) != (um_per_px is None) and all(other.um_per_px is None for other in others):
+        glomeruli.forget_diameters(session, specimen, by=by)
     return slide
 
 

@@ -75,7 +75,8 @@ def _scale(slide: Slide, user: auth.CurrentUser) -> None:
             format="%.4f",
             key=f"um-{slide.id}",
             placeholder="Unknown",
-            help="From the scanner's settings: about 0.25 at 40x, 0.5 at 20x. Empty means unknown.",
+            help="From the scanner's settings: about 0.25 at 40x, 0.5 at 20x. Empty means unknown. Limits of diameter "
+            "are taken away where they change from px to µm, or back.",
         )
         if st.button("Save", type="primary", key=f"save-scale-{slide.id}", disabled=um_per_px == slide.um_per_px):
             try:

@@ -15,7 +15,7 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from db import analyses, audit, glomeruli, reviewed_glomeruli
+from db import analyses, audit, glomeruli, reviewed_glomeruli, slides
 from db.engine import now
 from db.glomeruli import checked_outline
 from db.models import Analysis, GlomerulusCorrection, GlomerulusFinding, Slide, User
@@ -155,6 +155,23 @@ def test_a_persons_word_counts_whatever_the_limits(session: Session, run: Analys
     glomeruli.set_limits(session, run.id, limits, by=technologist)
     (event,) = audit.events(session, action="analysis.set_limits")
     assert event.new["limits"] == {"edge": "leave_out", "min_score": 0.7, "min_diameter": 0.0, "max_diameter": None}
+
+
+def test_a_limit_in_px_never_becomes_one_in_um(session: Session, run: Analysis, technologist: User) -> None:
+    a1, b1 = slides.of_specimen(session, run.specimen_id)
+
+    def after(slide: Slide, um_per_px: float | None) -> tuple[float, float, float]:
+        slides.set_scale(session, slide.id, um_per_px, by=technologist)
+        limits = reviewed_glomeruli.limits_of(run)
+        return limits.min_diameter, limits.max_diameter, limits.min_score
+
+    a1.um_per_px = b1.um_per_px = a1.scale_from = b1.scale_from = None
+    glomeruli.set_limits(session, run.id, Limits("keep", 0.3, 60, 300), by=technologist)
+    assert after(a1, 0.5) == (0.0, math.inf, 0.3), "the first slide with a scale"
+    assert audit.events(session, action="analysis.set_limits")[0].old["limits"]["min_diameter"] == 60
+    glomeruli.set_limits(session, run.id, Limits("keep", 0.3, 60, 300), by=technologist)
+    assert after(a1, 0.4) == after(b1, 0.5) == after(a1, None) == (60, 300, 0.3), "another one has a scale as before"
+    assert after(b1, None) == (0.0, math.inf, 0.3), "the last slide with a scale"
 
 
 OVAL = [(500 + 50 * math.cos(turn / 10), 500 + 40 * math.sin(turn / 10)) for turn in range(62)]
