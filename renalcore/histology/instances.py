@@ -7,7 +7,9 @@ Lorensen and Cline, SIGGRAPH 1987) and simplified (Douglas and Peucker, 1973) by
 
 Glomeruli are round, and those of one slide are alike in size. What has large bays is left out, and so is what is whole
 and far smaller than the slide's other glomeruli. Of 952 glomeruli that people outlined in 162 fields, 4 have such bays
-and 5 are so small.
+and 5 are so small. What ends within two pixels of the picture's edge is said to be cut by it: in the fields of the
+README's figures 8 of 16 outlines that end between half a pixel and two were of cut glomeruli, 2 were of whole ones, and
+the others were of none.
 
 Blocks are joined in order. What reaches the last finished row waits for the next block, so a glomerulus is looked at
 once, whole, wherever blocks happen to meet.
@@ -34,6 +36,7 @@ _CORE_LEAST: Final = 0.5  # diameter of the smallest core that counts, in those 
 _LEAST_SOLID: Final = 0.8  # area of a glomerulus in that of its convex hull
 _LEAST_OF_USUAL: Final = 0.4  # diameter of the smallest glomerulus in those of the slide's middle one
 _TOLERANCE_PX: Final = 0.35  # what simplifying may move an outline, in working px
+_EDGE_PX: Final = 2.0  # within which an outline that the edge cuts ends: networks are less sure there
 _WAITING_ROWS: Final = 2048  # the most that waits for the next block, in working px: 20 glomeruli in a column
 _EIGHT: Final = np.ones((3, 3), np.bool_)
 
@@ -172,7 +175,7 @@ class Joiner:
             layout.least_px,
         ):
             place = outline + np.array([left - 1, self._top + top - 1])
-            at_edge = (place.min(axis=0) <= 0.5) | (place.max(axis=0) >= np.array(whole) - 0.5)
+            at_edge = (place.min(axis=0) <= _EDGE_PX) | (place.max(axis=0) >= np.array(whole) - _EDGE_PX)
             yield Instance(place, score, area, bool(at_edge.any()))
 
 

@@ -60,6 +60,15 @@ def test_every_glomerulus_is_counted_once_with_its_area_whole_touching_or_cut() 
     assert found.tissue_px == 2000 * 3000
 
 
+def test_what_ends_just_before_the_edge_is_cut_by_it() -> None:
+    found = found_on(((106, 400, 100), (113, 1200, 100), (1896, 2000, 100), (1000, 2887, 100)))
+    cut = sorted(
+        (round(float(outline[:, 1].mean()), -2), bool(cut))
+        for outline, cut in zip(found.outlines_px, found.touches_edge, strict=True)
+    )
+    assert cut == [(400, True), (1200, False), (2000, True), (2900, False)]
+
+
 def test_what_is_far_smaller_than_the_others_is_none_unless_the_edge_cuts_it() -> None:
     small = [(1600, 700, 38), (1600, 2000, 42), (2000, 1000, 38)]  # the rest are 100 px: the least is 40
     found = found_on([(x, y, 100) for x in (300, 900) for y in (300, 900, 1500)] + small)
