@@ -4,7 +4,8 @@ One durable workflow a specimen; one step a field, or one a block of a slide's t
 the steps that are done and the record keeps their results, so a worker killed at any moment costs the step it was at
 and nothing else:
 
-- restarted on the same machine, or on PostgreSQL any other worker, it goes on at the next one;
+- restarted on the same machine, or on PostgreSQL any other worker, it goes on at the next one, unless that step ends
+  one worker after the other, be it one container that is started anew each time: then it is given up;
 - a worker that falls silent for 20 s loses what it held to the others; one that was only paused finds, when it wakes,
   that the step is stored already or that the workflow is no longer its own, and lets go;
 - SIGTERM or Ctrl-C: it finishes the steps at hand and hands the rest back. A second one ends it at once.
@@ -170,6 +171,8 @@ def run(
         "log_level": "ERROR",  # its warnings quote errors word by word, and those may name a file
     }
     queue.prepare(settings.database_url)
+    # What an earlier process of this name held: DBOS would begin it again by itself, however often it has killed us.
+    _take_over(lambda: _at_work(host, worker.pace.silent_after_s) - {worker.name})
     DBOS(config=config)
 
     @DBOS.workflow(name=queue.ANALYSIS.workflow)
@@ -262,9 +265,7 @@ def _keep_duties(worker: Worker, host: str, pid: int, ended: threading.Event) ->
             with session_scope() as session:
                 workers.beat(session, worker.name, host=host, pid=pid, device=worker.device)
             if not worker.stopping.is_set():
-                for left in queue.take_over(partial(_at_work, host, worker.pace.silent_after_s)):
-                    event("given up" if left.given_up else "taken over",
-                           **{left.task.work.name: left.task.record_id}, from_worker=left.from_worker)  # fmt: skip
+                _take_over(partial(_at_work, host, worker.pace.silent_after_s))
                 for task in queue.mend():
                     event("put back into the queue", **{task.work.name: task.record_id})
         except Exception as error:  # noqa: BLE001  # a database that is away for a while must not end the worker
@@ -307,6 +308,12 @@ def _sweep_uploads() -> int:
 def _sweep_searches() -> int:
     with session_scope() as session:
         return analyses.sweep(session)
+
+
+def _take_over(at_work: Callable[[], set[str]]) -> None:
+    for left in queue.take_over(at_work):
+        event("given up" if left.given_up else "taken over",
+               **{left.task.work.name: left.task.record_id}, from_worker=left.from_worker)  # fmt: skip
 
 
 def _at_work(host: str, silent_after_s: float) -> set[str]:

@@ -357,6 +357,19 @@ def test_an_analysis_that_kills_one_worker_after_the_other_is_given_up(lab: Labo
     lab.assert_each_field_once(others)
 
 
+def test_what_kills_a_worker_that_always_comes_back_under_its_name_is_given_up_too(lab: Laboratory) -> None:
+    """As a container that is started anew has the host name and mostly the process id of the one before."""
+    analysis_id = lab.specimen(3)
+    same = ("--name", "container", "--die-at", "S-1 field 1.png")
+    for _ in range(queue.MAX_TAKEOVERS + 1):
+        assert lab.start(*same).wait(timeout=120) == 9
+    survivor = lab.start(*same)
+    lab.until_all_ended(analysis_id, within_s=60)
+    assert str(lab.analysis(analysis_id).message).startswith("The worker ended unexpectedly 3 times")
+    assert lab.calls()["S-1 field 1.png"] == queue.MAX_TAKEOVERS + 1
+    assert survivor.poll() is None
+
+
 def test_the_heat_map_that_a_killed_worker_was_drawing_is_drawn_by_the_next_and_a_failure_is_told(
     lab: Laboratory,
 ) -> None:
