@@ -59,6 +59,8 @@ _KEPT_TEXTS: Final = frozenset(
 )  # fmt: skip
 _KEPT_SCHEMES: Final = frozenset({"DCM", "SCT", "SRT", "SNM3", "99SDM", "UCUM"})
 """Codes of other schemes are a hospital's or a maker's own, and so are the words beside them."""
+_CODE_TEXTS: Final = frozenset({"CodeValue", "CodingSchemeVersion", "CodeMeaning"})
+"""Without a scheme they are somebody's words."""
 _TEXT_VRS: Final = frozenset({"AE", "AS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UN", "UR", "UT"})
 _BYTES_VRS: Final = frozenset({"OB", "OD", "OF", "OL", "OV", "OW"})
 _NUMBER_VRS: Final = frozenset({"DS", "IS"})
@@ -274,13 +276,16 @@ def _code(value: str, meaning: str) -> Dataset:
 def _cleaned(dataset: Dataset, *, key: bytes, enhanced: bool) -> Dataset:
     """A copy of a data set or of an item of a sequence with nothing but what may stay."""
     clean = Dataset()
-    if "CodingSchemeDesignator" in dataset and str(dataset.CodingSchemeDesignator) not in _KEPT_SCHEMES:
+    is_coded = "CodingSchemeDesignator" in dataset
+    if is_coded and str(dataset.CodingSchemeDesignator) not in _KEPT_SCHEMES:
         return clean
     for tag in dataset.keys():  # noqa: SIM118  (iterating a data set converts its values; one may be broken)
         try:
             element = dataset[tag]
         except DICOM_ERRORS:
             continue  # a value that cannot be told is not kept
+        if element.keyword in _CODE_TEXTS and not is_coded:
+            continue
         kept = _kept(element, key=key, enhanced=enhanced)
         if kept is not None:
             clean.add(kept)

@@ -107,6 +107,22 @@ def test_the_result_says_what_was_done_and_keeps_what_the_standard_requires() ->
     assert original.PatientName == "Doe^Jane"
 
 
+def test_words_beside_a_code_stay_only_where_a_scheme_of_the_standard_says_what_it_is() -> None:
+    original = ct_slice(HU[0], CodeMeaning="Jane Doe")
+    known, own, bare, urn = Dataset(), Dataset(), Dataset(), Dataset()
+    known.CodeValue, known.CodingSchemeDesignator, known.CodeMeaning = "64033007", "SCT", "Kidney"
+    own.CodeValue, own.CodingSchemeDesignator, own.CodeMeaning = "JD", "99HOSPITAL", "Jane Doe"
+    bare.CodeValue, bare.CodeMeaning = "JD", "Jane Doe"
+    urn.URNCodeValue, urn.CodeMeaning = "urn:jane", "Jane Doe"
+    original.AnatomicRegionSequence = Sequence([known])
+    original.PrimaryAnatomicStructureSequence = Sequence([own])
+    original.ViewCodeSequence = Sequence([bare])
+    original.ViewModifierCodeSequence = Sequence([urn])
+    clean = without_patient(original, key=KEY)
+    assert clean.AnatomicRegionSequence[0].CodeMeaning == "Kidney"
+    assert "Jane" not in str(clean)
+
+
 def test_new_identifiers_hold_a_study_together_and_lead_nowhere() -> None:
     first, second = ct_series(HU[:2], FrameOfReferenceUID="1.2.3.9")
     reference = Dataset()
