@@ -256,7 +256,7 @@ def card(key: str, root: Path = WEIGHTS) -> ModelCard:
     """
     paths = {path.parent.name: path for path in root.glob("*/card.json")}
     if key not in paths:
-        known = ", ".join(sorted(paths)) or "none"
+        known = ", ".join(sorted(paths)) or f"none, for {root} holds no KEY/card.json"
         raise UnknownName(f"{key!r} is not the key of a model; known models: {known}")
     return _read(paths[key])
 

@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from renalcore.commands.command import Command, Family, bar, say
+from renalcore.commands.command import Command, Family, bar, make_folder, say
 from renalcore.commands.reading import add_reading, add_slide_reading, reading, slide_reading
 from renalcore.export.figures import write_json
 
@@ -29,13 +29,14 @@ def _sediment_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _sediment(arguments: argparse.Namespace) -> int:
     """Tell what a data set holds and what is wrong with it."""
+    _make_output(arguments)
+
     from renalcore.sediment.check import check
 
     with bar(0, "picture") as progress:
         report = check(arguments.data, reading(arguments), done=_shown_on(progress))
     sys.stdout.writelines(f"{line}\n" for line in _lines(report))
     if arguments.output is not None:
-        arguments.output.mkdir(parents=True, exist_ok=True)
         _write(report, arguments.output)
         say(f"tables: {arguments.output}")
     return 0 if report.is_fit else 1
@@ -49,19 +50,25 @@ def _histology_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _histology(arguments: argparse.Namespace) -> int:
     """Tell what labelled slides hold and what is wrong with them."""
+    _make_output(arguments)
+
     from renalcore.histology.check import check
 
     with bar(0, "slide") as progress:
         report = check(arguments.data, slide_reading(arguments), done=_shown_on(progress))
     sys.stdout.writelines(f"{line}\n" for line in _slide_lines(report))
     if arguments.output is not None:
-        arguments.output.mkdir(parents=True, exist_ok=True)
         content = report.as_dict()
         counts = content["splits"]
         rows = ([name, *(side[name] for side in counts.values())] for name in counts["train"])
         _write_tables(content, arguments.output, "splits.csv", ("what", *counts), rows)
         say(f"tables: {arguments.output}")
     return 0 if report.is_fit else 1
+
+
+def _make_output(arguments: argparse.Namespace) -> None:
+    if arguments.output is not None:
+        make_folder(arguments.output)
 
 
 def _shown_on(progress: Any) -> Callable[[int, int], None]:

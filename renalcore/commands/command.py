@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from renalcore import models
 from renalcore.engine import devices
+from renalcore.errors import InputError
 
 SEDIMENT_MODEL = "sediment-multihead-n"
 HISTOLOGY_MODEL = "histology-linknet-efficientnet-b0"
@@ -96,6 +97,29 @@ def hours(text: str) -> float:
 def say(message: str) -> None:
     """A line for the person at the terminal."""
     sys.stderr.write(f"{message}\n")
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder for results, before hours go into what could not be written.
+
+    Raises:
+        InputError: There can be no folder: a file has its name, or nothing may be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "a file has this name" if isinstance(error, FileExistsError | NotADirectoryError) else error.strerror
+        raise InputError(
+            f"{folder}: no folder for results can be made here ({reason}); give --output another place"
+        ) from error
+
+
+def status_of(refused: int, inputs: int, output: Path) -> int:
+    """The exit status where `refused` of some inputs could not be used, with a line on what `output` then holds."""
+    if refused:
+        holds = f"{output} holds the others" if refused < inputs else "there is no result"
+        say(f"{refused} of {inputs} inputs could not be used; {holds}")
+    return 1 if refused else 0
 
 
 def bar(total: int, unit: str) -> Any:

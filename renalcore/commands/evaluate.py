@@ -20,6 +20,7 @@ from renalcore.commands.command import (
     add_models,
     bar,
     count,
+    make_folder,
     say,
 )
 from renalcore.commands.reading import add_reading, add_slide_reading, reading, slide_reading
@@ -80,7 +81,7 @@ def _sediment(arguments: argparse.Namespace) -> int:
         fields = data.sides(arguments.hold_out)[1]
     else:
         fields = list(data.fields) if arguments.split == "all" else data.split(arguments.split)
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    make_folder(arguments.output)
     found = _found(arguments, card, fields)
     thresholds = None if arguments.write_card else {name: card.min_score_of(name) for name in card.classes}
     calibration = None if arguments.write_card else card.calibration
@@ -210,7 +211,7 @@ def _histology(arguments: argparse.Namespace) -> int:
     from renalcore.histology.annotations import read_slides
 
     data = read_slides(arguments.data, slide_reading(arguments))
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    make_folder(arguments.output)
     if arguments.predictions is not None:
         slides, left_out = evaluate.judgeable(_side(arguments, data))
         key, weights = evaluate.made_by(arguments.predictions, slides), "unknown"
@@ -359,7 +360,7 @@ def _ct(arguments: argparse.Namespace) -> int:
     cases = _cases(arguments)
     scans, slices = _labelled(cases, arguments.synthetic), _slices_of(cases, arguments)
     model = KidneyModel.load(arguments.model, device=arguments.device, root=arguments.models)
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    make_folder(arguments.output)
     judged, judged_slices = [], []
     with bar(len(scans) + len(slices), "picture") as progress:
         for scan in scans:

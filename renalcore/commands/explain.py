@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from renalcore import taxonomy
-from renalcore.commands.command import SEDIMENT_MODEL, Command, Family, add_device, add_models, bar, say, share
+from renalcore.commands.command import (
+    SEDIMENT_MODEL,
+    Command,
+    Family,
+    add_device,
+    add_models,
+    bar,
+    make_folder,
+    share,
+    status_of,
+)
 from renalcore.errors import InputError, RenalError
 
 if TYPE_CHECKING:
@@ -58,13 +68,13 @@ def _sediment(arguments: argparse.Namespace) -> int:
                 f"{path}: lies in the folder of the results, whose pictures could take the place of yours; "
                 f"give --output a folder of its own, e.g. {arguments.output / 'why'}"
             )
+    make_folder(arguments.output)
 
     from renalcore.sediment.explain import Explainer
     from renalcore.sediment.predict import SedimentDetector
 
     explainer = Explainer.load(arguments.model, device=arguments.device, root=arguments.models, method=arguments.method)
     detector = SedimentDetector.load(arguments.model, device=arguments.device, root=arguments.models)
-    arguments.output.mkdir(parents=True, exist_ok=True)
     refused = 0
     with bar(len(arguments.images), "field") as progress:
         for path in arguments.images:
@@ -74,9 +84,7 @@ def _sediment(arguments: argparse.Namespace) -> int:
                 refused += 1
                 progress.write(str(error), file=sys.stderr)  # names the file
             progress.update(1)
-    if refused:
-        say(f"{refused} of {len(arguments.images)} inputs could not be used; {arguments.output} holds the others")
-    return 1 if refused else 0
+    return status_of(refused, len(arguments.images), arguments.output)
 
 
 def _explain(path: Path, arguments: argparse.Namespace, detector: SedimentDetector, explainer: Explainer) -> None:

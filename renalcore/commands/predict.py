@@ -20,9 +20,10 @@ from renalcore.commands.command import (
     add_device,
     add_models,
     bar,
+    make_folder,
     micrometres,
-    say,
     share,
+    status_of,
 )
 from renalcore.errors import InputError, RenalError
 from renalcore.export.figures import write_json
@@ -48,7 +49,9 @@ def _sediment_arguments(parser: argparse.ArgumentParser) -> None:
 def _sediment(arguments: argparse.Namespace) -> int:
     """Find the particles of some fields and write them to one JSON file."""
     _refuse_twins([path.name for path in arguments.images])
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    if arguments.output.is_dir():
+        raise InputError(f"{arguments.output} is a folder; --output names the JSON file to write")
+    make_folder(arguments.output.parent)
 
     from renalcore.sediment.predict import SedimentDetector
     from renalcore.sediment.predictions import box_rows, image_row
@@ -69,9 +72,7 @@ def _sediment(arguments: argparse.Namespace) -> int:
                 predictions += box_rows(path.name, found, best)
             progress.update(1)
     write_json(arguments.output, {"model": detector.card.key, "images": images, "predictions": predictions})
-    if refused:
-        say(f"{refused} of {len(arguments.images)} inputs could not be used; {arguments.output} holds the others")
-    return 1 if refused else 0
+    return status_of(refused, len(arguments.images), arguments.output)
 
 
 def _refuse_twins(names: Sequence[str]) -> None:
@@ -107,7 +108,7 @@ def _histology_arguments(parser: argparse.ArgumentParser) -> None:
 def _histology(arguments: argparse.Namespace) -> int:
     """Find the glomeruli of some slides and write three files for each."""
     _refuse_twins([path.stem for path in arguments.images])
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    make_folder(arguments.output)
 
     from renalcore.histology.predict import GlomerulusModel
 
@@ -121,9 +122,7 @@ def _histology(arguments: argparse.Namespace) -> int:
                 refused += 1
                 progress.write(str(error), file=sys.stderr)  # names the file
             progress.update(1)
-    if refused:
-        say(f"{refused} of {len(arguments.images)} inputs could not be used; {arguments.output} holds the others")
-    return 1 if refused else 0
+    return status_of(refused, len(arguments.images), arguments.output)
 
 
 def _search_slide(model: GlomerulusModel, path: Path, arguments: argparse.Namespace, progress: Any) -> None:
@@ -171,6 +170,7 @@ def _ct(arguments: argparse.Namespace) -> int:
     names = [_stem(path) for path in arguments.scans]
     if several:
         _refuse_twins(names)
+    make_folder(arguments.output)
 
     from renalcore.ct.predict import KidneyModel
 
@@ -185,9 +185,7 @@ def _ct(arguments: argparse.Namespace) -> int:
                 refused += 1
                 progress.write(str(error), file=sys.stderr)  # names the file
             progress.update(1)
-    if refused:
-        say(f"{refused} of {len(arguments.scans)} inputs could not be used; {arguments.output} holds the others")
-    return 1 if refused else 0
+    return status_of(refused, len(arguments.scans), arguments.output)
 
 
 def _stem(path: Path) -> str:
@@ -198,16 +196,17 @@ def _stem(path: Path) -> str:
 
 def _search_scan(model: KidneyModel, path: Path, folder: Path, arguments: argparse.Namespace, progress: Any) -> None:
     from renalcore.ct import predictions
-    from renalcore.io.volume import read_volume
+    from renalcore.io.volume import read_volume, slice_headers
 
     start = time.perf_counter()
     progress.set_postfix_str(f"{path.name}: reading")
     volume = read_volume(path, series=arguments.series)
+    headers = slice_headers(path, series=arguments.series) if arguments.seg else []  # refused before the search
     found = model.search(
         volume, progress=lambda done, of: progress.set_postfix_str(f"{path.name}: pass {done} of {of}")
     )
     seconds = time.perf_counter() - start
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     predictions.write(folder, found, volume, card=model.card, name=path.name, seconds=seconds)
     progress.write(f"{path.name}: {found.words}", file=sys.stderr)
     if not found.labels.any():
@@ -215,7 +214,7 @@ def _search_scan(model: KidneyModel, path: Path, folder: Path, arguments: argpar
     if arguments.stl:
         predictions.write_surfaces(folder, found, volume)
     if arguments.seg:
-        predictions.write_seg(folder / "labels.dcm", found, volume, path, series=arguments.series, card=model.card)
+        predictions.write_seg(folder / "labels.dcm", found, volume, headers, card=model.card)
 
 
 def _read_ahead(paths: Sequence[Path]) -> Iterator[tuple[Path, Field | RenalError]]:

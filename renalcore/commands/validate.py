@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from renalcore.commands.command import Command, Family, count, say
+from renalcore.commands.command import Command, Family, count, make_folder, say
 from renalcore.errors import InputError, UnreadableFile
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def _sediment(arguments: argparse.Namespace) -> int:
     from renalcore.sediment.reported import read_report
     from renalcore.sediment.technologist import read_sheet
 
+    make_folder(arguments.output)
     table = _cut_offs(arguments.cut_offs)
     sheet = read_sheet(_content(arguments.technologist), name=arguments.technologist.name, table=table)
     rows, bad = read_report(_content(arguments.report), name=arguments.report.name)
@@ -75,7 +76,6 @@ def _sediment(arguments: argparse.Namespace) -> int:
     )
     for line in found.not_compared:
         say(f"{arguments.technologist.name} {line}")
-    arguments.output.mkdir(parents=True, exist_ok=True)
     for name, content in files(found, sheet, report_bad_lines=bad).items():
         (arguments.output / name).write_bytes(content)
     sys.stdout.write(_summary(found))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from renalcore.export.ct import kidneys_to_csv, lesions_to_csv
 from renalcore.export.figures import plain, write_json
 from renalcore.io.volume import Volume, write_labels
 from renalcore.models import ModelCard
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 
 def write(folder: Path, found: Found, volume: Volume, *, card: ModelCard, name: str, seconds: float) -> None:
@@ -46,29 +50,27 @@ def write_surfaces(folder: Path, found: Found, volume: Volume) -> list[Path]:
     return written
 
 
-def write_seg(path: Path, found: Found, volume: Volume, source: Path, *, series: str | None, card: ModelCard) -> None:
+def write_seg(path: Path, found: Found, volume: Volume, headers: Sequence[Dataset], *, card: ModelCard) -> None:
     """Write a DICOM SEG that refers to the series that was read.
 
     Args:
         path: Where to.
         found: What was found; it holds something.
         volume: The scan.
-        source: The files it was read from.
-        series: The series that was chosen, where there are several.
+        headers: Those of its slices, as `slice_headers` gives them.
         card: The model that found it.
 
     Raises:
-        InputError: The scan is no DICOM, or its series cannot be referred to.
+        InputError: The series cannot be referred to.
     """
     from renalcore import __version__
     from renalcore.export.dicom_seg import dicom_seg
-    from renalcore.io.volume import slice_headers
 
     content = dicom_seg(
         found.labels,
         sides(found.labels, volume.affine, hu=volume.hu),
         volume.affine,
-        slice_headers(source, series=series),
+        headers,
         algorithm=card.key,
         version=__version__,
         reviewed=False,

@@ -258,8 +258,12 @@ def _read(source: bytes | Path | BinaryIO, name: str, limits: Limits) -> bytes:
                     content = stream.read(limits.max_bytes + 1)
             else:
                 content = source.read(limits.max_bytes + 1)
+        except IsADirectoryError:
+            raise UnreadableFile(f"{name}: this is a folder. Name the pictures in it.") from None
         except OSError as error:
-            raise UnreadableFile(f"{name}: the file cannot be opened ({error.strerror or 'unreadable'}).") from error
+            raise UnreadableFile(
+                f"{name}: the file cannot be opened ({error.strerror or 'unreadable'}). Check its name and place."
+            ) from error
     if not content:
         raise UnreadableFile(f"{name}: the file is empty (0 bytes). Copy it from the microscope again.")
     if len(content) > limits.max_bytes:

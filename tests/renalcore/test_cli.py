@@ -76,7 +76,32 @@ def test_a_bad_input_is_named_and_the_others_are_still_processed(
     said = capsys.readouterr().err
     assert "text.png: " in said
     assert "absent.png: the file cannot be opened" in said
-    assert "2 of 3 inputs could not be used" in said
+    assert f"2 of 3 inputs could not be used; {output} holds the others" in said
+
+
+@pytest.mark.parametrize("modality", ["sediment", "histology", "ct"])
+def test_results_that_could_not_be_written_are_refused_before_a_model_is_loaded(
+    modality: str, registry: Path, fields: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("a file of somebody's")
+    output = taken / "p.json" if modality == "sediment" else taken
+    command = ["predict", modality, str(fields[0]), "--models", str(registry), "--output"]
+    assert cli.main([*command, str(output)]) == 1
+    assert "taken: no folder for results can be made here (a file has this name); give --output another place" in (
+        capsys.readouterr().err
+    )
+    assert taken.read_text() == "a file of somebody's"
+
+
+def test_a_folder_is_neither_a_picture_nor_the_file_of_results(
+    registry: Path, fields: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(registry, tmp_path / "p.json", fields[0].parent) == 1
+    assert "in: this is a folder. Name the pictures in it." in (said := capsys.readouterr().err)
+    assert "1 of 1 inputs could not be used; there is no result" in said
+    assert predict(registry, tmp_path, fields[0]) == 1
+    assert f"{tmp_path} is a folder; --output names the JSON file to write" in capsys.readouterr().err
 
 
 def test_two_inputs_with_one_name_are_refused_before_any_work(

@@ -138,7 +138,9 @@ def _kind(path: Path, name: str) -> str:
         with path.open("rb") as stream:
             head = stream.read(512)
     except OSError as error:
-        raise UnreadableFile(f"{name}: the file cannot be opened ({error.strerror or 'unreadable'}).") from error
+        raise UnreadableFile(
+            f"{name}: the file cannot be opened ({error.strerror or 'unreadable'}). Check its name and place."
+        ) from error
     if not head:
         raise UnreadableFile(f"{name}: the file is empty (0 bytes). Copy it again.")
     return media_type(head)

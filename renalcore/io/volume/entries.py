@@ -104,7 +104,9 @@ def opened(paths: Sequence[Path], *, name: str | None = None) -> Iterator[list[E
         found: list[Entry] = []
         for path in paths:
             if not path.exists():
-                raise UnreadableFile(f"{name or safe_name(path.name)}: there is no such file or folder.")
+                raise UnreadableFile(
+                    f"{name or safe_name(path.name)}: there is no such file or folder. Check its name and place."
+                )
             files = sorted(_files(path)) if path.is_dir() else [path]
             for file in files:
                 called, head = name or safe_name(file.name), _head(file)

@@ -170,7 +170,7 @@ def slice_headers(path: Path | Sequence[Path], *, series: str | None = None) -> 
             )
         chosen = _chosen(found, series, name)
         if chosen.content is None or isinstance(chosen.content, NiftiHeader):
-            raise InputError(f"{name}: only a DICOM series can be referred to by a DICOM object.")
+            raise InputError(f"{name}: this is no DICOM series, to which a DICOM SEG could refer; leave the SEG out.")
         entries = {id(plane.picture): plane.picture.entry for plane in chosen.content.planes}
         headers: list[Dataset] = []
         for entry in entries.values():

@@ -86,9 +86,7 @@ def test_nothing_found_is_written_as_empty_labels_and_is_no_error(
     registry: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     drawn, _ = body([], shape=(20, 30, 40))
-    scan = tmp_path / "empty.nii"
-    image = nibabel.Nifti1Image(drawn.hu.transpose(2, 1, 0), np.diag([4.0, 4, 5, 1]))
-    nibabel.save(image, scan)
+    scan = ct_files.saved(tmp_path / "empty", ct_files.ct_series(drawn.hu, step_mm=5.0, spacing=(4.0, 4.0)))
     assert predict(registry, tmp_path / "found", scan, options=("--seg", "--stl")) == 0
     assert "No kidney was found." in capsys.readouterr().err
     assert sorted(path.name for path in (tmp_path / "found").iterdir()) == [
@@ -98,6 +96,19 @@ def test_nothing_found_is_written_as_empty_labels_and_is_no_error(
     told = json.loads((tmp_path / "found" / "summary.json").read_text())
     assert told["found"] == "No kidney was found."
     assert told["ml"]["total"] == {"kidney": 0, "tumour": 0, "cyst": 0}
+
+
+def test_a_seg_of_a_scan_that_is_no_dicom_is_refused_before_the_search(
+    registry: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn, _ = body([], shape=(20, 30, 40))
+    scan, output = tmp_path / "scan.nii", tmp_path / "found"
+    nibabel.save(nibabel.Nifti1Image(drawn.hu.transpose(2, 1, 0), np.diag([4.0, 4, 5, 1])), scan)
+    assert predict(registry, output, scan, options=("--seg",)) == 1
+    assert "scan.nii: this is no DICOM series, to which a DICOM SEG could refer; leave the SEG out" in (
+        capsys.readouterr().err
+    )
+    assert not list(output.iterdir())
 
 
 def test_without_a_ct_model_the_command_says_that_none_is_installed(

@@ -361,7 +361,10 @@ def test_slides_are_read_or_refused_with_a_reason(shared_data: Path) -> None:
 def test_a_file_that_is_gone_is_refused_without_its_folder(tmp_path: Path) -> None:
     with pytest.raises(UnreadableFile) as refusal:
         read_field(tmp_path / "gone.png", name="gone.png")
-    assert str(refusal.value) == "gone.png: the file cannot be opened (No such file or directory)."
+    assert (
+        str(refusal.value)
+        == "gone.png: the file cannot be opened (No such file or directory). Check its name and place."
+    )
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
