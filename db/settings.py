@@ -34,7 +34,6 @@ class Settings:
         session_hours: Hours after which everyone signs in again (`RENAL_SESSION_HOURS`).
         idle_minutes: Minutes without any request after which one signs in again (`RENAL_IDLE_MINUTES`).
         device: Where models run (`RENAL_DEVICE`).
-        max_upload_mb: Largest field accepted, in megabytes of 10^6 bytes (`RENAL_MAX_UPLOAD_MB`).
         max_slide_gb: Largest slide or CT study accepted, in gigabytes of 10^9 bytes (`RENAL_MAX_SLIDE_GB`).
         slides_folder: Folder from which slides can be taken, such as a scanner's (`RENAL_SLIDES`); None for none.
         source_url: Where users find the source of this version (`RENAL_SOURCE_URL`); by default the app hands it out.
@@ -48,7 +47,6 @@ class Settings:
     session_hours: float = 12.0  # one shift
     idle_minutes: float = 60.0
     device: DeviceName = "auto"
-    max_upload_mb: float = 100.0
     max_slide_gb: float = 20.0  # a whole slide at 40x has 1 to 5
     slides_folder: Path | None = None
     source_url: str = OWN_SOURCE
@@ -86,7 +84,6 @@ class Settings:
             session_hours=_positive(env, "RENAL_SESSION_HOURS", 12.0),
             idle_minutes=_positive(env, "RENAL_IDLE_MINUTES", 60.0),
             device=device,  # type: ignore[arg-type]  # checked above
-            max_upload_mb=_positive(env, "RENAL_MAX_UPLOAD_MB", 100.0),
             max_slide_gb=_positive(env, "RENAL_MAX_SLIDE_GB", 20.0),
             slides_folder=Path(env["RENAL_SLIDES"]).resolve() if env.get("RENAL_SLIDES") else None,
             source_url=source_url,

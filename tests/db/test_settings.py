@@ -20,7 +20,6 @@ def test_an_empty_environment_is_an_embedded_installation() -> None:
         session_hours=12,
         idle_minutes=60,
         device="auto",
-        max_upload_mb=100,
     )
 
 
@@ -70,7 +69,7 @@ def test_the_app_hands_out_its_source_unless_another_address_is_named() -> None:
         ("RENAL_SOURCE_URL", "javascript:alert(1)"),
         ("RENAL_SESSION_HOURS", "0"),
         ("RENAL_IDLE_MINUTES", "soon"),
-        ("RENAL_MAX_UPLOAD_MB", "nan"),
+        ("RENAL_MAX_SLIDE_GB", "nan"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_named(name: str, value: str) -> None:
