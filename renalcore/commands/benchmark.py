@@ -125,26 +125,26 @@ def _ct(arguments: argparse.Namespace) -> int:
 
 FAMILY = Family(
     "benchmark",
-    "measure speed against the named peer",
+    "measure speed, against the named peer where there is one",
     (
         Command(
             "sediment",
-            "against stock SAHI on Ultralytics",
+            "time fields here and in stock SAHI on Ultralytics",
             "renalcore benchmark sediment --images 10 --size 1800",
             _sediment_arguments,
             _sediment,
         ),
         Command(
             "histology",
-            "tissue a second on a slide of 40,000 x 40,000 px, against TIAToolbox",
+            "time a slide of 40,000 x 40,000 px here and in TIAToolbox, and tell the memory it takes",
             "renalcore benchmark histology --size 40000 --peer ~/tiatoolbox/bin/python",
             _histology_arguments,
             _histology,
         ),
         Command(
             "ct",
-            "each stage from file to labels on a scan of 512 x 512 x 280, against the networks alone",
-            "renalcore benchmark ct --slices 280 --models runs/ct",
+            "time each stage from file to labels on a scan of 512 x 512 x 280, beside the networks alone",
+            "renalcore benchmark ct --slices 280",
             _ct_arguments,
             _ct,
         ),

@@ -58,7 +58,7 @@ def add_models(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=models.WEIGHTS,
         metavar="DIR",
-        help="folder of models; by default those that come with RenalCore",
+        help="folder of models; by default RENAL_MODELS, or those that come with RenalCore",
     )
 
 

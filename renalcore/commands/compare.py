@@ -157,14 +157,14 @@ FAMILY = Family(
     (
         Command(
             "sediment",
-            "the paper's tables 4 to 6 on labelled fields",
+            "make the paper's Tables 4 to 6 with labelled fields",
             "renalcore compare sediment --table 4 --data fields/ --epochs 20 --output runs/compared",
             _sediment_arguments,
             _sediment,
         ),
         Command(
             "histology",
-            "the networks of both papers in cross-validation on labelled slides",
+            "cross-validate the networks of both papers on labelled slides",
             "renalcore compare histology --data slides/ --epochs 10 --output runs/compared",
             _histology_arguments,
             _histology,

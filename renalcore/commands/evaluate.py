@@ -476,7 +476,7 @@ FAMILY = Family(
         Command(
             "ct",
             "Dice, surface distances and surface Dice of kidneys, tumours and cysts on labelled scans",
-            "renalcore evaluate ct --data kits23_shapes/ --models runs/ct --output evaluation/",
+            "renalcore evaluate ct --data cases/ --output evaluation/",
             _ct_arguments,
             _ct,
         ),

@@ -257,7 +257,7 @@ FAMILY = Family(
         Command(
             "ct",
             "find kidneys, tumours and cysts of abdominal CT",
-            "renalcore predict ct study/ --output found --models runs/ct",
+            "renalcore predict ct study/ scan.nii.gz --output found",
             _ct_arguments,
             _ct,
         ),

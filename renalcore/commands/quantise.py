@@ -83,7 +83,7 @@ FAMILY = Family(
     (
         Command(
             "sediment",
-            "in the cache of this machine, once for each version of weights and program",
+            "make the INT8 form of a detector of fields in the cache of this machine; again after an update",
             "renalcore quantise sediment --calibration fields/",
             _sediment_arguments,
             _sediment,

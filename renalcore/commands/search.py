@@ -50,7 +50,7 @@ FAMILY = Family(
     (
         Command(
             "sediment",
-            "around those of the paper, with its scatter plots",
+            "search the parameters of the multi-head YOLOv12 around those of the paper, and draw its scatter plots",
             "renalcore search sediment --data fields/ --trials 300 --output runs/search",
             _sediment_arguments,
             _sediment,

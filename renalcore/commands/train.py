@@ -29,7 +29,9 @@ def add_run(parser: argparse.ArgumentParser, data: str) -> None:
     parser.add_argument("--epochs", type=count, default=None, metavar="N", help="length of the run")
     parser.add_argument("--hours", type=hours, default=None, metavar="H", help="end after this time instead")
     parser.add_argument("--lr0", type=float, default=None, metavar="RATE", help="first and highest learning rate")
-    parser.add_argument("--licence", default="not stated", metavar="WORDS", help="of the real fields, for the card")
+    parser.add_argument(
+        "--licence", default="not stated", metavar="WORDS", help="of the real data, for the card (%(default)s)"
+    )
 
 
 def add_crops(parser: argparse.ArgumentParser) -> None:
