@@ -145,6 +145,7 @@ def restore(source: Path, *, database_url: str, store: FileStore, force: bool = 
                 events = _fill_sqlite(make_url(database_url), copy, noted)
             else:
                 events = _fill_postgresql(make_url(database_url), copy, noted)
+            store.confirm(part["sha256"] for part in parts if part["name"].startswith("files/"))
         except OSError as error:
             raise _disk_error(error, "the restored installation") from error
     return Summary(len(parts) - 1, sum(part["size_bytes"] for part in parts), events, noted)

@@ -17,7 +17,9 @@ from typing import IO, Any, BinaryIO, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from sqlalchemy.orm import Session
 
+from db.engine import once_committed
 from db.settings import Settings
 from renalcore.errors import DamagedFile, NotFound, StorageError, StorageFull
 
@@ -46,6 +48,8 @@ class FileStore:
     def put(self, stream: BinaryIO) -> tuple[str, int]:
         """Stores what `stream` holds from its present position on, without reading it into memory at once.
 
+        Until it is confirmed, `sweep` doubts that a record names it: what was refused after it was stored is removed.
+
         Returns:
             The sha256 of the content in hexadecimal, and its size in bytes. The same content again changes nothing.
 
@@ -63,6 +67,7 @@ class FileStore:
                         size += len(chunk)
                         target.write(chunk)
                     _sync(target)
+                self._fs.touch(self._doubt(digest.hexdigest()))  # before it is seen whether it is there: see `sweep`
                 self._settle(incoming, digest.hexdigest(), size)
             finally:
                 self._discard(incoming)
@@ -302,6 +307,17 @@ class FileStore:
 def store() -> FileStore:
     """The file store of the settings."""
     return _cached_store(Settings.from_env().files_url)
+
+
+def confirm_once_committed(session: Session, sha256: str) -> None:
+    """Confirms a file when the session's transaction, which names it, is committed."""
+    files = store()
+
+    def confirm() -> None:
+        with suppress(OSError):  # then `sweep` asks whether it is named
+            files.confirm([sha256])
+
+    once_committed(session, confirm)
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from db import analyses, audit, cutoffs, patients, pictures
 from db.engine import now
+from db.files import confirm_once_committed
 from db.models import (
     OBJECTIVES,
     Objective,
@@ -366,7 +367,11 @@ def has_file(session: Session, sha256: str) -> bool:
 
 
 def stored_file(session: Session, sha256: str, *, size: int, media_type: str) -> StoredFile:
-    """The record of a file in the store, made where there is none, whoever else is making it at the same moment."""
+    """The record of a file in the store, made where there is none, whoever else is making it at the same moment.
+
+    Once it is committed, the store knows that the file is to be kept.
+    """
+    confirm_once_committed(session, sha256)
     file = StoredFile(sha256=sha256, size_bytes=size, media_type=media_type)
     try:
         with session.begin_nested():

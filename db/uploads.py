@@ -281,12 +281,11 @@ def taken_over(session: Session, files: Mapping[str, Path], keys: Collection[str
             session.delete(upload)
         session.flush()
         settle()
-        once_committed(session, partial(_registered, mine, list(files)))
+        once_committed(session, partial(_given_up, mine))
 
 
-def _registered(mine: Iterable[Upload], names: Iterable[str]) -> None:
+def _given_up(mine: Iterable[Upload]) -> None:
     with suppress(OSError):  # what is left is swept
-        store().confirm(names)
         for upload in mine:
             _remove_files(upload)
 

@@ -57,6 +57,7 @@ def test_an_empty_file_is_a_file(files: FileStore) -> None:
 def test_nothing_is_left_under_incoming(files: FileStore) -> None:
     files.put(io.BytesIO(CONTENT))
     files.put(io.BytesIO(CONTENT))
+    files.confirm([SHA256])
     assert [path for path in files._fs.find(files._root) if "incoming" in path] == []
 
 
@@ -64,6 +65,7 @@ def test_what_a_killed_upload_left_is_swept_and_one_going_on_is_not(files: FileS
     unasked = pytest.fail
     assert files.sweep(is_named=unasked) == 0, "nothing was uploaded ever"
     sha256, _ = files.put(io.BytesIO(CONTENT))
+    files.confirm([sha256])
     files._fs.makedirs(f"{files._root}/incoming", exist_ok=True)
     files._fs.pipe_file(f"{files._root}/incoming/abandoned", b"half a fie")
     assert files.sweep(is_named=unasked) == 0, "it may be going on"
@@ -71,6 +73,16 @@ def test_what_a_killed_upload_left_is_swept_and_one_going_on_is_not(files: FileS
     assert files.sweep(is_named=unasked, older_than=timedelta(seconds=0.02)) == 1
     assert files._fs.ls(f"{files._root}/incoming", detail=False) == []
     assert files.read(sha256) == CONTENT
+
+
+def test_what_was_stored_and_then_refused_is_swept_after_a_day(files: FileStore) -> None:
+    at_once, unasked = timedelta(seconds=-1), pytest.fail
+    files.put(io.BytesIO(CONTENT))
+    assert files.sweep(is_named=unasked) == 0, "it may be registered yet"
+    assert files.sweep(is_named=[SHA256].__contains__, older_than=at_once) == 0, "it was"
+    files.put(io.BytesIO(OTHER))
+    assert files.sweep(is_named=[].__contains__, older_than=at_once) == 1, "it was refused"
+    assert list(files.names()) == [SHA256]
 
 
 def test_what_arrived_in_a_transaction_that_was_never_committed_is_swept_after_a_day(
@@ -187,6 +199,7 @@ def test_a_full_disk_is_told_and_leaves_no_part_of_the_file(tmp_path: Path) -> N
     fsspec.register_implementation("smalldisk", SmallDisk, clobber=True)
     files = FileStore(f"smalldisk://{tmp_path}/files")
     small = files.put(io.BytesIO(b"fits"))[0]
+    files.confirm([small])
     with pytest.raises(
         StorageFull, match=r"file store is full: a file of at least 2\.1 MB was not saved\. Free some space"
     ):

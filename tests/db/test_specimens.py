@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import io
 import threading
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, select
@@ -8,7 +12,9 @@ from sqlalchemy.orm import Session
 
 from db import analyses, audit, patients, specimens
 from db.engine import session_scope
+from db.files import store
 from db.models import Patient, StoredFile, User
+from db.specimens import UploadedField
 from renalcore.errors import Conflict, InputError, NotFound
 from renalcore.types import QualityFlag
 from tests.db.records import MODEL, Analyse, Register, a_picture, found
@@ -206,3 +212,34 @@ def test_the_same_pictures_in_several_specimens_at_one_moment_are_stored_once(
     assert sorted(ended) == ["A-0", "A-1", "A-2", "A-3"]
     assert len(session.scalars(select(StoredFile)).all()) == 3
     assert len(session.scalars(select(Patient)).all()) == 2
+
+
+def test_pictures_of_a_specimen_that_was_refused_leave_the_store_and_those_of_a_registered_one_stay(
+    engine: Engine, technologist: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RENAL_FILES", f"file://{tmp_path / 'files'}")
+
+    def stored(content: bytes) -> UploadedField:
+        return a_picture(f"{content.decode()}.png", sha256=store().put(io.BytesIO(content))[0])
+
+    def register(accession: str, *uploads: UploadedField) -> None:
+        with session_scope(engine) as session:
+            specimens.register(
+                session, identifier="H-1", patient_name=None, accession=accession, objective="40x",
+                scale_kind="unknown", um_per_px=None, collected_at=None, uploads=uploads, by=technologist,
+            )  # fmt: skip
+
+    def swept(*, older_than: timedelta) -> int:
+        with session_scope(engine, read_only=True) as session:
+            return store().sweep(is_named=partial(specimens.has_file, session), older_than=older_than)
+
+    kept = [stored(b"one"), stored(b"two")]
+    with session_scope(engine) as session:
+        specimens.stored_file(session, kept[0].sha256, size=3, media_type="image/png")
+    register("A-1", *kept)
+    assert list((tmp_path / "files" / "incoming").iterdir()) == [], "the store knows that both are named"
+    with pytest.raises(Conflict, match="A-1 is already registered"):
+        register("A-1", stored(b"refused"))
+    assert swept(older_than=timedelta(days=1)) == 0
+    assert swept(older_than=timedelta(seconds=-1)) == 1
+    assert set(store().names()) == {picture.sha256 for picture in kept}
