@@ -349,6 +349,7 @@ def _ct(arguments: argparse.Namespace) -> int:
     if arguments.split == "test":
         raise InputError("the cases of CT have no test side: choose train, val, all or a fold such as 1/5")
 
+    from renalcore.ct import card as cards
     from renalcore.ct import evaluate, planes
     from renalcore.ct.predict import KidneyModel, card_of
 
@@ -386,7 +387,8 @@ def _ct(arguments: argparse.Namespace) -> int:
         sys.stdout.write(f"\n{planes.as_printed(judged_slices)}")
     if arguments.write_card:
         path = models.weights_path(card, arguments.models)
-        made = evaluate.measured(card, path, judged, on=f"held out: {on}", command=command, further=further)
+        found = evaluate.summaries(judged)
+        made = cards.measured(card, path, found, on=f"held out: {on}", command=command, further=further)
         models.write_card(made, path.parent)
         say(f"card: {path.parent / 'card.json'}")
     say(f"tables: {arguments.output}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 
 from renalcore.ct.nifti import read_nifti
 from renalcore.ct.predict import KidneyModel
-from renalcore.ct.steps import CYST, LABELS
+from renalcore.ct.steps import CYST
 from renalcore.ct.synthetic import draw_scene, read_shape
 from renalcore.errors import InputError
 from renalcore.export.figures import markdown, plain, with_deviation, write_json, write_records
 from renalcore.io.volume import Volume
 from renalcore.metrics.segmentation import Spread
 from renalcore.metrics.surfaces import CLASSES, Summary, VolumeAgreement, compare_labels
-from renalcore.models import HeldOutFigure, ModelCard, file_entries
 
 Kind = Literal["real", "drawn"]
 
@@ -40,11 +39,6 @@ lesions is not told, so that it stands beside both."""
 
 SEEDS_OF_EVALUATION: Final = 950_000
 """From here on; training counts from 0 and validation from 900,000."""
-
-SCANS_TO_VALIDATE: Final = 10
-"""Real scans with a class from which a card calls it validated."""
-
-_NEVER: Final = "Never validated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,50 +198,3 @@ def _case_row(each: Judged) -> dict[str, Any]:
             f"{name}_surface_dice": agreement.surface_dice,
         }
     return {**row, "found": each.words}
-
-
-def measured(
-    card: ModelCard,
-    weights: Path,
-    judged: Sequence[Judged],
-    *,
-    on: str,
-    command: str,
-    further: Sequence[HeldOutFigure] = (),
-) -> ModelCard:
-    """`card` with what was measured in place of what stood there; what training knows stays.
-
-    Args:
-        card: The card so far.
-        weights: The weights that were evaluated.
-        judged: Scans that were not trained on.
-        on: What they are, e.g. `held out: kits23_shapes (split val)`.
-        command: The command that gives the figures again.
-        further: What was measured on other pictures than scans; it comes last, and validates nothing.
-    """
-    figures, validated = [], []
-    for kind, classes in summaries(judged).items():
-        for name, each in classes.items():
-            present = each.cases - each.empty - each.invented
-            told = f"{on}; {each.cases} {kind} scans, {present} of them with this class"
-            for title, value in (
-                ("Dice", each.dice_where_present.mean),
-                ("ASSD in mm", each.assd_mm.mean),
-                ("SDD in mm", each.sdd_mm.mean),
-                ("HD95 in mm", each.hausdorff95_mm.mean),
-                ("Surface Dice", each.surface_dice.mean),
-            ):
-                if math.isfinite(value):
-                    figures.append(HeldOutFigure(f"{title}, {name}, {kind} scans", round(value, 4), told, command))
-            if kind == "real" and name in LABELS.values() and present >= SCANS_TO_VALIDATE:
-                validated.append(name)
-    limits = [limit for limit in card.limits if not limit.startswith(_NEVER)]
-    if not validated:
-        limits.insert(0, "Never validated on enough real scans; figures of drawn scans tell little of real ones.")
-    return replace(
-        card,
-        **file_entries(weights),
-        validated_classes=tuple(name for name in card.classes if name in validated),
-        figures=(*figures, *further),
-        limits=tuple(limits),
-    )

@@ -16,7 +16,6 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
@@ -28,6 +27,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
+from renalcore.ct.card import drawn_scans, grown_slices, unmeasured
 from renalcore.ct.data import (
     Augmentation,
     Case,
@@ -42,7 +42,6 @@ from renalcore.ct.data import (
 from renalcore.ct.losses import Loss
 from renalcore.ct.networks import (
     FULL_WIDTH,
-    NETWORKS,
     SMALL_WIDTH,
     StepNetwork,
     build_network,
@@ -50,10 +49,10 @@ from renalcore.ct.networks import (
     save_networks,
 )
 from renalcore.ct.slices import Slice, read_slices
-from renalcore.ct.steps import LABELS, STEPS, Shape, Step, StepName
+from renalcore.ct.steps import STEPS, Shape, Step, StepName
 from renalcore.engine.devices import usable_threads
 from renalcore.errors import InputError, ModelError
-from renalcore.models import InputScale, ModelCard, TrainingData, file_entries, write_card
+from renalcore.models import TrainingData, write_card
 from renalcore.runs import metrics_table
 from renalcore.runs.plots import draw_curves
 from renalcore.runs.training import Progress, autocast, averaging, pace, write_checkpoint
@@ -67,11 +66,6 @@ SHARE_OF_SCANS: Final = 0.25
 """Of what is shown, those of `TrainConfig.scans`, or more where they are many."""
 
 _OfPatient = TypeVar("_OfPatient", Slice, Case)
-
-INTENDED_USE: Final = (
-    "Research on abdominal CT: proposing outlines of kidneys, their tumours and cysts to a person who reviews them. "
-    "Not for use in diagnostic procedures."
-)
 
 LABEL_WEIGHTS: Final = MappingProxyType(
     {"rough": (1.0, 4.0, 4.0, 4.0), "kidney": (1.0, 2.0, 4.0, 16.0), "lesion": (1.0, 1.0, 4.0, 8.0)}
@@ -505,9 +499,11 @@ def _describe(
     data = config.data.resolve().name
     shown = [
         ("real", data, real, "real CT scans with real labels"),
-        ("drawn", data, drawn, _drawn(min(len(training) - real, drawn))),
+        ("drawn", data, drawn, drawn_scans(min(len(training) - real, drawn))),
     ]
-    shown += [("slices", name, len(some), _grown(len({each.group for each in some}))) for name, some in slices.items()]
+    shown += [
+        ("slices", name, len(some), grown_slices(len({each.group for each in some}))) for name, some in slices.items()
+    ]
     for name, some in scans.items():
         share = share_of_scans * len(some) / max(1, sum(map(len, scans.values())))
         shown.append(("scans", name, len(some), f"real CT scans, {100 * share:.3g} % of what samples were taken from"))
@@ -524,20 +520,6 @@ def _describe(
         if images
     }
     (config.folder / "trained_on.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def _drawn(patients: int) -> str:
-    return (
-        f"drawn CT scans: the outlines of kidneys, tumours and cysts are those of {patients} real patients; "
-        "everything else, and every HU, is drawn from measured statistics; no real voxel of CT"
-    )
-
-
-def _grown(patients: int) -> str:
-    return (
-        f"labelled axial slices of {patients} real patients, each grown into a volume: real brightness and texture, "
-        "drawn shape along the body"
-    )
 
 
 def _trained_on(folder: Path) -> dict[str, TrainingData]:
@@ -565,36 +547,9 @@ def model_of(config: TrainConfig) -> Path | None:
     sources: dict[str, TrainingData] = {}
     for each in steps.values():
         sources |= _trained_on(each.folder)
-    write_card(_card(config, weights, sources), folder)
+    made = unmeasured(
+        config.key, weights, network=config.network, width=config.width, training_data=tuple(sources.values()),
+        real_scans=any(source.startswith(("real of", "scans of")) for source in sources),
+    )  # fmt: skip
+    write_card(made, folder)
     return weights
-
-
-def _card(config: TrainConfig, weights: Path, sources: Mapping[str, TrainingData]) -> ModelCard:
-    """A card for newly trained networks: what they were shown, and no figure."""
-    limits = ["Never validated on real scans."]
-    if not any(source.startswith(("real of", "scans of")) for source in sources):
-        limits.append("Trained without a single real CT scan; expect less on real scans than on drawn ones.")
-    limits += [
-        "Tumours and cysts outside of the kidney that was found are not sought.",
-        "Bosniak classes, stones and the renal pelvis are not told.",
-    ]
-    title = NETWORKS[config.network].title
-    return ModelCard(
-        key=config.key,
-        title=f"{title} in three steps for kidneys, tumours and cysts",
-        modality="ct",
-        task="segmentation",
-        classes=tuple(LABELS.values()),
-        validated_classes=(),
-        input=InputScale(slice_px=STEPS["rough"].shape[1], overlap=0.0),
-        min_score=0.5,
-        **file_entries(weights),
-        architecture=f"{title} of width {config.width}, once for each of three steps (Lv and Wang, 2021), from scratch",
-        scale=str(config.width),
-        training_data=tuple(sources.values()),
-        figures=(),
-        intended_use=INTENDED_USE,
-        limits=tuple(limits),
-        date=datetime.now(UTC).date(),
-        network=config.network,
-    )

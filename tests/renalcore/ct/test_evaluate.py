@@ -9,7 +9,8 @@ import torch
 
 from renalcore import cli, models
 from renalcore.ct import benchmark
-from renalcore.ct.evaluate import Judged, Labelled, drawn_scan, judge, measured, summaries, table, write
+from renalcore.ct.card import measured
+from renalcore.ct.evaluate import Judged, Labelled, drawn_scan, judge, summaries, table, write
 from renalcore.ct.networks import build_network, save_networks
 from renalcore.ct.steps import STEPS
 from renalcore.models import TrainingData, file_entries, write_card
@@ -59,11 +60,11 @@ def test_a_card_tells_figures_and_calls_a_class_validated_from_ten_real_scans_on
     weights = tmp_path / "w.safetensors"
     weights.write_bytes(b"weights")
     before = card(limits=("Never validated on real scans.", "Stones are not told."))
-    few = measured(before, weights, judged, on="held out: here", command="again")
+    few = measured(before, weights, summaries(judged), on="held out: here", command="again")
     assert few.validated_classes == ()
     assert few.limits[0].startswith("Never validated on enough real scans")
     assert few.limits[1:] == ("Stones are not told.",)
-    enough = measured(before, weights, judged[:1] * 10, on="held out: here", command="again")
+    enough = measured(before, weights, summaries(judged[:1] * 10), on="held out: here", command="again")
     assert enough.validated_classes == ("kidney", "tumour")
     assert enough.limits == ("Stones are not told.",)
     figures = {figure.name: figure for figure in enough.figures}

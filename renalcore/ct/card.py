@@ -1,0 +1,143 @@
+"""The cards of CT models: what training knows of the weights, and what an evaluation measures of them.
+
+No figure is typed by hand: training writes a card that promises nothing, and `evaluate ct --write-card` adds what it
+measured on held-out scans.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from renalcore.ct.networks import NETWORKS
+from renalcore.ct.steps import LABELS, STEPS
+from renalcore.models import HeldOutFigure, InputScale, ModelCard, TrainingData, file_entries
+
+if TYPE_CHECKING:
+    from renalcore.ct.evaluate import Kind
+    from renalcore.metrics.surfaces import Summary
+
+INTENDED_USE: Final = (
+    "Research on abdominal CT: proposing outlines of kidneys, their tumours and cysts to a person who reviews them. "
+    "Not for use in diagnostic procedures."
+)
+
+SCANS_TO_VALIDATE: Final = 10
+"""Real scans with a class from which a card calls it validated."""
+
+_NEVER: Final = "Never validated"
+
+
+def drawn_scans(patients: int) -> str:
+    """What scans drawn around the label maps of some patients are."""
+    return (
+        f"drawn CT scans: the outlines of kidneys, tumours and cysts are those of {patients} real patients; "
+        "everything else, and every HU, is drawn from measured statistics; no real voxel of CT"
+    )
+
+
+def grown_slices(patients: int) -> str:
+    """What slices of some patients are, as they are trained on."""
+    return (
+        f"labelled axial slices of {patients} real patients, each grown into a volume: real brightness and texture, "
+        "drawn shape along the body"
+    )
+
+
+def unmeasured(
+    key: str,
+    weights: Path,
+    *,
+    network: str,
+    width: int,
+    training_data: Sequence[TrainingData],
+    real_scans: bool,
+) -> ModelCard:
+    """The card of newly trained weights, of which nothing has been measured.
+
+    Args:
+        key: Name of the model.
+        weights: The safetensors file.
+        network: One of `renalcore.ct.networks.NETWORKS`.
+        width: Channels of its finest level.
+        training_data: What it was trained on.
+        real_scans: Whether real CT scans were among that.
+    """
+    limits = [f"{_NEVER} on real scans."]
+    if not real_scans:
+        limits.append("Trained without a single real CT scan; expect less on real scans than on drawn ones.")
+    limits += [
+        "Tumours and cysts outside of the kidney that was found are not sought.",
+        "Bosniak classes, stones and the renal pelvis are not told.",
+    ]
+    title = NETWORKS[network].title
+    return ModelCard(
+        key=key,
+        title=f"{title} in three steps for kidneys, tumours and cysts",
+        modality="ct",
+        task="segmentation",
+        classes=tuple(LABELS.values()),
+        validated_classes=(),
+        input=InputScale(slice_px=STEPS["rough"].shape[1], overlap=0.0),
+        min_score=0.5,
+        **file_entries(weights),
+        architecture=f"{title} of width {width}, once for each of three steps (Lv and Wang, 2021), from scratch",
+        scale=str(width),
+        training_data=tuple(training_data),
+        figures=(),
+        intended_use=INTENDED_USE,
+        limits=tuple(limits),
+        date=datetime.now(UTC).date(),
+        network=network,
+    )
+
+
+def measured(
+    card: ModelCard,
+    weights: Path,
+    summaries: Mapping[Kind, Mapping[str, Summary]],
+    *,
+    on: str,
+    command: str,
+    further: Sequence[HeldOutFigure] = (),
+) -> ModelCard:
+    """`card` with what was measured in place of what stood there; what training knows stays.
+
+    Args:
+        card: The card so far.
+        weights: The weights that were evaluated.
+        summaries: What `renalcore.ct.evaluate.summaries` tells of scans that were not trained on.
+        on: What they are, e.g. `held out: kits23_shapes (split val)`.
+        command: The command that gives the figures again.
+        further: What was measured on other pictures than scans; it comes last, and validates nothing.
+    """
+    figures, validated = [], []
+    for kind, classes in summaries.items():
+        for name, each in classes.items():
+            present = each.cases - each.empty - each.invented
+            told = f"{on}; {each.cases} {kind} scans, {present} of them with this class"
+            for title, value in (
+                ("Dice", each.dice_where_present.mean),
+                ("ASSD in mm", each.assd_mm.mean),
+                ("SDD in mm", each.sdd_mm.mean),
+                ("HD95 in mm", each.hausdorff95_mm.mean),
+                ("Surface Dice", each.surface_dice.mean),
+            ):
+                if math.isfinite(value):
+                    figures.append(HeldOutFigure(f"{title}, {name}, {kind} scans", round(value, 4), told, command))
+            if kind == "real" and name in LABELS.values() and present >= SCANS_TO_VALIDATE:
+                validated.append(name)
+    limits = [limit for limit in card.limits if not limit.startswith(_NEVER)]
+    if not validated:
+        limits.insert(0, "Never validated on enough real scans; figures of drawn scans tell little of real ones.")
+    return replace(
+        card,
+        **file_entries(weights),
+        validated_classes=tuple(name for name in card.classes if name in validated),
+        figures=(*figures, *further),
+        limits=tuple(limits),
+    )
