@@ -3,7 +3,9 @@
 Streamlit does the exchange with the provider (`st.login`, which needs the package Authlib). An existing account is
 then found by the provider's subject, or once by its verified e-mail address, which must be the account's user name;
 nobody gets an account by signing in. The page hands a ticket, good once and for a minute, to our own route, which
-sets our own session cookie: expiry and sign-out are then the same for everyone.
+sets our own session cookie: expiry and sign-out are then the same for everyone. Streamlit remembers the identity for 30
+days: it opens a session only within `FRESH_S` of the sign-in there, else whoever sits down at a bench after a session
+has ended would go on in another person's name.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from renalcore.errors import RenalError
 
 URL_PATH = "single-sign-on"
 TICKET_S = 60.0
+FRESH_S = 300.0
+"""So old may a sign-in at the institution be; the clocks of both need not agree better than that."""
 
 _tickets: dict[str, tuple[int, float]] = {}
 _lock = threading.Lock()
@@ -46,6 +50,12 @@ def show() -> None:
     """Send the browser to the provider; once it is back, find the account and offer to go on."""
     if not st.user.is_logged_in:
         st.login()
+        st.stop()
+    issued_s = st.user.get("iat")
+    if not isinstance(issued_s, int | float) or abs(time.time() - issued_s) > FRESH_S:
+        st.warning("Your sign-in at your institution is too old to open a new session.")
+        if st.button("Sign in at your institution again", type="primary", key="sign-in-again"):
+            st.login()
         st.stop()
     subject, email = st.user.get("sub"), st.user.get("email")
     if not subject:

@@ -19,11 +19,12 @@ CLIENT_ID = "renalcore"
 
 @dataclass
 class IdentityProvider:
-    """Attributes: `subject`, `email` and `email_verified` are what it says about whoever comes next."""
+    """Attributes: `subject`, `email`, `email_verified` and `issued_ago_s` are what it says about whoever comes next."""
 
     subject: str = "subject-1"
     email: str = "somebody@hospital.example"
     email_verified: bool = True
+    issued_ago_s: int = 0
     key: RSAKey = field(default_factory=lambda: RSAKey.generate_key(2048, {"kid": "1", "use": "sig", "alg": "RS256"}))
     nonces: dict[str, str] = field(default_factory=dict)
 
@@ -100,7 +101,7 @@ server_metadata_url = "{self.issuer}/.well-known/openid-configuration"
             "sub": self.subject,
             "aud": CLIENT_ID,
             "exp": int(time.time()) + 300,
-            "iat": int(time.time()),
+            "iat": int(time.time()) - self.issued_ago_s,
             "nonce": nonce,
             "email": self.email,
             "email_verified": self.email_verified,

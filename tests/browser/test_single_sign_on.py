@@ -56,6 +56,24 @@ def test_an_account_named_by_its_verified_address_comes_in_and_signs_out_for_goo
     page.wait_for_url(f"{app.url}/login*")
 
 
+def test_an_identity_of_an_hour_ago_opens_no_session_until_the_institution_is_asked_again(
+    page: Any, app: RunningApp, provider: IdentityProvider
+) -> None:
+    provider.subject, provider.email = "subject-3", "reviewer@hospital.example"
+    with app.database() as session:
+        accounts.invite(session, username=provider.email, full_name="Re Viewer", role="reviewer", by=None)
+    provider.issued_ago_s = 3600  # as the browser remembers it after a session that has ended
+    page.goto(f"{app.url}/login")
+    page.click("text=Sign in with your institution")
+    page.wait_for_selector("text=Your sign-in at your institution is too old")
+    drawn(page)
+    expect(page.get_by_text("Continue to RenalCore")).to_have_count(0)
+    provider.issued_ago_s = 0
+    page.click("text=Sign in at your institution again")
+    page.click("text=Continue to RenalCore")
+    page.wait_for_url("**/worklist")
+
+
 def test_someone_without_an_account_gets_none(page: Any, app: RunningApp, provider: IdentityProvider) -> None:
     provider.subject, provider.email = "subject-2", "stranger@hospital.example"
     page.goto(f"{app.url}/login")
