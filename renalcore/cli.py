@@ -36,7 +36,7 @@ COMMANDS = (synthetic.COMMAND, models.COMMAND)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     try:
         status: int = arguments.run(arguments)
     except (RenalError, OSError) as error:
@@ -48,20 +48,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """What the command line takes, at every level."""
+    top = argparse.ArgumentParser(
         prog="renalcore",
         description="RenalCore: models and measures for the renal laboratory. For research use only.",
         epilog=_examples(command for family in FAMILIES for command in family.commands),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"renalcore {__version__}")
-    verbs = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    top.add_argument("--version", action="version", version=f"renalcore {__version__}")
+    verbs = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for family in FAMILIES:
         verb = verbs.add_parser(
             family.name,
             help=family.help,
-            description=f"{family.help.capitalize()}.",
+            description=f"{family.help[0].upper()}{family.help[1:]}.",
             epilog=_examples(family.commands),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
@@ -70,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
             _add_command(kinds, command)
     for command in COMMANDS:
         _add_command(verbs, command)
-    return parser
+    return top
 
 
 def _add_command(parent: argparse._SubParsersAction[argparse.ArgumentParser], command: Command) -> None:
