@@ -6,6 +6,8 @@ the report as it stood. After signing nothing changes until a reviewer reopens t
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -47,6 +49,7 @@ __all__ = [
     "ReviewedObject",
     "add",
     "confirm",
+    "fingerprint",
     "history",
     "objects",
     "reclassify",
@@ -223,7 +226,13 @@ def set_threshold(session: Session, analysis_id: int, min_score: MinScore, by: U
     )
 
 
-def sign(session: Session, specimen_id: int, *, by: User, meaning: str) -> SignOff:
+def fingerprint(session: Session, specimen_id: int) -> str:
+    """Of the report as a signature would keep it now, and of whose it is: another one when any of that changes."""
+    specimen = session.get_one(Specimen, specimen_id)
+    return _fingerprint(specimen, _report(session, specimen)[0])
+
+
+def sign(session: Session, specimen_id: int, *, by: User, meaning: str, seen: str | None = None) -> SignOff:
     """A reviewer signs the report as it stands; what nobody touched is signed as the model found it.
 
     Args:
@@ -231,12 +240,14 @@ def sign(session: Session, specimen_id: int, *, by: User, meaning: str) -> SignO
         specimen_id: The specimen.
         by: A reviewer.
         meaning: What the signature means, such as "Reviewed and released".
+        seen: The `fingerprint` of what the reviewer has read; None where it was read in this transaction.
 
     Returns:
         The signature with its own copy of the report; an amendment where the specimen was signed before.
 
     Raises:
-        Conflict: `by` is no reviewer, or the specimen is signed already, being analysed, or lacks results.
+        Conflict: `by` is no reviewer, or the specimen is signed already, being analysed, lacks results, or has changed
+            since it was read.
         InputError: No meaning is given.
     """
     _refuse_unless_reviewer(by, "sign")
@@ -261,6 +272,8 @@ def sign(session: Session, specimen_id: int, *, by: User, meaning: str) -> SignO
         )
     earlier = _sign_offs(session, specimen_id)
     kept, told = _report(session, specimen)
+    if seen is not None and seen != _fingerprint(specimen, kept):
+        raise Conflict("Somebody changed this report while you read it. Read it again, then sign.")
     sign_off = SignOff(
         specimen_id=specimen_id,
         analysis_id=analysis.id,
@@ -374,6 +387,10 @@ def _report(session: Session, specimen: Specimen) -> tuple[dict[str, Any], dict[
     """The report of a specimen as its signature keeps it, and as the audit trail tells it."""
     kept = _KEPT[specimen.modality](session, specimen.id)
     return kept, slide_reports.without_outlines(kept) if specimen.modality == "histology" else kept
+
+
+def _fingerprint(specimen: Specimen, kept: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps([specimen.patient_id, kept], sort_keys=True).encode()).hexdigest()
 
 
 def _refuse_unless_reviewer(user: User, what: str) -> None:

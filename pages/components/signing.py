@@ -26,8 +26,9 @@ def sign(specimen_id: int, said: Callable[[int], Iterable[str]], user: auth.Curr
         user: The reviewer.
         reviewed: What the signature says was reviewed, e.g. `fields and findings of this specimen`.
     """
-    paragraphs = list(said(specimen_id))
-    for paragraph in paragraphs:
+    with session_scope(read_only=True) as session:  # before the words, which are as new as it or newer
+        now = reviews.fingerprint(session, specimen_id)
+    for paragraph in said(specimen_id):
         st.markdown(paragraph)
     meanings = (
         f"I have reviewed the {reviewed} and release this report.",
@@ -38,14 +39,12 @@ def sign(specimen_id: int, said: Callable[[int], Iterable[str]], user: auth.Curr
         f"Signed as **{style.plain(user.full_name)}**, with the time. Later changes are amendments with a reason."
     )
     pressed = st.button("Sign", type="primary", key=f"sign-now-{specimen_id}")
-    read = st.session_state.get("sign-read")
-    st.session_state["sign-read"] = paragraphs
-    if pressed and read != paragraphs:
-        st.warning("Somebody changed this report while you read it. Read it again, then sign.")
-    elif pressed:
+    read = st.session_state.get("sign-read", "")
+    st.session_state["sign-read"] = now
+    if pressed:
         try:
             with session_scope() as session:
-                reviews.sign(session, specimen_id, by=auth.require("reviewer"), meaning=meaning)
+                reviews.sign(session, specimen_id, by=auth.require("reviewer"), meaning=meaning, seen=read)
         except RenalError as error:
             st.error(style.plain(str(error)))
             return

@@ -33,6 +33,7 @@ from pages.components.findings import Review, ShownField
 from pages.components.numbers import asked_number
 from renalcore import taxonomy
 from renalcore.errors import NotFound
+from renalcore.sediment.measure import ReportedValue
 
 
 def _asked_specimen() -> Specimen:
@@ -93,10 +94,17 @@ def _signed_words(specimen_id: int) -> Iterator[str]:
         f"Specimen **{style.plain(report.accession)}**, patient **{style.plain(report.patient_identifier)}**, "
         f"{len(report.fields)} fields counted, cut-off table {style.plain(report.cut_off_version)}."
     )
+    found = [row for row in counts.in_order(report.rows) if row.total]
+    yield "\n".join(map(_signed_value, found)) or "Nothing found that counts."
     if report.withheld_in_words:
         yield f"Not counted: {style.plain(report.withheld_in_words)}."
     if report.unreviewed:
         yield f"{report.unreviewed} findings stand as the model found them; signing accepts them."
+
+
+def _signed_value(row: ReportedValue) -> str:
+    grade = f", {style.plain(row.grade)}" if row.grade else ""
+    return f"- {style.plain(row.class_name)}: **{style.number(row.mean)}** per {row.unit}{grade}"
 
 
 def _shown_fields(session: Any, specimen_id: int, current: Analysis, min_score: MinScore) -> list[ShownField]:

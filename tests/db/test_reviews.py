@@ -249,6 +249,27 @@ def test_a_signature_keeps_the_report_and_everything_it_rests_on(
     assert event.new["report"] == json.loads(json.dumps(kept))
 
 
+def test_what_somebody_changed_since_it_was_read_is_not_signed(
+    session: Session, done: Analysed, technologist: User, reviewer: User
+) -> None:
+    number = done.specimen.id
+
+    def sign(seen: str) -> None:
+        reviews.sign(session, number, by=reviewer, meaning="Reviewed", seen=seen)
+
+    seen = reviews.fingerprint(session, number)
+    key = reviews.add(session, done.analysis.id, done.fields[0].id, "WBC", (1, 1, 30, 30), by=technologist)
+    with pytest.raises(Conflict, match=r"Somebody changed this report while you read it\. Read it again"):
+        sign(seen)
+    reviews.remove(session, done.analysis.id, [key], by=technologist)
+    assert reviews.fingerprint(session, number) == seen, "the report is what it was"
+    specimens.reassign(session, number, identifier="H-2", patient_name=None, by=technologist, reason="mistyped")
+    with pytest.raises(Conflict, match="Somebody changed this report"):
+        sign(seen)
+    sign(reviews.fingerprint(session, number))
+    assert done.specimen.state == "signed"
+
+
 def test_signed_is_final_until_a_reviewer_reopens_it_with_a_reason(
     session: Session, done: Analysed, technologist: User, reviewer: User
 ) -> None:
