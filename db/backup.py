@@ -76,7 +76,10 @@ def backup(target: Path, *, database_url: str, store: FileStore) -> Summary:
     """
     if target.exists():
         raise Conflict(f"{target} exists already. A backup overwrites nothing: choose another name or remove it.")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _disk_error(error, f"the backup {target}") from error
     partial = target.with_name(target.name + ".partial")
     _remove(partial)
     try:
@@ -401,4 +404,4 @@ def _remove_database(path: Path) -> None:
 def _disk_error(error: OSError, what: str) -> StorageError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageFull(f"No space is left for {what}. Free some space and try again.")
-    return StorageError(f"Cannot write {what}: {error.strerror or error}.")
+    return StorageError(f"Cannot write {what}: {error.strerror or error}. Choose another place, or mend this one.")

@@ -39,8 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         status: int = arguments.run(arguments)
-    except (RenalError, OSError) as error:
+    except RenalError as error:
         say(f"renalcore: {error}")
+        return 1
+    except OSError as error:
+        told = error.filename is not None and error.strerror
+        say(f"renalcore: {f'{error.filename}: {told}. Check its name and place.' if told else error}")
         return 1
     except KeyboardInterrupt:
         say("renalcore: stopped")

@@ -397,7 +397,9 @@ def class_id(name: str) -> int:
     try:
         return _IDS[name]
     except KeyError:
-        raise UnknownName(f"{name!r} is not one of the 39 sediment classes; see `renalcore.taxonomy.NAMES`") from None
+        raise UnknownName(
+            f"{name!r} is not one of the 39 sediment classes, which `renalcore models sediment-multihead-n` lists"
+        ) from None
 
 
 def particle(name: str) -> ParticleClass:

@@ -7,6 +7,7 @@ import sys
 
 from renalcore import models
 from renalcore.commands.command import Command, add_models
+from renalcore.errors import InputError
 
 
 def _models_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +20,10 @@ def _list_models(arguments: argparse.Namespace) -> int:
     if arguments.key is not None:
         sys.stdout.write(models.card(arguments.key, arguments.models).to_json())
         return 0
-    for card in models.all_cards(arguments.models):
+    cards = models.all_cards(arguments.models)
+    if not cards:
+        raise InputError(f"{arguments.models} holds no KEY/card.json, as a folder of models does")
+    for card in cards:
         sys.stdout.write(
             f"{card.key}\n  {card.title}\n"
             f"  {card.modality} {card.task}, {card.architecture}, {card.date}\n"

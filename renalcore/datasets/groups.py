@@ -50,7 +50,7 @@ def train_and_val(
     if not held_out:
         return of_side(labelled, splits, "train"), of_side(labelled, splits, "val")
     if strangers := set(held_out) - {each.group for each in labelled}:
-        raise InputError(f"{folder} has no group {', '.join(sorted(strangers))}; groups: {grouped_by}")
+        raise InputError(f"{folder} has no group {', '.join(sorted(strangers))}; groups are told apart by {grouped_by}")
     rest = [each for each, side in zip(labelled, splits, strict=True) if side != "test"]
     return [each for each in rest if each.group not in held_out], [each for each in labelled if each.group in held_out]
 

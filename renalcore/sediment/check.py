@@ -13,6 +13,7 @@ from renalcore import taxonomy
 from renalcore.datasets.findings import Finding, Findings, Kind, counted
 from renalcore.datasets.pictures import Split, read_rgb
 from renalcore.datasets.twins import tell_shared_groups, tell_twins
+from renalcore.errors import InputError
 from renalcore.sediment.names import IGNORE
 from renalcore.sediment.readers import AS_IS, LabelledFields, ReadOptions, survey
 
@@ -94,11 +95,13 @@ def check(
         done: Called after each picture with how many were looked at, and how many there are.
 
     Raises:
-        InputError: The folder cannot be understood at all.
+        InputError: The folder cannot be understood at all, or holds no picture.
     """
     data = survey(folder, options)
     found = Findings(data.folder)
     pictures = [field.path for field in data.fields] + list(data.unlabelled)
+    if not pictures and not data.findings:
+        raise InputError(f"{data.folder} holds no picture; give the folder that holds the pictures")
     sides: list[Split | None] = [*data.splits, *(None for _ in data.unlabelled)]
     tell_twins(pictures, sides, found, read=read_rgb, done=done)
     tell_shared_groups(

@@ -97,6 +97,12 @@ def test_a_backup_overwrites_nothing(store: FileStore, tmp_path: Path, capsys: p
     assert "exists already" in capsys.readouterr().err
 
 
+def test_a_backup_below_a_file_is_refused(store: FileStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["backup", str(tmp_path / "file" / "today.tar.gz")]) == 1
+    assert capsys.readouterr().err.endswith("today.tar.gz: File exists. Choose another place, or mend this one.\n")
+
+
 def test_a_damaged_stored_file_stops_the_backup_and_leaves_nothing_of_it(
     store: FileStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

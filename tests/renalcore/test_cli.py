@@ -150,6 +150,8 @@ def test_models_lists_the_registry_and_shows_a_card(registry: Path, capsys: pyte
     assert "39 classes, 1 of them validated" in capsys.readouterr().out
     assert cli.main(["models", "squares", "--models", str(registry)]) == 0
     assert json.loads(capsys.readouterr().out)["key"] == "squares"
+    assert cli.main(["models", "--models", str(registry / "squares")]) == 1
+    assert "squares holds no KEY/card.json, as a folder of models does" in capsys.readouterr().err
 
 
 def test_models_and_help_import_no_heavy_library() -> None:
@@ -161,6 +163,13 @@ def test_models_and_help_import_no_heavy_library() -> None:
 def test_synthetic_writes_the_asked_for_fields(tmp_path: Path) -> None:
     assert cli.main(["synthetic", "--output", str(tmp_path / "set"), "--count", "2", "--size", "160"]) == 0
     assert len(list((tmp_path / "set" / "images").iterdir())) == 2
+
+
+def test_a_file_that_is_not_there_is_named_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    absent = tmp_path / "none.json"
+    command = ["train", "sediment", "--data", str(tmp_path), "--output", str(tmp_path / "run")]
+    assert cli.main([*command, "--hyperparameters", str(absent)]) == 1
+    assert f"renalcore: {absent}: No such file or directory. Check its name and place.\n" in capsys.readouterr().err
 
 
 def test_training_without_data_says_which_folder_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from renalcore import cli
 from renalcore.datasets.findings import Kind
+from renalcore.errors import InputError
 from renalcore.sediment.check import DataCheck, check
 
 
@@ -138,6 +139,11 @@ def test_unlabelled_fields_are_checked_too(tmp_path: Path) -> None:
     report = check(tmp_path)
     assert messages(report, Kind.PICTURE_TWICE)[0].startswith("pictures/b.png: is the same picture as pictures/a.png")
     assert report.is_fit
+
+
+def test_a_folder_without_pictures_is_fit_for_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no picture; give the folder that holds the pictures"):
+        check(tmp_path)
 
 
 def test_the_command_tells_counts_names_and_verdict(fields: Path, capsys: pytest.CaptureFixture[str]) -> None:
