@@ -55,7 +55,7 @@ def to_csv(
     """A CSV file with a line for each lesion, or for each kidney.
 
     Args:
-        session: An open session.
+        session: A session in which nothing was asked yet, so that the database stays free while it is made.
         table: Which of the two.
         by: Who exports.
         file_name: Name of the file, for the audit trail.
@@ -66,9 +66,11 @@ def to_csv(
     Raises:
         InputError: Nothing says which studies.
     """
-    found = ct_reports.for_export(session, **which)
+    with beforehand(session) as reading:
+        found = ct_reports.for_export(reading, **which)
     reported = [_scan(one, scan) for one in found for scan in one.scans]
     held = [scan.measures.lesions if table == "lesions" else scan.measures.kidneys for scan in reported]
+    content = reported_lesions_to_csv(reported) if table == "lesions" else reported_kidneys_to_csv(reported)
     audit.record(
         session,
         actor=by,
@@ -77,7 +79,7 @@ def to_csv(
         entity_id=entity_id,
         new={"file_name": file_name, "table": table, "rows": sum(map(len, held))},
     )
-    return reported_lesions_to_csv(reported) if table == "lesions" else reported_kidneys_to_csv(reported)
+    return content
 
 
 def to_nifti(session: Session, scan_id: int, *, by: User, file_name: str) -> bytes:

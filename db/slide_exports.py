@@ -7,6 +7,7 @@ from typing import Literal, Unpack
 from sqlalchemy.orm import Session
 
 from db import audit, reporting, slide_reports, slides
+from db.engine import beforehand
 from db.models import User
 from db.reporting import Which
 from db.slide_reports import ReportedSlide, SlideReport
@@ -29,7 +30,7 @@ def to_csv(
     """A CSV file with a line for each glomerulus that counts, or for each slide.
 
     Args:
-        session: An open session.
+        session: A session in which nothing was asked yet, so that the database stays free while it is made.
         table: Which of the two.
         by: Who exports.
         file_name: Name of the file, for the audit trail.
@@ -40,9 +41,11 @@ def to_csv(
     Raises:
         InputError: Nothing says which specimens.
     """
-    found = slide_reports.for_export(session, **which)
+    with beforehand(session) as reading:
+        found = slide_reports.for_export(reading, **which)
     reported = [_slide(one, slide) for one in found for slide in one.slides]
     rows = len(reported) if table == "slides" else sum(len(slide.found) for slide in reported)
+    content = slides_to_csv(reported) if table == "slides" else glomeruli_to_csv(reported)
     audit.record(
         session,
         actor=by,
@@ -51,17 +54,23 @@ def to_csv(
         entity_id=entity_id,
         new={"file_name": file_name, "table": table, "rows": rows},
     )
-    return slides_to_csv(reported) if table == "slides" else glomeruli_to_csv(reported)
+    return content
 
 
 def to_geojson(session: Session, slide_id: int, *, by: User, file_name: str) -> bytes:
-    """The glomeruli of a slide that count, as GeoJSON that QuPath opens.
+    """The glomeruli of a slide that count, as GeoJSON that QuPath opens; `session` as of `to_csv`.
 
     Raises:
         NotFound: There is no such slide, or it has no result.
     """
-    slide = slides.get(session, slide_id)
-    reported = slide_reports.report(session, slide.specimen_id).slide(slide_id)
+    with beforehand(session) as reading:
+        slide = slides.get(reading, slide_id)
+        reported = slide_reports.report(reading, slide.specimen_id).slide(slide_id)
+    content = geojson.to_geojson(
+        reported.found(),
+        sclerosed=[item.sclerosed for item in reported.glomeruli],
+        numbers=[item.number for item in reported.glomeruli],
+    )
     audit.record(
         session,
         actor=by,
@@ -70,11 +79,7 @@ def to_geojson(session: Session, slide_id: int, *, by: User, file_name: str) -> 
         entity_id=slide_id,
         new={"file_name": file_name, "rows": len(reported.glomeruli)},
     )
-    return geojson.to_geojson(
-        reported.found(),
-        sclerosed=[item.sclerosed for item in reported.glomeruli],
-        numbers=[item.number for item in reported.glomeruli],
-    )
+    return content
 
 
 def _slide(report: SlideReport, slide: ReportedSlide) -> SlideOfReport:

@@ -8,7 +8,7 @@ import streamlit as st
 from sqlalchemy.orm import Session
 
 from db import accounts, audit, ct_exports, reports, slide_exports
-from db.engine import session_scope
+from db.engine import beforehand, session_scope
 from db.models import CtScan, User
 from pages.components import auth
 from renalcore.errors import Conflict
@@ -31,7 +31,9 @@ def csv_button(
     """
 
     def make(session: Session, user: User) -> bytes:
-        rows = reports.rows_for_export(session, **which)  # type: ignore[arg-type]
+        with beforehand(session) as reading:
+            rows = reports.rows_for_export(reading, **which)  # type: ignore[arg-type]
+        content = to_csv(rows)
         audit.record(
             session,
             actor=user,
@@ -40,7 +42,7 @@ def csv_button(
             entity_id=entity_id,
             new={"file_name": file_name, "rows": len(rows)},
         )
-        return to_csv(rows)
+        return content
 
     _button(label, make, key=key, file_name=file_name, mime="text/csv", disabled=disabled)
 

@@ -7,9 +7,11 @@ import io
 import json
 
 import pytest
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.orm import Session
 
 from db import audit, glomeruli, reviews, slide_exports
+from db.engine import session_scope
 from db.models import User
 from renalcore.errors import InputError, NotFound
 from tests.db.records import Found, searched, square
@@ -65,3 +67,27 @@ def test_exports_say_what_was_signed_until_an_amendment_is_and_are_audited(
         slide_exports.to_csv(session, "slides", **tables)
     with pytest.raises(NotFound, match="There is no slide 99"):
         slide_exports.to_geojson(session, 99, by=technologist, file_name="A1.geojson")
+
+
+@pytest.mark.parametrize("export", ["glomeruli", "slides", "geojson"])
+def test_what_is_exported_is_read_and_made_while_others_may_write(
+    engine: Engine, technologist: User, export: str
+) -> None:
+    with session_scope(engine) as session:
+        specimen, _, (slide,) = searched(session, technologist, {"A1": [Found(100, 100)]})
+    asked_while_writing: list[str] = []
+
+    def noted(connection: Connection, _cursor: object, statement: str, *_rest: object) -> None:
+        if not connection.get_execution_options().get("read_only", False):
+            asked_while_writing.append(statement)
+
+    event.listen(engine, "before_cursor_execute", noted)
+    with session_scope(engine) as session:
+        if export == "geojson":
+            slide_exports.to_geojson(session, slide.id, by=technologist, file_name="A1.geojson")
+        else:
+            told = {"by": technologist, "file_name": "K-1.csv", "entity": "specimen", "entity_id": specimen.id}
+            slide_exports.to_csv(session, export, **told, specimen_id=specimen.id)
+    event.remove(engine, "before_cursor_execute", noted)
+    assert any("audit_events" in statement for statement in asked_while_writing)
+    assert not any("slides" in statement for statement in asked_while_writing)
