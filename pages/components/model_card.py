@@ -8,7 +8,18 @@ from html import escape
 import streamlit as st
 
 from pages.components import status, style
-from renalcore.models import ModelCard
+from renalcore.models import Modality, ModelCard
+
+_OUTLINED = (
+    "Not validated on real pictures: outlined and counted all the same, so look at each of them before you sign."
+)
+_UNVALIDATED: Mapping[Modality, str] = {
+    "sediment": "Never validated on real pictures: hidden in a review until asked for, and counted only where a person "
+    "confirms or adds them.",
+    "histology": _OUTLINED,
+    "ct": _OUTLINED,
+}
+"""What becomes in a review of the classes without held-out figures."""
 
 
 def _facts(card: ModelCard) -> None:
@@ -59,10 +70,7 @@ def _classes(card: ModelCard) -> None:
     )
     if card.unvalidated_classes:
         st.markdown(f"**Without such figures:** {style.plain(', '.join(card.unvalidated_classes))}")
-        st.html(
-            '<p class="rc-quiet-text">Never validated on real pictures: hidden in a review until asked for, and '
-            "counted only where a person confirms or adds them.</p>"
-        )
+        st.html(f'<p class="rc-quiet-text">{_UNVALIDATED[card.modality]}</p>')
     if isinstance(card.min_score, Mapping):
         with st.expander("Lowest score reported, by class"):
             style.table(

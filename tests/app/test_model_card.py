@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 
 from streamlit.testing.v1 import AppTest
@@ -36,10 +37,14 @@ def _page(card: object) -> None:
     model_card.show(card)
 
 
-def test_a_card_shows_use_limits_figures_data_licence_and_identity() -> None:
-    shown = AppTest.from_function(_page, args=(CARD,)).run()
+def _words_of(card: ModelCard) -> str:
+    shown = AppTest.from_function(_page, args=(card,)).run()
     assert not shown.exception
-    words = " ".join([*(item.value for item in shown.markdown), *(item.proto.body for item in shown.get("html"))])
+    return " ".join([*(item.value for item in shown.markdown), *(item.proto.body for item in shown.get("html"))])
+
+
+def test_a_card_shows_use_limits_figures_data_licence_and_identity() -> None:
+    words = _words_of(CARD)
     for expected in (
         "Finding particles in bright-field urine sediment\\.",
         "Not tried on phase contrast.",
@@ -52,3 +57,10 @@ def test_a_card_shows_use_limits_figures_data_licence_and_identity() -> None:
         "**Without such figures:** WBC",
     ):
         assert expected in words
+
+
+def test_a_card_tells_what_becomes_of_unvalidated_classes_in_a_review() -> None:
+    assert "hidden in a review until asked for" in _words_of(CARD)
+    of_ct = _words_of(replace(CARD, modality="ct", task="segmentation", min_score=0.5))
+    assert "outlined and counted all the same" in of_ct
+    assert "hidden" not in of_ct
