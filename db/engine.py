@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import Connection, Dialect, Engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError
@@ -151,7 +152,8 @@ def upgrade(url: str | URL | None = None) -> None:
         url: The database, by default the one of the settings.
 
     Raises:
-        StorageError: The migration would leave a reference to a record that is not there.
+        StorageError: The migration would leave a reference to a record that is not there, or the schema is newer than
+            this code.
     """
     checked = _checked(url if url is not None else Settings.from_env().database_url)
     sqlite_path = Path(checked.database or "") if checked.get_backend_name() == "sqlite" else None
@@ -163,7 +165,13 @@ def upgrade(url: str | URL | None = None) -> None:
         with engine.begin() as connection:
             if sqlite_path is None:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(UPGRADE_LOCK)))
-            command.upgrade(alembic_config(connection), "head")
+            try:
+                command.upgrade(alembic_config(connection), "head")
+            except CommandError as error:
+                raise StorageError(
+                    "The database was written by a newer version of RenalCore, whose schema this one does not know. "
+                    "Start the newer version again, or restore a backup made before it."
+                ) from error
             _add_published_cutoffs(connection)
             if sqlite_path is not None:
                 orphan = connection.exec_driver_sql("PRAGMA foreign_key_check").first()

@@ -227,6 +227,15 @@ def test_tables_of_the_workflow_engine_are_left_alone(engine: Engine, database_u
         assert sa.inspect(connection).has_table("workflow_status")
 
 
+def test_a_database_of_a_newer_version_says_so_and_stays_as_it_is(engine: Engine, database_url: str) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(StorageError, match=r"newer version of RenalCore.* Start the newer version again"):
+        upgrade(database_url)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "9999"
+
+
 def test_a_database_without_tables_says_what_to_run(database_url: str) -> None:
     engine = engine_for(database_url)
     with pytest.raises(StorageError, match="run `python -m db upgrade` first"), session_scope(engine) as session:
