@@ -32,6 +32,7 @@ from db.settings import Settings
 from renalcore.errors import Conflict, InputError, NotFound, StorageError, StorageFull, TooLarge, UnreadableFile
 from renalcore.io.image import safe_name
 from renalcore.io.slide import open_slide
+from renalcore.io.slide.blanking import deidentify_tiff
 from renalcore.io.slide.mirax import deidentify_mrxs
 from renalcore.io.slide.packed import holds_mrxs, is_packed, unpack, without_folder
 from renalcore.io.volume import SeriesFound, find_series
@@ -390,7 +391,12 @@ class Part:
                 self._digest = hashlib.sha256()
                 while chunk := whole.read(CHUNK_BYTES):
                     self._digest.update(chunk)
-        return _CHECKS[self._upload.modality](self._upload, self._digest.hexdigest())
+        came = self._digest.hexdigest()
+        sha256, found = _CHECKS[self._upload.modality](self._upload, came)
+        if sha256 != came:  # what is here is no longer what came
+            self._digest = None
+            _digests.pop(self._upload.key, None)
+        return sha256, found
 
     def close(self) -> None:
         """Let others write, and remember the digest so far."""
@@ -419,6 +425,8 @@ def _slide(upload: Upload, sha256: str) -> tuple[str, Checked]:
             f"{_SPOKEN['histology']}: this is DICOM under the name of another format. Let its name end in .dcm, then "
             "choose it again: it is stored without the patient then."
         )
+    if deidentify_tiff(path, name=_SPOKEN["histology"]):
+        sha256, found = _digest(path), _slide_at(path)
     return sha256, found
 
 
@@ -437,11 +445,15 @@ def _packed_slide(upload: Upload, sha256: str) -> tuple[str, Checked]:
             from renalcore.io.slide.dicom import deidentify_slide  # which loads the readers of DICOM
 
             flags = deidentify_slide(path, made, key=bytes.fromhex(sha256), name=name)
-        with made.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = _digest(made)
         found = _slide_at(unpack(made, folder, name=name))
         slide_files.keep(folder, sha256)
     return sha256, replace(found, flags=(*found.flags, *flags), stored_bytes=made.stat().st_size)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _slide_at(path: Path) -> Checked:

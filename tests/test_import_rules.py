@@ -87,6 +87,7 @@ INSIDE_FUNCTIONS: dict[str, set[str]] = {
     "renalcore/histology/benchmark.py": {"torch"},
     "renalcore/histology/pyramid.py": {"tifffile"},
     "renalcore/io/deidentify.py": {"nibabel", "dicomanonymizer"},
+    "renalcore/io/slide/blanking.py": {"tifffile"},
     "renalcore/io/slide/tiff.py": {"tifffile"},
     "renalcore/io/slide/vendors.py": {"openslide"},
     "renalcore/io/volume/nifti.py": {"nibabel"},

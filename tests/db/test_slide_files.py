@@ -25,6 +25,7 @@ from tests import mirax_files
 from tests.dicom_slides import WIDTH_PX, a_dicom_slide, a_field, packed
 from tests.mirax_files import a_mirax_slide
 from tests.slide_files import unpacked_by_another
+from tests.vendor_slides import SECRET, write_scn
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +104,21 @@ def test_a_mrxs_is_uploaded_with_its_folder_and_stored_without_the_patient_and_t
         shown = opened.read(0, 0, 352, 240).astype(int)
         assert np.abs(shown - mirax_files.a_field()[:240, mirax_files.LEFT_PX :]).mean() < 2  # JPEG
     assert unpacked(data) == {upload.sha256}
+
+
+def test_a_scanners_tiff_is_stored_without_the_label_and_names_and_the_same_each_time(
+    session: Session, technologist: User, tmp_path: Path
+) -> None:
+    write_scn(tmp_path / "a.scn")
+    content = (tmp_path / "a.scn").read_bytes()
+    upload, again = (sent(session, technologist, content, name="Maria.scn", modified_ms=at) for at in (1, 2))
+    (kept,) = uploads.file_of(upload).values()
+    assert upload.sha256 == again.sha256 == hashlib.sha256(kept.read_bytes()).hexdigest()
+    assert SECRET.encode() in content
+    assert SECRET.encode() not in kept.read_bytes()
+    assert Checked.of(upload).format == "Leica SCN"
+    with closing(Part(upload, at=len(content))) as part:  # as after a request that was broken off
+        assert part.check()[0] == upload.sha256
 
 
 def test_dicom_under_the_name_of_another_format_is_not_stored_with_the_patient(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import struct
 import threading
 from collections import OrderedDict
@@ -35,6 +36,8 @@ _NONE, _JPEG, _JPEG_2000 = 1, 7, (33003, 33004, 33005, 34712)
 _COMPRESSIONS: Final = {_NONE, 5, _JPEG, 8, 32773, 32946, *_JPEG_2000, 50000, 50001}
 """None, LZW, JPEG, deflate, PackBits, JPEG 2000, zstd and WebP: a piece cannot grow far beyond its place in these."""
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
+HIDDEN: Final = re.compile("label|macro|overview|barcode", re.IGNORECASE)
+"""In the name of a picture that shows the label or the whole glass, which may carry the patient's name."""
 _FLUORESCENT: Final = ("EmissionWavelength", "Fluor")
 
 _REDUCED_DEPTH = QualityFlag("reduced_depth", "The slide has more than 8 bits a channel and was scaled down to 8.")
@@ -76,12 +79,12 @@ class TiffSource:
             raise _damaged(name) from error
 
     def _open(self) -> None:
-        series = [one for one in self._tiff.series if not _hidden(one.name) and len(one.shape) >= 2]
-        if not series:
+        pictures = _pictures(self._tiff)
+        if not pictures:
             raise UnreadableFile(
                 f"{self._name}: the TIFF file holds no picture; it was cut off while it was copied. Copy it again."
             )
-        main = max(series, key=lambda one: one.keyframe.imagewidth * one.keyframe.imagelength)
+        main, *others = pictures
         ome = ome_of(self._tiff.ome_metadata, main.keyframe) if self._tiff.is_ome else None
         _refuse_channels(main, ome, self._name)
         plane, flags = _plane(main)
@@ -90,8 +93,7 @@ class TiffSource:
         if um_per_px is None and stated:
             flags = (*flags, _UNLIKELY_SCALE)
         pages = [(level.keyframe, _page(level, plane)) for level in main.levels]
-        others = [one for one in series if one is not main and one.keyframe.is_reduced]
-        pages += [(one.keyframe, _page(one, 0)) for one in others if _is_level_of(key, one.keyframe)]
+        pages += [(one.keyframe, _page(one, 0)) for one in others]
         pages.sort(key=lambda pair: -pair[0].imagewidth)
         size = self._tiff.filehandle.size
         self._stored = [_Stored.of(frame, page, size, self._tiff.byteorder, self._name) for frame, page in pages]
@@ -349,9 +351,20 @@ def _refuse_bomb(content: bytes, compression: int, width: int, height: int) -> N
         raise ValueError(f"a piece of {width} x {height} px claims {own[1]} x {own[0]}")
 
 
-def _hidden(name: str) -> bool:
-    """Whether a picture in a slide file shows the label or the whole glass, which may carry the patient's name."""
-    return any(word in name.lower() for word in ("label", "macro", "overview", "barcode"))
+def _pictures(tiff: Any) -> list[Any]:
+    """The series of the main picture and of those that are levels of it; none in a broken file."""
+    series = [one for one in tiff.series if not HIDDEN.search(one.name) and len(one.shape) >= 2]
+    if not series:
+        return []
+    main = max(series, key=lambda one: one.keyframe.imagewidth * one.keyframe.imagelength)
+    others = [one for one in series if one is not main and one.keyframe.is_reduced]
+    return [main, *(one for one in others if _is_level_of(main.keyframe, one.keyframe))]
+
+
+def tissue_pages(tiff: Any) -> list[Any]:
+    """The pages of an open TIFF file that the tissue is read from, with all planes of a stack."""
+    pages = [page for one in _pictures(tiff) for level in one.levels for page in level.pages]
+    return [page for page in pages if page is not None]
 
 
 def _end(page: Any) -> int:
