@@ -126,6 +126,7 @@ def test_a_sediment_day_from_signing_in_to_the_audit_trail(
     page.get_by_role("button", name="Sign", exact=True).click()
     dialog = page.get_by_role("dialog")
     dialog.get_by_text(MEANING).click()
+    shoot(page, "day-sign")
     dialog.get_by_role("button", name="Sign", exact=True).click()
     page.get_by_text("Signed by Rita Reviewer").wait_for()
     page.get_by_text(MEANING).first.wait_for()
