@@ -149,10 +149,14 @@ def test_why_a_file_of_the_watched_folder_is_no_slide_stays_while_it_waits_there
         said = page.get_by_role("alert").get_by_text("letter.svs: This is text, not a slide")
         expect(said).to_be_visible()
         fill(page, "Patient number", "P-1")
+        missing = page.get_by_text("Still missing: the accession number, at least one slide")
+        expect(missing).to_be_visible()
         expect(said).to_be_visible()
         broken.unlink()
+        fill(page, "Patient number", "")  # two runs of the page: what is missing shows that each took place
+        expect(missing).to_have_count(0)
         fill(page, "Patient number", "P-2")
-        fill(page, "Patient number", "P-3")
+        expect(missing).to_be_visible()
         expect(said).to_have_count(0)
 
 
