@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Unpack
 
@@ -35,11 +36,12 @@ NO_DICOM_SEG = (
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A reported scan and where its files are."""
+    """A reported scan, where its files are, and the identifiers that it came with."""
 
     report: CtReport
     scan: ReportedScan
     image_sha256: str
+    original_uids: Mapping[str, str]
 
 
 def to_csv(
@@ -96,7 +98,10 @@ def to_nifti(session: Session, scan_id: int, *, by: User, file_name: str) -> byt
 
 
 def to_dicom_seg(session: Session, scan_id: int, *, by: User, file_name: str) -> bytes:
-    """The labels of a scan as DICOM Segmentation that refers to the series as it is stored here.
+    """The labels of a scan as DICOM Segmentation that refers to the series that was uploaded.
+
+    Also of a scan stored without the patient: the identifiers of its study, series, frame of reference and images come
+    back, and nothing else does. A scan registered before they were kept is referred to as it is stored here.
 
     Args:
         session: A session in which nothing was asked yet, so that the database stays free while it is made.
@@ -113,13 +118,17 @@ def to_dicom_seg(session: Session, scan_id: int, *, by: User, file_name: str) ->
     scan = asked.scan
     if scan.format != "DICOM":
         raise InputError(f"{scan.name}: {NO_DICOM_SEG}")
+    from renalcore.io.deidentify import restore_identifiers  # which loads the readers of DICOM
+
+    headers = ct_files.headers(scan.sha256)
+    restore_identifiers(headers, asked.original_uids)
     with ct_files.at_hand(asked.image_sha256, name=scan.name) as volume:
         labels = ct_files.labels(scan.labels_sha256)
         content = dicom_seg(
             labels,
             sides(labels, volume.affine, hu=volume.hu),
             volume.affine,
-            ct_files.headers(scan.sha256),
+            headers,
             algorithm=asked.report.model_key or "",
             version=asked.report.code_version or "",
             reviewed=asked.report.signature is not None or bool(scan.corrections),
@@ -158,7 +167,7 @@ def to_stl(session: Session, scan_id: int, *, by: User, file_name: str) -> bytes
 def _asked(session: Session, scan_id: int) -> _Asked:
     scan = scans.get(session, scan_id)
     report = ct_reports.report(session, scan.specimen_id)
-    return _Asked(report, report.scan(scan_id), scan.image.sha256)
+    return _Asked(report, report.scan(scan_id), scan.image.sha256, scan.original_uids or {})
 
 
 def _record(session: Session, asked: _Asked, action: str, *, by: User, file_name: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_lowercase
@@ -62,6 +62,8 @@ class Prepared:
         width_px: Columns of a slice.
         spacing_mm: Along slices, rows and columns.
         flags: Doubts about it.
+        original_uids: Identifiers that its DICOM files came with, by those that they are stored under; none where they
+            are stored as they are.
         file: The series: DICOM in a zip archive, or NIfTI.
         image: Its volume as NIfTI of int16 HU; the same file as `file` where NIfTI came in without the patient. The
             same scan gives the same, whenever and by whomever it is uploaded.
@@ -77,6 +79,7 @@ class Prepared:
     width_px: int
     spacing_mm: tuple[float, float, float]
     flags: tuple[QualityFlag, ...]
+    original_uids: Mapping[str, str]
     file: Made
     image: Made
 
@@ -122,7 +125,7 @@ def prepare(
         raise NotFound(f"{upload.name} is no longer on the server. Upload it again.")
     packed, image = (uploads.beside(upload, f"{made}.{name}") for name in ("series", "nii.gz"))
     try:
-        volume = _packed_and_read(
+        volume, original_uids = _packed_and_read(
             source, chosen, found, packed, keeps_identity=keeps_identity, key=key, progress=progress
         )
         write_image(image, volume, progress=_share(progress, _READ, 1.0))
@@ -148,6 +151,7 @@ def prepare(
         width_px=volume.shape[2],
         spacing_mm=volume.spacing_mm,
         flags=(*chosen.flags, *(flag for flag in volume.flags if flag.code not in codes)),
+        original_uids=original_uids,
         file=file,
         image=stored,
     )
@@ -167,8 +171,9 @@ def _packed_and_read(
     keeps_identity: bool,
     key: bytes,
     progress: Callable[[float], None],
-) -> Volume:
-    """The volume, read from what is stored: whoever opens that later gets the same."""
+) -> tuple[Volume, Mapping[str, str]]:
+    """The volume, read from what is stored: whoever opens that later gets the same; and its own identifiers."""
+    original_uids: Mapping[str, str] = {}
     reading = _share(progress, _PACKED, _READ)
     if keeps_identity:
         packing = _share(progress, 0.0, _PACKED)
@@ -177,13 +182,15 @@ def _packed_and_read(
         from renalcore.io.deidentify import deidentify
 
         packing = _share(progress, 0.0, _PACKED)
-        deidentify(source, packed, key=key, series=chosen.key, name=_SPOKEN, progress=packing)
+        done = deidentify(source, packed, key=key, series=chosen.key, name=_SPOKEN, progress=packing)
+        original_uids = done.replaced
     else:  # what is written of the volume holds no text of the file
-        return read_volume(source, series=chosen.key, name=_SPOKEN, progress=reading)
+        return read_volume(source, series=chosen.key, name=_SPOKEN, progress=reading), original_uids
     if chosen.format == "DICOM":
         with zipfile.ZipFile(packed, "a") as archive:  # of a file with two phases it tells which is meant
             archive.comment = chosen.key.encode()
-    return read_volume(packed, series=_key_alone(packed, chosen, found), name=_SPOKEN, progress=reading)
+    alone = _key_alone(packed, chosen, found)
+    return read_volume(packed, series=alone, name=_SPOKEN, progress=reading), original_uids
 
 
 def _key_alone(packed: Path, chosen: SeriesFound, found: Sequence[SeriesFound]) -> str | None:

@@ -324,6 +324,8 @@ class CtScan(Base):
     width_px: Mapped[int]
     spacing_mm: Mapped[list[float]]  # along slices, rows and columns
     flags: Mapped[list[dict[str, Any]]] = mapped_column(default=list)
+    # Identifiers that DICOM came with, by those in the stored files, for a DICOM SEG alone; some 100 bytes a slice.
+    original_uids: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)
     withdrawn_at: Mapped[datetime | None]  # it counts no longer; who withdrew it and why is in the audit trail
 
     specimen: Mapped[Specimen] = relationship(back_populates="scans")

@@ -214,6 +214,7 @@ def _add(session: Session, specimen: Specimen, new: Sequence[NewScan], *, first_
             width_px=made.width_px,
             spacing_mm=list(made.spacing_mm),
             flags=[{"code": flag.code, "message": flag.message} for flag in made.flags],
+            original_uids=dict(made.original_uids) or None,
         )
         session.add(scan)
         added.append(scan)

@@ -185,8 +185,8 @@ if arrived:
         "Keep what the files say of the patient",
         key=registering.key(FORM, "keeps-identity"),
         help="Without the tick, names, numbers, dates and private texts are removed before the scan is stored "
-        "(DICOM PS3.15, basic profile), and a DICOM SEG refers to the scan under new identifiers. With it, the files "
-        "are stored as they are.",
+        "(DICOM PS3.15, basic profile); the original identifiers of its images are kept apart, for a DICOM SEG to "
+        "refer to them. With it, the files are stored as they are.",
     )
 where = registering.target(FORM, typed, modality="ct", pictures="scans")
 lacking = registering.missing(typed, where, [] if taken else ["at least one scan"])

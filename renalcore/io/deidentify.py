@@ -7,6 +7,8 @@ attributes, overlays, texts, persons' names, dates, raw bytes and words that are
 them or they are the pixels; and of the groups on patients, visits, orders and results nothing stays.
 
 Kept by the option "Clean Descriptors": which contrast phase it is, in words of a fixed list, as series description.
+Which identifiers were replaced is told to the caller, who alone may keep them, apart from the files: a segmentation can
+then refer to the series in the archive of the hospital.
 The headers of slides are cleaned in the same way (`renalcore.io.slide.dicom`).
 Not done, so the codes of those options are not set: pixels are not searched for burnt-in writing (what a file states
 about it becomes a flag), and a face can be rebuilt from a scan of the head. Comments within compressed pixel data are
@@ -23,8 +25,8 @@ import math
 import re
 import secrets
 import zipfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -71,6 +73,8 @@ _DRAWN_GROUPS: Final = (0x50, 0x60)
 _EMPTY_BY_THE_STANDARD: Final = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
 _GZIPPED_BYTES: Final = 512 * 2**20
 _PIXEL_GROUP: Final = 0x7FE0
+_REFERRED_TO: Final = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID")
+"""By these another object says which pictures it belongs to."""
 _DUMMIES: Final = {
     "DA": "19000101", "DT": "19000101000000", "TM": "000000", "AS": "000Y", "UR": "http://removed.invalid",
     "DS": "0", "IS": "0", "FD": 0.0, "FL": 0.0, "SL": 0, "SS": 0, "UL": 0, "US": 0,
@@ -88,11 +92,24 @@ class Deidentified:
         files: Files written.
         left_out: Files not written because they are no CT image (reports, screenshots, plans, other scans, text).
         flags: Doubts about what was written.
+        replaced: The identifiers of study, series, frame of reference and images that the files came with, by those
+            that they have now: none of NIfTI, nor of what stated none.
     """
 
     files: int
     left_out: int
     flags: tuple[QualityFlag, ...]
+    replaced: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Clean:
+    """A file without the patient, to be written."""
+
+    name: str
+    content: bytes | memoryview
+    is_burnt_in: bool = False
+    replaced: Mapping[str, str] = field(default_factory=dict)
 
 
 def new_key() -> bytes:
@@ -132,6 +149,7 @@ def deidentify(
     _check(key)
     written = left_out = 0
     flags: list[QualityFlag] = []
+    replaced: dict[str, str] = {}
     unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         with entries_of(path, series=series, name=name) as entries, zipfile.ZipFile(unfinished, "w") as archive:
@@ -140,11 +158,11 @@ def deidentify(
                 if made is None:
                     left_out += 1
                 else:
-                    inside, content, burnt_in = made
-                    info = zipfile.ZipInfo(inside)  # with the date 1980-01-01
-                    archive.writestr(info, content, zipfile.ZIP_DEFLATED, DEFLATE_LEVEL)
+                    info = zipfile.ZipInfo(made.name)  # with the date 1980-01-01
+                    archive.writestr(info, made.content, zipfile.ZIP_DEFLATED, DEFLATE_LEVEL)
                     written += 1
-                    if burnt_in and BURNT_IN not in flags:
+                    replaced |= made.replaced
+                    if made.is_burnt_in and BURNT_IN not in flags:
                         flags.append(BURNT_IN)
                 if progress is not None:
                     progress(index + 1, len(entries))
@@ -153,7 +171,7 @@ def deidentify(
         unfinished.replace(target)
     finally:
         unfinished.unlink(missing_ok=True)
-    return Deidentified(written, left_out, tuple(flags))
+    return Deidentified(written, left_out, tuple(flags), replaced)
 
 
 def without_patient(dataset: Dataset, *, key: bytes, pseudonym: str = "") -> Dataset:
@@ -183,8 +201,7 @@ def without_patient(dataset: Dataset, *, key: bytes, pseudonym: str = "") -> Dat
     if words and words != "non-contrast":
         clean.ContrastBolusAgent = "contrast"
     clean.SOPClassUID = UID(kind)
-    instance = str(dataset.get("SOPInstanceUID") or dataset.file_meta.get("MediaStorageSOPInstanceUID") or "")
-    clean.SOPInstanceUID = new_uid(instance, key)
+    clean.SOPInstanceUID = new_uid(_instance(dataset), key)
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):  # some exports empty them
         if not clean.get(keyword):
             setattr(clean, keyword, new_uid(f"{keyword} {dataset.get('SeriesNumber')}", key))
@@ -201,10 +218,34 @@ def without_patient(dataset: Dataset, *, key: bytes, pseudonym: str = "") -> Dat
     return clean
 
 
+def restore_identifiers(headers: Sequence[Dataset], replaced: Mapping[str, str]) -> None:
+    """Gives headers of a series without the patient its own identifiers back, and nothing else of the original.
+
+    Args:
+        headers: As `renalcore.io.volume.slice_headers` gives them; they are changed.
+        replaced: As `Deidentified` has it; what it does not name stays as it is.
+    """
+    for one in headers:
+        for keyword in _REFERRED_TO:
+            if original := replaced.get(str(one.get(keyword, ""))):
+                setattr(one, keyword, UID(original))
+
+
 def new_uid(old: str, key: bytes) -> UID:
     """The identifier that replaces another: always the same for one key, and not to be turned back without it."""
     digest = hmac.new(key, old.strip(" \0").encode(), hashlib.sha256).digest()
     return UID(f"2.25.{int.from_bytes(digest[:16], 'big')}")
+
+
+def _replaced_in(dataset: Dataset, clean: Dataset) -> dict[str, str]:
+    """The identifiers of a file by those that replace them; what is no identifier may be a name, and is not told."""
+    stated = {keyword: str(dataset.get(keyword) or "").strip(" \0") for keyword in _REFERRED_TO}
+    stated["SOPInstanceUID"] = _instance(dataset).strip(" \0")
+    return {str(clean[word].value): old for word, old in stated.items() if re.fullmatch(r"[0-9.]{1,64}", old)}
+
+
+def _instance(dataset: Dataset) -> str:
+    return str(dataset.get("SOPInstanceUID") or dataset.file_meta.get("MediaStorageSOPInstanceUID") or "")
 
 
 def _check(key: bytes) -> None:
@@ -212,12 +253,12 @@ def _check(key: bytes) -> None:
         raise ValueError(f"the key must have 16 bytes at least, got {len(key)}")
 
 
-def _one(entry: Entry, number: int, *, key: bytes, pseudonym: str) -> tuple[str, bytes | memoryview, bool] | None:
-    """A file without the patient: its new name, its content, and whether writing is burnt in; None for no CT image."""
+def _one(entry: Entry, number: int, *, key: bytes, pseudonym: str) -> _Clean | None:
+    """A file without the patient; None for no CT image."""
     head = entry.head()
     if is_nifti(head):
         try:
-            return f"volume-{number:06d}.nii.gz", _nifti_without_texts(entry), False
+            return _Clean(f"volume-{number:06d}.nii.gz", _nifti_without_texts(entry))
         except (OSError, *UNPACK_ERRORS):
             raise damaged(entry.name) from None
     if not is_dicom(head):
@@ -231,9 +272,11 @@ def _one(entry: Entry, number: int, *, key: bytes, pseudonym: str) -> tuple[str,
         clean = without_patient(dataset, key=key, pseudonym=pseudonym)
         written = io.BytesIO()
         pydicom.dcmwrite(written, clean, enforce_file_format=True)
+        replaced = _replaced_in(dataset, clean)
     except DICOM_ERRORS:
         raise damaged(entry.name) from None  # the cause may hold a value: a patient's name
-    return f"image-{number:06d}.dcm", written.getbuffer(), clean.get("BurnedInAnnotation") == "YES"
+    is_burnt_in = clean.get("BurnedInAnnotation") == "YES"
+    return _Clean(f"image-{number:06d}.dcm", written.getbuffer(), is_burnt_in, replaced)
 
 
 def _nifti_without_texts(entry: Entry) -> memoryview:

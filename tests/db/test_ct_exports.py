@@ -39,9 +39,12 @@ def dicom(session: Session, technologist: User, tmp_path: Path) -> Study:
     """A study of one DICOM series, stored without the patient's name."""
     hu, labels = drawn()[0].hu, drawn()[1]
     series = ct_series(hu, step_mm=5.0, spacing=(4.0, 4.0), PatientName="Doe^Jane", FrameOfReferenceUID="1.2.3.9")
-    deidentify(saved(tmp_path / "series", series), tmp_path / "series.zip", key=bytes(32))
+    done = deidentify(saved(tmp_path / "series", series), tmp_path / "series.zip", key=bytes(32))
     volume = read_volume(tmp_path / "series.zip")
-    return analysed(session, technologist, [(volume, labels)], source=tmp_path / "series.zip")
+    study = analysed(session, technologist, [(volume, labels)], source=tmp_path / "series.zip")
+    study.scan.original_uids = dict(done.replaced)
+    session.flush()
+    return study
 
 
 def lines(content: bytes) -> list[dict[str, str]]:
@@ -97,16 +100,17 @@ def test_labels_leave_on_the_very_grid_of_the_scan_as_they_stand(session: Sessio
         ct_exports.to_nifti(session, 99, by=technologist, file_name="CT-1.nii.gz")
 
 
-def test_a_dicom_seg_lies_on_the_stored_series_frame_by_frame(
+def test_a_dicom_seg_lies_on_the_series_that_was_uploaded_frame_by_frame_and_names_nobody(
     session: Session, dicom: Study, technologist: User, reviewer: User, tmp_path: Path
 ) -> None:
     reviews.sign(session, dicom.specimen.id, by=reviewer, meaning="Released")
     content = ct_exports.to_dicom_seg(session, dicom.scan.id, by=technologist, file_name="CT-1.dcm")
     assert b"Doe" not in content
     file = pydicom.dcmread(io.BytesIO(content))
-    headers = slice_headers(tmp_path / "series.zip")
+    headers = slice_headers(tmp_path / "series")
     heights = {header.SOPInstanceUID: float(header.ImagePositionPatient[2]) for header in headers}
-    assert file.ReferencedSeriesSequence[0].SeriesInstanceUID == headers[0].SeriesInstanceUID != "1.2.3.4"
+    assert (file.StudyInstanceUID, file.FrameOfReferenceUID) == ("1.2.3", "1.2.3.9")
+    assert file.ReferencedSeriesSequence[0].SeriesInstanceUID == "1.2.3.4"
     assert [(one.SegmentLabel, one.SegmentAlgorithmType) for one in file.SegmentSequence] == [
         (name, "SEMIAUTOMATIC") for name in ("Right kidney", "Right cyst", "Left kidney", "Left tumour")
     ]
@@ -122,6 +126,17 @@ def test_a_dicom_seg_lies_on_the_stored_series_frame_by_frame(
     back = read.get_volume(combine_segments=True).match_geometry(place).array
     np.testing.assert_array_equal(np.array([0, 1, 3, 1, 2])[back], dicom.labels)
     assert len(audit.events(session, action="export.dicom_seg")) == 1
+
+
+def test_a_dicom_seg_of_a_scan_whose_identifiers_were_not_kept_refers_to_it_as_it_is_stored(
+    session: Session, dicom: Study, technologist: User, tmp_path: Path
+) -> None:
+    dicom.scan.original_uids = None
+    session.flush()
+    content = ct_exports.to_dicom_seg(session, dicom.scan.id, by=technologist, file_name="CT-1.dcm")
+    (stored, *_) = slice_headers(tmp_path / "series.zip")
+    file = pydicom.dcmread(io.BytesIO(content))
+    assert file.ReferencedSeriesSequence[0].SeriesInstanceUID == stored.SeriesInstanceUID != "1.2.3.4"
 
 
 def test_surfaces_leave_in_lps_mm_and_nothing_has_none(session: Session, technologist: User) -> None:

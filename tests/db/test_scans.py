@@ -93,6 +93,10 @@ def test_a_series_is_chosen_and_stored_without_the_patient_and_as_a_volume(
             assert b"Secret" not in unpacked(local(file.sha256, data))
     (said,) = stated(local(first.file.sha256, data))
     assert (said.patient_name, said.patient_number, said.scanned_at) == ("", "", None)
+    known = first.original_uids
+    assert known is not None
+    assert {"1.2.3", "1.5"} < set(known.values()), "study and series, for a DICOM SEG"
+    assert len(known) == 2 + 12
     assert uploads.of_user(session, technologist, "ct") == []
     session.commit()
     assert list((data / "uploads").iterdir()) == []
@@ -107,6 +111,7 @@ def test_names_stay_in_the_stored_files_only_where_the_uploader_says_so(
     specimen = registered(session, technologist, prepared(upload, "4", keeps_identity=True))
     (scan,) = scans.of_specimen(session, specimen.id)
     assert not scan.is_deidentified
+    assert scan.original_uids is None, "they are in the files"
     assert stated(local(scan.file.sha256, data))[0].patient_name == "Secret, Maria"
     assert b"Secret" in unpacked(local(scan.file.sha256, data))
     assert b"Secret" not in unpacked(local(scan.image.sha256, data))

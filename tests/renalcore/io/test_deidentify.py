@@ -14,8 +14,8 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from renalcore.errors import UnreadableFile
-from renalcore.io.deidentify import deidentify, new_key, new_uid, without_patient
-from renalcore.io.volume import find_series, read_volume
+from renalcore.io.deidentify import deidentify, new_key, new_uid, restore_identifiers, without_patient
+from renalcore.io.volume import find_series, read_volume, slice_headers
 from tests.ct_files import body, ct_series, ct_slice, enhanced, saved
 
 KEY = bytes(range(32))
@@ -138,6 +138,22 @@ def test_new_identifiers_hold_a_study_together_and_lead_nowhere() -> None:
     assert without_patient(first, key=new_key()).SOPInstanceUID != one.SOPInstanceUID
     with pytest.raises(ValueError, match="16 bytes"):
         without_patient(first, key=b"short")
+
+
+@pytest.mark.parametrize("form", ["single slices", "enhanced"])
+def test_who_keeps_what_was_replaced_can_refer_to_the_original_series(form: str, tmp_path: Path) -> None:
+    datasets = ct_series(HU) if form == "single slices" else [enhanced(HU)]
+    for dataset in datasets:
+        dataset.FrameOfReferenceUID = "1.2.3.9"
+    datasets[0].StudyInstanceUID = "Jane Doe"  # no identifier: it is not told
+    done = deidentify(saved(tmp_path / "study", datasets), tmp_path / "a.zip", key=KEY)
+    originals, clean = slice_headers(tmp_path / "study"), slice_headers(tmp_path / "a.zip")
+    assert len(done.replaced) == len(datasets) + (3 if form == "single slices" else 2)
+    restore_identifiers(clean, done.replaced)
+    for keyword in ("SeriesInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID"):
+        assert [one[keyword].value for one in clean] == [one[keyword].value for one in originals]
+    assert clean[0].StudyInstanceUID == new_uid("Jane Doe", KEY)
+    assert clean[-1].StudyInstanceUID == ("1.2.3" if form == "single slices" else new_uid("Jane Doe", KEY))
 
 
 def test_only_ct_images_are_stored_packed_and_the_archive_is_the_same_each_time(tmp_path: Path) -> None:
