@@ -29,7 +29,11 @@ INTENDED_USE: Final = (
 SCANS_TO_VALIDATE: Final = 10
 """Real scans with a class from which a card calls it validated."""
 
+WEAK_DICE: Final = 0.5
+"""Mean Dice of the scans with a class below which a card warns of it."""
+
 _NEVER: Final = "Never validated"
+_POORLY: Final = "are found poorly"
 
 
 def drawn_scans(patients: int) -> str:
@@ -96,6 +100,14 @@ def unmeasured(
     )
 
 
+def _weakness(name: str, each: Summary, present: int, kind: Kind) -> str:
+    """What a reviewer has to know of a class that is often missed or outlined wrongly."""
+    told = f"{name.capitalize()}s {_POORLY}: mean Dice {each.dice_where_present.mean:.2f} in {present} {kind} scans "
+    told += f"with one; none was found in {each.missed} of them"
+    without = each.empty + each.invented
+    return told + (f", and false ones in {each.invented} of {without} without." if without else ".")
+
+
 def measured(
     card: ModelCard,
     weights: Path,
@@ -115,7 +127,7 @@ def measured(
         command: The command that gives the figures again.
         further: What was measured on other pictures than scans; it comes last, and validates nothing.
     """
-    figures, validated = [], []
+    figures, validated, weak = [], [], []
     for kind, classes in summaries.items():
         for name, each in classes.items():
             present = each.cases - each.empty - each.invented
@@ -131,7 +143,9 @@ def measured(
                     figures.append(HeldOutFigure(f"{title}, {name}, {kind} scans", round(value, 4), told, command))
             if kind == "real" and name in LABELS.values() and present >= SCANS_TO_VALIDATE:
                 validated.append(name)
-    limits = [limit for limit in card.limits if not limit.startswith(_NEVER)]
+            if name in LABELS.values() and each.dice_where_present.mean < WEAK_DICE:
+                weak.append(_weakness(name, each, present, kind))
+    limits = weak + [limit for limit in card.limits if not limit.startswith(_NEVER) and _POORLY not in limit]
     if not validated:
         limits.insert(0, "Never validated on enough real scans; figures of drawn scans tell little of real ones.")
     return replace(

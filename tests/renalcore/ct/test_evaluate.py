@@ -60,13 +60,19 @@ def test_a_card_tells_figures_and_calls_a_class_validated_from_ten_real_scans_on
     weights = tmp_path / "w.safetensors"
     weights.write_bytes(b"weights")
     before = card(limits=("Never validated on real scans.", "Stones are not told."))
-    few = measured(before, weights, summaries(judged), on="held out: here", command="again")
+    few = measured(before, weights, summaries(judged[:1]), on="held out: here", command="again")
     assert few.validated_classes == ()
     assert few.limits[0].startswith("Never validated on enough real scans")
     assert few.limits[1:] == ("Stones are not told.",)
     enough = measured(before, weights, summaries(judged[:1] * 10), on="held out: here", command="again")
     assert enough.validated_classes == ("kidney", "tumour")
     assert enough.limits == ("Stones are not told.",)
+    weak = measured(few, weights, summaries(judged[1:] * 3), on="held out: here", command="again")
+    assert weak.limits[1:] == (
+        "Tumours are found poorly: mean Dice 0.00 in 3 real scans with one; none was found in 3 of them.",
+        "Stones are not told.",
+    )
+    assert measured(weak, weights, summaries(judged[:1]), on="held out: here", command="again").limits == few.limits
     figures = {figure.name: figure for figure in enough.figures}
     assert figures["Dice, kidney, real scans"].on == "held out: here; 10 real scans, 10 of them with this class"
 
