@@ -78,7 +78,7 @@ AT_THE_TOP: dict[str, set[str]] = {
     "renalcore/sediment/slicing.py": {"sahi"},
 }
 INSIDE_FUNCTIONS: dict[str, set[str]] = {
-    "renalcore/ct/benchmark.py": {"nibabel"},
+    "renalcore/ct/benchmark.py": {"nibabel", "torch"},
     "renalcore/ct/nifti.py": {"nibabel"},
     "renalcore/engine/backends.py": {"torch", "openvino", "nncf"},
     "renalcore/engine/devices.py": {"torch"},

@@ -100,6 +100,13 @@ def _ct_arguments(parser: argparse.ArgumentParser) -> None:
         "--slices", type=count, default=280, metavar="N",
         help="of 512 x 512 px of the drawn scan, which is measured with half of them as well (%(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--network", metavar="NAME",
+        help="time this network of `train ct`, with random weights, beside those of the model, which answer",
+    )  # fmt: skip
+    parser.add_argument(
+        "--width", type=count, default=32, metavar="N", help="of that network (%(default)s, the paper's)"
+    )
     parser.add_argument("--model", default=CT_MODEL, metavar="KEY", help="one of `models` (%(default)s)")
     add_models(parser)
     add_device(parser)
@@ -114,6 +121,7 @@ def _ct(arguments: argparse.Namespace) -> int:
         arguments.model,
         scan=arguments.scan,
         slices=arguments.slices,
+        timed=None if arguments.network is None else (arguments.network, arguments.width),
         device=arguments.device,
         root=arguments.models,
     )

@@ -1,7 +1,8 @@
 """Speed of the three steps from a file to labels: seconds of each stage, memory, and how both grow with the slices.
 
 An abdomen is drawn and written as a NIfTI file without compression, unless a scan is given. No other program is run
-beside it: what is compared with is the time inside the networks alone.
+beside it: what is compared with is the time inside the networks alone, those of the model or, of random weights, wider
+ones such as the paper's.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import resource
 import tempfile
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,8 +20,10 @@ from numpy.typing import NDArray
 
 from renalcore import models
 from renalcore.ct.predict import KidneyModel
+from renalcore.ct.steps import STEPS
 from renalcore.engine.backends import Backend, Outputs
 from renalcore.io.volume import Volume, read_volume, write_labels
+from renalcore.models import ModelCard
 
 SIDE_PX: Final = 512
 SPACING_MM: Final = (1.6, 0.78, 0.78)
@@ -94,19 +97,20 @@ class Measured:
 
 
 class _Timed:
-    """A back end that counts its seconds and passes."""
+    """A back end that counts its seconds and passes; where there is one, another gives the answers."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, answering: Backend | None) -> None:
         self.seconds = 0.0
         self.passes = 0
         self._backend = backend
+        self._answering = answering
 
     def run(self, batch: NDArray[Any]) -> Outputs:
         start = time.perf_counter()
         found = self._backend.run(batch)
         self.seconds += time.perf_counter() - start
         self.passes += len(batch)
-        return found
+        return found if self._answering is None else self._answering.run(batch)
 
 
 def run(
@@ -114,6 +118,7 @@ def run(
     *,
     scan: Path | None = None,
     slices: int = 280,
+    timed: tuple[str, int] | None = None,
     device: str = "auto",
     root: Path = models.WEIGHTS,
 ) -> Measured:
@@ -123,32 +128,58 @@ def run(
         key: The model.
         scan: A scan; by default two are drawn.
         slices: Of the larger drawn one.
+        timed: Name and width of networks that run beside those of the model, which still answer; the time inside the
+            networks is theirs, and the whole holds both. Their weights are random, for time does not depend on them.
         device: What runs the networks.
         root: Folder of models.
 
     Raises:
         UnknownName: There is no such model or device.
-        ModelError: The weights are missing or altered, or the device is absent.
+        ModelError: The weights are missing or altered, or the device or the network to be timed is absent.
         InputError: The scan cannot be read.
     """
     model = KidneyModel.load(key, device=device, root=root)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        others = None if timed is None else _random(model.card, *timed, device=device, folder=folder)
         paths = [scan] if scan is not None else []
         for count in () if scan is not None else (max(1, slices // 2), slices):
             paths.append(folder / f"drawn-{count}.nii")
             write_drawn(paths[-1], count, side_px=SIDE_PX)
-        return Measured(key, str(model.device), measure(model, paths))
+        name = key if timed is None else f"{timed[0]} of width {timed[1]}, random, beside {key} that answers"
+        return Measured(name, str(model.device), measure(model, paths, others))
 
 
-def measure(model: KidneyModel, paths: list[Path]) -> tuple[Scan, ...]:
-    """Search each scan, the first of them twice: networks are compiled when they are first used."""
-    model.search(read_volume(paths[0]))
-    return tuple(_timed(model, path) for path in paths)
+def _random(card: ModelCard, network: str, width: int, *, device: str, folder: Path) -> KidneyModel:
+    """A model with the card of another one, but for its networks, whose weights are random."""
+    import torch
+
+    from renalcore.ct.networks import build_network, save_networks
+
+    torch.manual_seed(0)
+    weights = folder / card.key / "random.safetensors"
+    weights.parent.mkdir()
+    save_networks({step: build_network(network, step, width=width) for step in STEPS}, weights)
+    models.write_card(replace(card, **models.file_entries(weights)), weights.parent)
+    return KidneyModel.load(card.key, device=device, root=folder)
 
 
-def _timed(model: KidneyModel, path: Path) -> Scan:
-    steps = {step: _Timed(backend) for step, backend in model.steps.items()}
+def measure(model: KidneyModel, paths: list[Path], others: KidneyModel | None = None) -> tuple[Scan, ...]:
+    """Search each scan, the first of them twice: networks are compiled when they are first used.
+
+    Args:
+        model: Finds the kidneys.
+        paths: The scans.
+        others: A model whose networks are timed in the place of those of `model`.
+    """
+    return tuple(_timed(model, others, path) for path in (paths[0], *paths))[1:]
+
+
+def _timed(model: KidneyModel, others: KidneyModel | None, path: Path) -> Scan:
+    steps = {
+        step: _Timed(own, None) if others is None else _Timed(others.steps[step], own)
+        for step, own in model.steps.items()
+    }
     timed = KidneyModel(model.card, steps, model.device, least=model.least)
     start = time.perf_counter()
     volume = read_volume(path)

@@ -14,7 +14,7 @@ from renalcore.ct.evaluate import Judged, Labelled, drawn_scan, judge, summaries
 from renalcore.ct.networks import build_network, save_networks
 from renalcore.ct.steps import STEPS
 from renalcore.models import TrainingData, file_entries, write_card
-from tests.renalcore.ct.bright import LEFT, RIGHT, body, card, model
+from tests.renalcore.ct.bright import LEFT, RIGHT, body, card, install, model
 from tests.renalcore.ct.kits import write_case, write_labels
 from tests.renalcore.ct.test_planes import write_slice
 
@@ -144,6 +144,20 @@ def test_a_drawn_file_is_searched_and_each_stage_timed(tmp_path: Path) -> None:
     assert sum(many.stages_s.values()) == pytest.approx(many.seconds, rel=0.2)
     assert many.passes >= 1 + 2 * many.kidneys > 1  # more where a crop was widened
     assert many.ratio > 1
+    others = model()
+    (beside,) = benchmark.measure(model(), paths[1:], others)
+    assert [beside.kidneys, beside.passes] == [many.kidneys, many.passes]
+    assert sum(len(others.steps[step].shapes) for step in STEPS) == 2 * beside.passes  # type: ignore[attr-defined]
     told = str(benchmark.Measured("bright", "CPU", (few, many)))
     assert "2.0 times as many slices took" in told
     assert "times the networks alone" in told
+
+
+def test_wider_networks_are_timed_beside_those_of_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scan = tmp_path / "scan.nii"
+    benchmark.write_drawn(scan, 20, side_px=64)
+    said = ["benchmark", "ct", "--scan", str(scan), "--model", "bright", "--models", str(install(tmp_path))]
+    assert cli.main([*said, "--device", "cpu", "--network", "segresnet", "--width", "8"]) == 0
+    assert "segresnet of width 8, random, beside bright that answers, on" in capsys.readouterr().out
+    assert cli.main([*said, "--device", "cpu", "--network", "vgg"]) == 1
+    assert "there is no network 'vgg'" in capsys.readouterr().err
