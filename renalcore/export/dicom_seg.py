@@ -37,6 +37,8 @@ MAY_BE_EMPTY: Final = (
 )  # fmt: skip
 """What highdicom takes from the first slice, and what DICOM lets be empty but many files leave out."""
 
+FUNCTIONAL_GROUPS: Final = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+
 SERIES_NUMBER: Final = 9001
 """Above those that scanners give."""
 
@@ -75,7 +77,7 @@ def dicom_seg(
     if not labels.any():
         raise InputError("Nothing is labelled, so there is nothing to write as DICOM SEG.")
     _check_place(labels.shape, affine, source)
-    complete = _complete(source)
+    complete = _complete(source, slice_mm=float(np.linalg.norm(np.asarray(affine, np.float64)[:3, 2])))
     box = box_of(labels)
     kinds = sides[box] * np.uint8(4) + labels[box]
     held = np.bincount(kinds.ravel(), minlength=4 * len(SIDES))
@@ -146,10 +148,11 @@ def _other_slices(labelled: int, stored: int) -> InputError:
     return InputError(f"{labelled} slices are labelled, the series has {stored}; export NIfTI instead.")
 
 
-def _complete(source: Sequence[Dataset]) -> list[Dataset]:
+def _complete(source: Sequence[Dataset], *, slice_mm: float) -> list[Dataset]:
     """Headers that highdicom takes: nothing is left out, and there is no name, which a warning of its would tell.
 
-    A series without a frame of reference gets one of its own, the same each time.
+    A series without a frame of reference gets one of its own, the same each time. Slices without a thickness are as
+    thick as they lie apart.
     """
     import pydicom
 
@@ -160,6 +163,11 @@ def _complete(source: Sequence[Dataset]) -> list[Dataset]:
             setattr(first, word, None)
     if first.get("PatientSex") not in ("M", "F", "O"):
         first.PatientSex = None
+    groups = [group for word in FUNCTIONAL_GROUPS for group in first.get(word) or []]
+    measures = [measure for group in groups for measure in group.get("PixelMeasuresSequence") or []]
+    for measure in measures or [first]:
+        if not measure.get("SliceThickness"):
+            measure.SliceThickness = f"{slice_mm:.6g}"
     if first.get("FrameOfReferenceUID"):
         return [first, *source[1:]]
     headers = [first, *(copy.deepcopy(header) for header in source[1:])]

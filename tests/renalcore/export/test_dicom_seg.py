@@ -16,6 +16,7 @@ from renalcore.ct.measure import sides
 from renalcore.errors import InputError
 from renalcore.export.dicom_seg import dicom_seg
 from renalcore.io.volume import Volume, read_volume, slice_headers
+from tests.ct_files import body, ct_series, enhanced, saved
 
 MODEL = {"algorithm": "ct-three-step", "version": "1.2.3"}
 
@@ -126,6 +127,28 @@ def test_a_series_without_a_frame_of_reference_gets_one_that_stays(slab: tuple) 
     first, second = (pydicom.dcmread(io.BytesIO(written((volume, without, labels)))) for _ in range(2))
     assert first.FrameOfReferenceUID == second.FrameOfReferenceUID != headers[0].FrameOfReferenceUID
     assert first.SOPInstanceUID != second.SOPInstanceUID
+
+
+@pytest.mark.parametrize("form", ["no thickness", "empty thickness", "enhanced without thickness"])
+def test_slices_that_state_no_thickness_are_as_thick_as_they_lie_apart(form: str, tmp_path: Path) -> None:
+    hu = body(12, 64, 72)
+    datasets = [enhanced(hu)] if form.startswith("enhanced") else ct_series(hu)
+    for dataset in datasets if form == "empty thickness" else ():
+        dataset.SliceThickness = None
+    for dataset in datasets if form == "no thickness" else ():
+        del dataset.SliceThickness
+    series = saved(tmp_path, datasets)
+    volume, labels = read_volume(series), np.zeros(hu.shape, np.uint8)
+    labels[3:8, 20:40, 30:50] = 1
+    told = sides(labels, volume.affine)
+    written = dicom_seg(labels, told, volume.affine, slice_headers(series), reviewed=False, **MODEL)
+    read = highdicom.seg.segread(io.BytesIO(written))
+    (measures,) = read.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    assert measures.SliceThickness == 2.5
+    place = highdicom.VolumeGeometry(
+        volume.affine[:, [2, 1, 0, 3]], volume.shape, "PATIENT", frame_of_reference_uid=read.FrameOfReferenceUID
+    )
+    np.testing.assert_array_equal(read.get_volume(combine_segments=True).match_geometry(place).array, labels)
 
 
 def test_nothing_labelled_is_nothing_to_write() -> None:
