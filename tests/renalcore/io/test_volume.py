@@ -19,11 +19,14 @@ import pydicom
 import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 from pydicom.pixels import pixel_array
 from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
 )
@@ -128,6 +131,35 @@ def compressed(syntax: str) -> Callable[[Path], Path]:
     return write
 
 
+def jpeg_lossless(path: Path) -> Path:
+    """Process 14 with selection value 1, which archives use most and nothing here writes."""
+    datasets = ct_series(HU, intercept=0, syntax=JPEGLosslessSV1)
+    for dataset in datasets:
+        stored = np.frombuffer(dataset.PixelData, "<u2").reshape(dataset.Rows, dataset.Columns)
+        dataset.PixelData = encapsulate([jpeg_of(stored)])
+        dataset["PixelData"].VR = "OB"
+    return saved(path, datasets)
+
+
+def jpeg_of(pixels: NDArray[np.uint16]) -> bytes:
+    """Each pixel as its difference to the left one, in Huffman codes that all have five bits."""
+    before = np.empty(pixels.shape, np.int64)
+    before[:, 1:], before[1:, 0], before[0, 0] = pixels[:, :-1], pixels[:-1, 0], 2**15
+    bits = []
+    for difference in ((pixels - before + 2**15) % 2**16 - 2**15).ravel().tolist():
+        category = abs(difference).bit_length()
+        bits.append(f"{category:05b}")
+        if 0 < category < 16:
+            bits.append(f"{difference if difference > 0 else difference + 2**category - 1:0{category}b}")
+    coded = "".join(bits)
+    coded += "1" * (-len(coded) % 8)
+    scan = int(coded, 2).to_bytes(len(coded) // 8, "big").replace(b"\xff", b"\xff\x00")
+    rows, columns = (side.to_bytes(2, "big") for side in pixels.shape)
+    frame = b"\xff\xc3\x00\x0b\x10" + rows + columns + b"\x01\x01\x11\x00"
+    table = b"\xff\xc4\x00\x24\x00" + bytes([0, 0, 0, 0, 17, *[0] * 11, *range(17)])
+    return b"\xff\xd8" + frame + table + b"\xff\xda\x00\x08\x01\x01\x00\x01\x00\x00" + scan + b"\xff\xd9"
+
+
 def gzipped(path: Path) -> Path:
     folder = saved(path, ct_series(HU))
     for file in list(folder.iterdir()):
@@ -154,6 +186,8 @@ FORMS = {
     "no meta header": without_meta,
     "big endian": big_endian,
     "run lengths": compressed(RLELossless),
+    "deflated": lambda path: saved(path, ct_series(HU, syntax=DeflatedExplicitVRLittleEndian)),
+    "JPEG lossless": jpeg_lossless,
     "JPEG-LS": compressed(JPEGLSLossless),
     "JPEG 2000": compressed(JPEG2000Lossless),
     "gzip": gzipped,
