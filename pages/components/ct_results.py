@@ -36,14 +36,21 @@ def voxel_key(voxel: tuple[int, int, int]) -> str:
     return "-".join(map(str, voxel))
 
 
-def found_html(found: ReportedScan, *, signed: bool) -> str:
-    """Which kidneys and lesions there are, in words, and whether a person has corrected or released them."""
+def found_html(found: ReportedScan, *, signed: bool, unvalidated: Sequence[str]) -> str:
+    """Which kidneys and lesions there are, in words, and how far to trust that.
+
+    Args:
+        found: What stands in the scan.
+        signed: Whether a reviewer has released it.
+        unvalidated: Classes that the model was never validated for on real scans.
+    """
     as_outlined = "as the model outlined it" if signed else "unreviewed: as the model outlined it"
     mark = corrections_in_words(found) or as_outlined
+    doubt = status.flag_html(f"never validated on real scans: {', '.join(unvalidated)}") if unvalidated else ""
     words, beyond = found.words.removesuffix(BEYOND).rstrip(), found.words.endswith(BEYOND)
     return (
         f'<div data-value="found"><strong>{escape(words)}</strong></div>'
-        f'<div style="margin:0.4rem 0">{status.quiet_chip_html(mark)}</div>'
+        f'<div style="margin:0.4rem 0">{status.quiet_chip_html(mark)} {doubt}</div>'
         + (f'<div class="rc-banner" role="status">{escape(BEYOND)}</div>' if beyond else "")
     )
 

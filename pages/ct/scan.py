@@ -152,7 +152,9 @@ def _result(
         asking.offer_the_rest(current.id, lacking, picture="scan", by=user)
     if found is None:
         return
-    st.html(ct_results.found_html(found, signed=report.signature is not None))
+    card = asking.card_of(current.model_key)
+    unvalidated = card.unvalidated_classes if card else ()
+    st.html(ct_results.found_html(found, signed=report.signature is not None, unvalidated=unvalidated))
     if found.measures.kidneys:
         st.html(ct_results.kidneys_html(found.measures))
     lesions.show(scan, specimen, current, found, chosen, user)

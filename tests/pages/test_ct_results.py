@@ -53,16 +53,23 @@ def test_a_reviewer_reads_each_lesion_what_was_corrected_and_what_stands(scan: R
 
 
 def test_a_scan_is_unreviewed_until_a_person_corrects_or_signs_it(scan: ReportedScan) -> None:
-    assert "unreviewed" in ct_results.found_html(scan, signed=False)
-    assert "unreviewed" not in ct_results.found_html(scan, signed=True)
-    assert "1 correction by hand" in ct_results.found_html(corrected(scan), signed=False)
+    assert "unreviewed" in ct_results.found_html(scan, signed=False, unvalidated=())
+    assert "unreviewed" not in ct_results.found_html(scan, signed=True, unvalidated=())
+    assert "1 correction by hand" in ct_results.found_html(corrected(scan), signed=False, unvalidated=())
     first, second = (ct_results.cells(lesion, corrected(scan))[1] for lesion in scan.measures.lesions)
     assert (first["chip"], second["chip"]) == ("tumour, corrected", "cyst")  # type: ignore[index]
 
 
+def test_classes_never_validated_on_real_scans_are_told_beside_the_result_signed_or_not(scan: ReportedScan) -> None:
+    for signed in (False, True):
+        told = ct_results.found_html(scan, signed=signed, unvalidated=("tumour", "cyst"))
+        assert "never validated on real scans: tumour, cyst" in told
+        assert "never validated" not in ct_results.found_html(scan, signed=signed, unvalidated=())
+
+
 def test_what_lies_beyond_the_edge_is_a_warning_of_its_own(scan: ReportedScan) -> None:
-    assert BEYOND not in ct_results.found_html(scan, signed=False)
-    cut = ct_results.found_html(replace(scan, words=f"{scan.words} {BEYOND}"), signed=False)
+    assert BEYOND not in ct_results.found_html(scan, signed=False, unvalidated=())
+    cut = ct_results.found_html(replace(scan, words=f"{scan.words} {BEYOND}"), signed=False, unvalidated=())
     assert cut.count(BEYOND) == 1
     assert f'role="status">{BEYOND}' in cut
 
