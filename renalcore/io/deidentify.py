@@ -3,16 +3,17 @@
 Which attribute is removed, emptied or replaced says Table E.1-1 of DICOM PS3.15, edition 2026c, as dicom-anonymizer
 generates it from the standard. Only its table is used: its own walk leaves out the sequences that stay, and it keeps
 one map of identifiers for all patients. Beyond the table everything goes that is not known to be harmless: private
-attributes, overlays, texts, persons' names, dates, raw bytes and words that are no code, unless `_KEPT_TEXTS` names
-them or they are the pixels; and of the groups on patients, visits, orders and results nothing stays.
+attributes, overlays (also in bits beside the pixels), texts, persons' names, dates, raw bytes and words that are no
+code, unless `_KEPT_TEXTS` names them or they are the pixels; and of the groups on patients, visits, orders and results
+nothing stays.
 
 Kept by the option "Clean Descriptors": which contrast phase it is, in words of a fixed list, as series description.
 Which identifiers were replaced is told to the caller, who alone may keep them, apart from the files: a segmentation can
 then refer to the series in the archive of the hospital.
 The headers of slides are cleaned in the same way (`renalcore.io.slide.dicom`).
 Not done, so the codes of those options are not set: pixels are not searched for burnt-in writing (what a file states
-about it becomes a flag), and a face can be rebuilt from a scan of the head. Comments within compressed pixel data are
-left alone.
+about it becomes a flag), and a face can be rebuilt from a scan of the head. Comments and bits beside the pixels within
+compressed pixel data are left alone.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+import numpy as np
 import pydicom
+from numpy.typing import NDArray
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence as Items
@@ -73,6 +76,7 @@ _DRAWN_GROUPS: Final = (0x50, 0x60)
 _EMPTY_BY_THE_STANDARD: Final = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
 _GZIPPED_BYTES: Final = 512 * 2**20
 _PIXEL_GROUP: Final = 0x7FE0
+_PIXELS_AT_ONCE: Final = 2**20
 _REFERRED_TO: Final = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID")
 """By these another object says which pictures it belongs to."""
 _DUMMIES: Final = {
@@ -215,6 +219,7 @@ def without_patient(dataset: Dataset, *, key: bytes, pseudonym: str = "") -> Dat
     meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
     clean.file_meta = meta
     clean.preamble = bytes(128)
+    _say_nothing_beside_pixels(clean)
     return clean
 
 
@@ -314,6 +319,31 @@ def _code(value: str, meaning: str) -> Dataset:
     code = Dataset()
     code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, "DCM", meaning
     return code
+
+
+def _say_nothing_beside_pixels(image: Dataset) -> None:
+    """Takes away what old scanners drew into the bits that a pixel does not need: an overlay, which may be writing.
+
+    The pixels keep their values; those bits repeat the sign or are 0.
+    """
+    allocated, stored, high = (int(image.get(word) or 0) for word in ("BitsAllocated", "BitsStored", "HighBit"))
+    syntax = image.file_meta.TransferSyntaxUID
+    if allocated != 16 or not 0 < stored <= high + 1 <= 16 or stored == 16 or "PixelData" not in image:
+        return
+    if syntax.is_compressed:
+        return
+    order, kind = "<" if syntax.is_little_endian else ">", "i2" if image.get("PixelRepresentation") == 1 else "u2"
+    pixels = np.frombuffer(image.PixelData, order + kind)
+    low = high + 1 - stored
+
+    def alone(some: NDArray[Any]) -> NDArray[Any]:
+        return some << (15 - high) >> (15 - high + low) << low
+
+    parts = [pixels[start : start + _PIXELS_AT_ONCE] for start in range(0, len(pixels), _PIXELS_AT_ONCE)]
+    if all(np.array_equal(alone(part), part) for part in parts):
+        return  # as nearly always: nothing is copied
+    content = b"".join(alone(part).astype(pixels.dtype).tobytes() for part in parts)
+    image.add(DataElement("PixelData", image["PixelData"].VR, content))
 
 
 def _cleaned(dataset: Dataset, *, key: bytes, enhanced: bool) -> Dataset:

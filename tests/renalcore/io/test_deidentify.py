@@ -156,6 +156,26 @@ def test_who_keeps_what_was_replaced_can_refer_to_the_original_series(form: str,
     assert clean[-1].StudyInstanceUID == ("1.2.3" if form == "single slices" else new_uid("Jane Doe", KEY))
 
 
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("high", [11, 13])
+def test_writing_in_bits_that_a_pixel_does_not_need_is_gone_and_the_pixels_stay(signed: bool, high: int) -> None:
+    dataset = ct_slice(HU[5], intercept=0 if signed else -1024)
+    low = high - 11
+    stored = (np.frombuffer(dataset.PixelData, "<u2") & 0x0FFF) << low  # 12 bits: -2048 to 2047, or 0 to 4095
+    written = stored.copy()
+    written[::3] |= 0x8000
+    if low:
+        written[::4] |= 1
+    dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 12, high, int(signed)
+    dataset.PixelData = written.tobytes()
+    clean = without_patient(dataset, key=KEY)
+    kept = np.frombuffer(clean.PixelData, "<i2" if signed else "<u2")
+    assert np.array_equal(kept >> low, HU[5].ravel() + (0 if signed else 1024))
+    assert (kept & ((1 << low) - 1) == 0).all()
+    assert dataset.PixelData == written.tobytes(), "the original is not changed"
+    assert without_patient(clean, key=KEY).PixelData == clean.PixelData
+
+
 def test_only_ct_images_are_stored_packed_and_the_archive_is_the_same_each_time(tmp_path: Path) -> None:
     saved(tmp_path / "study", ct_series(HU, SeriesDescription="nativ", BurnedInAnnotation="YES"))
     saved(tmp_path / "study" / "screen", [ct_slice(HU[0], SOPClassUID="1.2.840.10008.5.1.4.1.1.7")])
