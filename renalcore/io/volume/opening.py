@@ -350,10 +350,14 @@ def _dicom(planes: list[Plane], name: str) -> list[_Found]:
 
 
 def _without_copies(planes: list[Plane]) -> list[Plane]:
-    """The first of all slices that share an identifier; those that state none are all kept."""
+    """The first of all slices that share an identifier and a place; those that state none are all kept.
+
+    There are exports that give all slices one identifier: these are no copies.
+    """
     first: dict[object, Plane] = {}
     for plane in planes:
-        first.setdefault((plane.picture.instance, plane.frame) if plane.picture.instance else plane, plane)
+        instance = plane.picture.instance
+        first.setdefault((instance, plane.frame, plane.position) if instance else plane, plane)
     return list(first.values())
 
 

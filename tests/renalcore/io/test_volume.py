@@ -256,6 +256,15 @@ def test_copies_and_scout_views_are_left_out_and_the_volume_says_so(tmp_path: Pa
     assert codes(volume) == {"copies_left_out", "localiser_left_out", "few_slices"}
 
 
+def test_slices_that_all_have_one_identifier_are_no_copies_of_each_other(tmp_path: Path) -> None:
+    series = ct_series(HU)
+    for dataset in series:
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4.5"
+    volume = read_volume(saved(tmp_path, series))
+    assert np.array_equal(volume.hu, HU)
+    assert "copies_left_out" not in codes(volume)
+
+
 def shifted(datasets: list[Dataset], index: int, axis: int, mm: float) -> list[Dataset]:
     place = [float(value) for value in datasets[index].ImagePositionPatient]
     place[axis] += mm
