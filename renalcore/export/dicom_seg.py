@@ -126,6 +126,10 @@ def _check_place(shape: tuple[int, ...], affine: NDArray[np.floating[Any]], sour
         raise InputError(f"The original series has no {lacking[0]} to refer to; export NIfTI instead.")
     if len({header.get("FrameOfReferenceUID") for header in source}) > 1:
         raise InputError("The slices of the original series lie in several frames of reference; export NIfTI instead.")
+    if len({(header.StudyInstanceUID, header.SeriesInstanceUID) for header in source}) > 1:
+        raise InputError("The slices name several studies or series that they belong to; export NIfTI instead.")
+    if len({header.SOPInstanceUID for header in source}) < len(source):
+        raise InputError("Slices of the original series share an identifier to refer to; export NIfTI instead.")
     if len(source) == 1 and "NumberOfFrames" in source[0]:  # enhanced: highdicom finds its frames by their place
         if int(source[0].NumberOfFrames) != shape[0]:
             raise _other_slices(shape[0], source[0].NumberOfFrames)

@@ -113,6 +113,14 @@ def test_a_series_that_lies_elsewhere_is_refused(slab: tuple) -> None:
     strange[3].FrameOfReferenceUID = "1.2.3"
     with pytest.raises(InputError, match="several frames of reference"):
         dicom_seg(labels, told, volume.affine, strange, reviewed=False, **MODEL)
+    strange = copy.deepcopy(headers)
+    strange[3].StudyInstanceUID = "1.2.3"
+    with pytest.raises(InputError, match="name several studies or series"):
+        dicom_seg(labels, told, volume.affine, strange, reviewed=False, **MODEL)
+    strange = copy.deepcopy(headers)
+    strange[3].SOPInstanceUID = strange[4].SOPInstanceUID
+    with pytest.raises(InputError, match="share an identifier"):
+        dicom_seg(labels, told, volume.affine, strange, reviewed=False, **MODEL)
     del strange[3].SOPInstanceUID
     with pytest.raises(InputError, match="has no SOPInstanceUID to refer to"):
         dicom_seg(labels, told, volume.affine, strange, reviewed=False, **MODEL)
