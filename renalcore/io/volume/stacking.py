@@ -28,6 +28,8 @@ _SAME_PLACE_MM: Final = 0.02
 _EVEN: Final = 0.02
 """Gaps differ by this share from rounding in the files: 0.625 mm is written as 0.62 and 0.63."""
 _NEARLY_EVEN: Final = 0.10
+_STRAYED: Final = 1.0
+"""Of a distance: so far a slice may lie from where even ones would, since small differences add up along a series."""
 _TURNED: Final = float(np.sin(np.deg2rad(0.5)))
 _TILTED: Final = float(np.tan(np.deg2rad(0.5)))
 _OUT_OF_LINE: Final = 0.5
@@ -189,12 +191,13 @@ def _gaps(places: NDArray[np.float64], planes: Sequence[Plane], name: str) -> li
     between = f"between {planes[worst].picture.entry.name} and {planes[worst + 1].picture.entry.name}"
     if planes[worst].picture.entry.name == planes[worst + 1].picture.entry.name:
         between = f"between slices {worst + 1} and {worst + 2} of {planes[worst].picture.entry.name}"
-    if off <= _EVEN:
+    strayed = float(abs(places - np.linspace(places[0], places[-1], len(places))).max()) / usual
+    if off <= _EVEN and strayed <= _STRAYED:
         return []
-    if off <= _NEARLY_EVEN:
+    if off <= _NEARLY_EVEN and strayed <= _STRAYED:
         return [_UNEVEN]
     multiples = np.rint(gaps / usual)
-    if (abs(gaps / usual - multiples) <= _NEARLY_EVEN).all() and (multiples >= 1).all():
+    if (abs(gaps / usual - multiples) <= _NEARLY_EVEN).all() and (multiples >= 1).all() and (multiples > 1).any():
         raise UnreadableFile(
             f"{name}: {int((multiples - 1).sum())} of {int(multiples.sum()) + 1} slices are missing, most of them "
             f"{between}, {gaps[worst]:.2f} mm apart instead of {usual:.2f}. Export the series again with every slice."

@@ -321,6 +321,18 @@ def test_slices_off_by_a_twentieth_are_read_with_a_doubt(tmp_path: Path) -> None
     assert volume.spacing_mm[0] == pytest.approx(2.5)
 
 
+def test_small_differences_that_add_up_to_more_than_a_slice_are_refused(tmp_path: Path) -> None:
+    heights = np.cumsum([0, *[2.5] * 20, *[2.7] * 20])  # in the middle 2 mm below even slices, less than one
+    read = {}
+    for times in (1, 3):
+        every = np.cumsum([0, *np.repeat(np.diff(heights), times)])
+        hu = np.repeat(HU, -(-len(every) // len(HU)), axis=0)[: len(every)]
+        slices = [ct_slice(plane, (-10, -20, height)) for plane, height in zip(hu, every.tolist(), strict=True)]
+        read[times] = saved(tmp_path / str(times), slices)
+    assert "uneven_spacing" in codes(read_volume(read[1]))
+    assert "the slices are unevenly spaced, from 2.50 to 2.70 mm" in refusal(read[3])
+
+
 def test_a_file_that_cannot_be_read_beside_a_series_is_told(tmp_path: Path) -> None:
     folder = saved(tmp_path, ct_series(HU))
     (folder / "notes.txt").write_text("nothing of interest")
