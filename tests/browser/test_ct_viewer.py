@@ -126,6 +126,9 @@ def test_a_ball_is_round_and_left_is_at_the_right_however_the_file_counts(
         page.evaluate("voxel => window.update({ go_to: voxel })", voxel)
         expect(viewer.root).to_have_attribute("data-voxel", " ".join(map(str, voxel)))
         expect(viewer.root).to_have_attribute("data-hu", "1500")
+        at = dict(zip("xyz", viewer.study.volume.affine[:3] @ [*voxel[::-1], 1.0], strict=True))
+        words = "  ".join(f"{axis} {mm:.1f}".replace("-", "−") for axis, mm in at.items())
+        assert viewer.page.locator(".here").inner_text() == f"Cross-hair {words} mm (LPS) · 1500 HU"
         page.keyboard.press("Escape")
         expect(viewer.root).to_have_attribute("data-selected", "")
         for plane, (across_mm, down_mm) in {"axial": (320, 240), "coronal": (320, 300), "sagittal": (240, 300)}.items():

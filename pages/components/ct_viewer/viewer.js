@@ -73,7 +73,7 @@ class CtViewer {
     this.bar = element("div", { class: "loading", role: "progressbar", "aria-label": "Loading the scan", "aria-valuemin": 0, "aria-valuemax": 100 }, element("i"));
     this.aloud = element("div", { class: "aloud", "aria-live": "polite" });
     this.frame = element("div", { class: "frame" }, ...Object.values(this.planes).map((plane) => plane.box), this.bar, this.keys, this.notice, this.aloud);
-    this.here = element("span", { class: "here" });
+    this.here = element("span", { class: "here", title: "In the scanner's own millimetres: x grows to the patient's left, y to the back, z to the head" });
     this.pointer = element("span", { class: "pointer" });
     this.remark = element("span", { class: "remark" });
     this.labelled = element("span", { class: "part", hidden: true },
@@ -384,9 +384,9 @@ class CtViewer {
     if (!volume?.hu) return;
     const { grid } = volume;
     const hu = volume.hu[grid.index(point)];
-    const signs = [["R", "L"], ["A", "P"], ["F", "H"]];
-    const mm = grid.place(point).map((value, to) => `${signs[to][value < 0 ? 0 : 1]} ${Math.abs(value).toFixed(1)}`).join("  ");
-    this.here.textContent = `Cross-hair ${mm} mm · ${minus(hu)} HU`;
+    // No R and L: their zero is the scanner's, so that a right kidney may lie at a positive x.
+    const mm = grid.place(point).map((value, to) => `${"xyz"[to]} ${minus(value.toFixed(1))}`).join("  ");
+    this.here.textContent = `Cross-hair ${mm} mm (LPS) · ${minus(hu)} HU`;
     this.pointer.textContent = this.hovered && grid.holds(this.hovered) ? `Pointer ${minus(volume.hu[grid.index(this.hovered)])} HU` : "";
     Object.assign(this.root.dataset, { voxel: grid.voxel(point).join(" "), hu });
   }
