@@ -30,6 +30,7 @@ _CSS = """
 [data-testid="stMainBlockContainer"]:has(.st-key-NAME-head) { padding-top: 1.6rem; padding-bottom: 0.5rem; }
 [data-testid="stHeader"], [data-testid="stHeader"] * { pointer-events: none; }
 [data-testid="stHeader"] button, [data-testid="stHeader"] button * { pointer-events: auto; }
+[data-testid="stMain"]:has(.st-key-NAME-head)::before { box-shadow: none; } /* no frame by a key after a click */
 .st-key-NAME-head { padding-left: 1.4rem; }
 .st-key-NAME-side { max-height: calc(100vh - 150px); overflow-y: auto; padding-right: 0.4rem; }
 .st-key-NAME-side table.rc-table, .st-key-NAME-side table.rc-counts { font-size: 0.88rem; }

@@ -262,6 +262,11 @@ def test_a_scan_without_a_kidney_is_looked_at_and_signed(
         study = analysed(session, user_of(web_app, rita), [(volume, np.zeros_like(labels))], accession="CT-none")
     sign_in(page, web_app, rita, f"/scan?scan={study.scan.id}")
     page.get_by_text("No kidney was found.").wait_for()
+    page.locator("h1").click()
+    page.keyboard.press("x")
+    assert page.locator("[data-testid=stMain]:focus-visible").count() == 1
+    frame = "main => getComputedStyle(main, '::before').boxShadow"
+    assert page.locator("[data-testid=stMain]").evaluate(frame) == "none", "no line through the name of the study"
     page.locator("summary", has_text="History").click()  # what comes last beside the picture
     page.get_by_text("No corrections and no signature yet.").wait_for()
     page.get_by_role("tab", name="3D").click()
