@@ -20,10 +20,11 @@ from renalcore.io.image import safe_name
 
 _CSS = """
 <style>
-.st-key-scan-body { --rc-stage: clamp(360px, calc(100vh - 252px), 1600px); }
+.st-key-scan-body { --rc-stage: clamp(360px, calc(100vh - 252px), 1600px);
+  --rc-list: max(190px, calc(100vh - 575px)); } /* what can be done with a lesion stays in sight below it */
 .st-key-scan-body [role="tablist"] button { padding-top: 0; padding-bottom: 0.3rem; height: auto; }
 .st-key-scan-body [role="tabpanel"] { padding-top: 0.5rem; }
-@media (max-width: 1000px) { .st-key-scan-body { --rc-stage: min(56vh, 90vw); } }
+@media (max-width: 1000px) { .st-key-scan-body { --rc-stage: min(56vh, 90vw); --rc-list: none; } }
 </style>
 """
 

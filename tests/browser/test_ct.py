@@ -273,3 +273,28 @@ def test_a_scan_without_a_kidney_is_looked_at_and_signed(
     page.get_by_text("There is no kidney and no lesion to show.").wait_for()
     sign(page, "of this study and release this report")
     page.get_by_text("Signed by Rita Reviewer").wait_for()
+
+
+def test_of_many_lesions_the_one_clicked_in_the_picture_and_what_can_be_done_with_it_come_into_sight(
+    page: Any, web_app: RunningApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RENAL_DATA", str(web_app.data))
+    rita = web_app.person("reviewer", "Rita Reviewer")
+    volume, labels = a_body()
+    labels[labels > 1] = 1
+    apart = labels[::6, ::4, ::4]
+    apart[apart == 1] = 3
+    with web_app.database() as session:
+        study = analysed(session, user_of(web_app, rita), [(volume, labels)], accession="CT-many", identifier="P-many")
+    sign_in(page, web_app, rita, f"/scan?scan={study.scan.id}")
+    page.locator(".ct[data-version]").wait_for()
+    drawn(page)
+    assert lesions(page).count() > 20
+    expect(lesions(page).last).not_to_be_in_viewport()
+    page.keyboard.press("p")  # the last one
+    expect(lesions(page).last).to_have_attribute("aria-current", "true")
+    expect(lesions(page).last).to_be_in_viewport()
+    expect(page.get_by_role("button", name="Delete")).to_be_in_viewport()
+    shoot(page, "ct-many")
+    lesions(page).last.click()
+    expect(page.get_by_role("button", name="It is a tumour")).to_be_in_viewport()

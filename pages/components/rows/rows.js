@@ -67,11 +67,24 @@ export default function mount({ parentElement, data, setTriggerValue }) {
   let root = parentElement.querySelector(".rows");
   if (!root) {
     root = element("table", { class: "rows" }, element("thead"), element("tbody"));
-    parentElement.append(root);
+    parentElement.append(element("div", { class: "list" }, root));
   }
   root.say = setTriggerValue;
   root.classList.toggle("dense", data.dense);
   update(root.tHead, data, [{ header: true }], root);
   update(root.tBodies[0], data, data.rows, root);
   for (const button of root.querySelectorAll("button:disabled")) button.disabled = false;
+  if (root.selected !== data.selected) show(root);
+  root.selected = data.selected;
+}
+
+// Brings the line that is chosen into a list that scrolls; nothing else on the page moves.
+function show(root) {
+  const list = root.parentElement;
+  const chosen = root.querySelector("[aria-current]");
+  if (!chosen) return;
+  const top = chosen.offsetTop - root.tHead.offsetHeight;
+  const bottom = chosen.offsetTop + chosen.offsetHeight - list.clientHeight;
+  if (list.scrollTop > top) list.scrollTop = top;
+  else if (list.scrollTop < bottom) list.scrollTop = bottom;
 }
