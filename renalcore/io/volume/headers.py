@@ -58,6 +58,8 @@ class Plane:
         intercept: What is added then.
         unit: Unit that the result has; empty where the file does not say.
         acquisition: Tells phases apart that share a series.
+        gathering: Tells them apart where that does not: the number of the acquisition of a frame, which may also count
+            the slices of one phase.
     """
 
     picture: Picture
@@ -69,6 +71,7 @@ class Plane:
     intercept: float | None
     unit: str
     acquisition: str
+    gathering: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +242,7 @@ def _plane(picture: Picture, frame: int | None, places: list[Dataset | None]) ->
     moment = next(filter(None, words("FrameContentSequence", "TemporalPositionIndex")), "")
     scanned = next(filter(None, words("", "AcquisitionNumber")), "")
     moved = next(filter(None, words("", "TemporalPositionIdentifier")), "")
+    gathering = next(filter(None, words("FrameContentSequence", "FrameAcquisitionNumber")), "")
     return Plane(
         picture=picture,
         frame=frame,
@@ -249,6 +253,7 @@ def _plane(picture: Picture, frame: int | None, places: list[Dataset | None]) ->
         intercept=one("PixelValueTransformationSequence", "RescaleIntercept"),
         unit=next(filter(None, words("PixelValueTransformationSequence", "RescaleType")), "").upper(),
         acquisition="|".join((stack, moment, scanned, moved)),
+        gathering=gathering,
     )
 
 

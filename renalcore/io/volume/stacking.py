@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Final
 
 import numpy as np
@@ -115,12 +116,13 @@ def separated(planes: Sequence[Plane]) -> list[list[Plane]]:
     """The phases that share a series, where the files tell them apart; else all slices as one."""
     if not _has_doubles(planes):
         return [list(planes)]
-    scans: dict[str, list[Plane]] = {}
-    for plane in planes:
-        scans.setdefault(plane.acquisition, []).append(plane)
-    if any(len(scan) < MIN_SLICES or _has_doubles(scan) for scan in scans.values()):
-        return [list(planes)]
-    return list(scans.values())
+    for told in (attrgetter("acquisition"), attrgetter("acquisition", "gathering")):
+        scans: dict[object, list[Plane]] = {}
+        for plane in planes:
+            scans.setdefault(told(plane), []).append(plane)
+        if not any(len(scan) < MIN_SLICES or _has_doubles(scan) for scan in scans.values()):
+            return list(scans.values())
+    return [list(planes)]
 
 
 def _has_doubles(planes: Sequence[Plane]) -> bool:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import pixel_array
+from pydicom.sequence import Sequence
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -244,6 +245,20 @@ def test_phases_that_share_a_series_are_told_apart_by_their_acquisition(tmp_path
     saved(tmp_path / "a", ct_series(HU, AcquisitionNumber=1))
     saved(tmp_path / "b", ct_series(HU + 50, AcquisitionNumber=2))
     assert [(one.key, one.slices, one.refused) for one in find_series(tmp_path)] == [("3", 12, ""), ("3b", 12, "")]
+
+
+def test_phases_of_one_enhanced_file_are_told_apart_by_the_acquisition_of_their_frames(tmp_path: Path) -> None:
+    dataset = enhanced(np.concatenate([HU, HU + 50]))
+    frames = dataset.PerFrameFunctionalGroupsSequence
+    for index, frame in enumerate(frames):
+        content = Dataset()
+        content.FrameAcquisitionNumber = 2 if index < len(HU) else 1
+        frame.FrameContentSequence = Sequence([content])
+        frame.PlanePositionSequence = frames[index % len(HU) + len(HU)].PlanePositionSequence
+    folder = saved(tmp_path, [dataset])
+    assert [(one.key, one.slices, one.refused) for one in find_series(folder)] == [("3", 12, ""), ("3b", 12, "")]
+    assert np.array_equal(read_volume(folder, series="3").hu, np.maximum(HU + 50, -1024))
+    assert np.array_equal(read_volume(folder, series="3b").hu, HU)
 
 
 def test_copies_and_scout_views_are_left_out_and_the_volume_says_so(tmp_path: Path) -> None:
