@@ -34,11 +34,12 @@ class Device:
     threads: int
 
     def __str__(self) -> str:
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         return {
             "cuda": "NVIDIA GPU (CUDA)",
-            "openvino": f"CPU (OpenVINO, {self.threads} threads)",
-            "cpu": f"CPU (PyTorch, {self.threads} threads)",
-            "openvino-int8": f"CPU (OpenVINO INT8, {self.threads} threads)",
+            "openvino": f"CPU (OpenVINO, {threads})",
+            "cpu": f"CPU (PyTorch, {threads})",
+            "openvino-int8": f"CPU (OpenVINO INT8, {threads})",
         }[self.kind]
 
 

@@ -17,6 +17,11 @@ def test_a_device_is_used_when_asked_for_by_name() -> None:
     assert devices.choose("cpu", threads=3) == devices.Device("cpu", 3)
 
 
+def test_a_device_tells_its_threads() -> None:
+    assert str(devices.Device("openvino", 1)) == "CPU (OpenVINO, 1 thread)"
+    assert str(devices.Device("cpu", 2)) == "CPU (PyTorch, 2 threads)"
+
+
 def test_an_absent_device_is_refused_with_the_reason() -> None:
     if devices.absence("cuda") is None:
         pytest.skip("this machine has a GPU")
