@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pages.components import slide_viewer
-from pages.components.ct_viewer import COLOURS, SCRIPTS
+from pages.components.ct_viewer import COLOURS, SCRIPTS, middle_of
 from renalcore.ct.measure import measure
 from renalcore.io.volume import Volume
 from tests.browser.conftest import admit, expect, shoot
@@ -88,6 +88,7 @@ def shown(page: Any, app: RunningApp, study: Study) -> Shown:
     data = {
         "scan": study.scan.id, "image": f"{address}/image.nii.gz", "version": "1", "go_to": None, "asked": 0,
         "labels": f"{address}/labels.nii.gz?analysis={study.analysis.id}", "colours": COLOURS, "acknowledged": {},
+        "middle": middle_of(measures),
         "lesions": [{"number": one.number, "label": one.label, "voxel": one.voxel} for one in measures.lesions],
     }  # fmt: skip
     style = (SCRIPTS[-1].parent / "viewer.css").read_text()
@@ -143,6 +144,17 @@ def test_a_ball_is_round_and_left_is_at_the_right_however_the_file_counts(
             assert (x_mm, y_mm) == pytest.approx(wanted, abs=3.0)
     assert viewer.plane("coronal").locator("b").all_inner_texts() == ["R", "L", "H", "F"]
     assert viewer.plane("sagittal").locator("b").all_inner_texts() == ["A", "P", "H", "F"]
+
+
+def test_a_scan_without_lesions_opens_at_the_middle_of_its_kidneys(
+    page: Any, web_app: RunningApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume, labels = lain_down()
+    labels[labels > 1] = 1
+    labels[len(labels) // 2 :] = 0  # its slices are counted from the left: the left kidney stays
+    viewer = shown(page, web_app, a_study(web_app, monkeypatch, "lone", volume, labels))
+    at = [int(index) for index in viewer.root.get_attribute("data-voxel").split()]
+    assert at == pytest.approx(np.argwhere(labels).mean(axis=0), abs=0.6)
 
 
 def test_slices_window_labels_and_lesions_follow_the_hand(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal, TypedDict
 
+import numpy as np
 import streamlit as st
 
 from db.models import CtScan
@@ -46,6 +47,14 @@ class Event(TypedDict):
     action: Literal["select", "clear"]
     voxel: tuple[int, int, int] | None
     lesion: int | None
+
+
+def middle_of(measures: Measures | None) -> list[float] | None:
+    """The middle of all kidneys in LPS mm, where a scan without lesions is opened; None where there is no kidney."""
+    if measures is None or not measures.kidneys:
+        return None
+    middle: list[float] = np.mean([kidney.centre_lps_mm for kidney in measures.kidneys], axis=0).tolist()
+    return middle
 
 
 def ct_viewer(
@@ -95,6 +104,7 @@ def ct_viewer(
                 "version": version,
                 "colours": COLOURS,
                 "lesions": [{"number": one.number, "label": one.label, "voxel": list(one.voxel)} for one in lesions],
+                "middle": middle_of(measures),
                 "go_to": None if go_to is None else list(go_to),
                 "asked": asked,
                 "acknowledged": known,

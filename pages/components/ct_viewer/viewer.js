@@ -150,7 +150,8 @@ class CtViewer {
     const { grid } = this.volume;
     this.root.dataset.placed = "yes";
     const [first] = this.data.lesions;
-    const place = places.get(this.image) ?? (first && grid.point(first.voxel));
+    const { middle } = this.data; // of the kidneys
+    const place = places.get(this.image) ?? (first ? grid.point(first.voxel) : middle && grid.nearest(middle));
     this.point = place && grid.holds(place) ? place : grid.count.map((count) => count >> 1);
     for (const plane of Object.values(this.planes)) {
       plane.fit();

@@ -88,6 +88,15 @@ class Grid {
     return this.point([Math.floor(index / (columns * rows)) * this.step, Math.floor(index / columns) % rows, index % columns]);
   }
 
+  // The point nearest to a place in millimetres; the axes of a scan are as good as at right angles.
+  nearest(place) {
+    const [column, row, slice] = this.axes.map((axis) => {
+      const along = axis.reduce((sum, value, to) => sum + value * (place[to] - this.origin[to]), 0);
+      return Math.round(along / axis.reduce((sum, value) => sum + value * value, 0));
+    });
+    return this.point([slice, row, column]);
+  }
+
   // Millimetres to the patient's left, back and head.
   place(point) {
     const [slice, row, column] = this.voxel(point);
