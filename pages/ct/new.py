@@ -182,7 +182,7 @@ taken = [choice for upload in arrived for choice in _study(upload)]
 keeps_identity = False
 if arrived:
     keeps_identity = st.checkbox(
-        "Keep what the files say of the patient",
+        "Keep names, numbers and dates in the stored files (otherwise they are removed)",
         key=registering.key(FORM, "keeps-identity"),
         help="Without the tick, names, numbers, dates and private texts are removed before the scan is stored "
         "(DICOM PS3.15, basic profile); the original identifiers of its images are kept apart, for a DICOM SEG to "

@@ -49,6 +49,10 @@ def test_a_disc_is_dropped_a_series_chosen_and_the_form_filled_in_from_its_heade
     expect(page.get_by_text("late 5 min")).to_have_count(0)
     expect(page.get_by_text("portal venous · 12 slices of 72 × 64 px · 0.7 × 0.8 × 2.5 mm")).to_be_visible()
     expect(page.get_by_text("Series 1 (1 image) is left out: Only scout views")).to_be_visible()
+    keeps = page.get_by_role(
+        "checkbox", name="Keep names, numbers and dates in the stored files (otherwise they are removed)"
+    )
+    expect(keeps).not_to_be_checked()
     expect(
         page.get_by_text("Still missing: the patient number, the accession number, at least one scan.")
     ).to_be_visible()
