@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from html import escape
 
-import plotly.graph_objects as go
 import streamlit as st
+from plotly.subplots import make_subplots
 
 from db.ct_list import StudyRow
 from db.ct_reports import CtReport, VolumesAtOneTime, volumes
@@ -22,6 +22,8 @@ _LINES = (
     ("cyst_ml", "Cysts", COLOURS["cyst"], "dash", "triangle-up"),
 )
 """What is drawn over time: attribute, name, colour, dash and symbol, so that colour is never alone."""
+
+_LESIONS = frozenset({"tumour_ml", "cyst_ml"})
 
 
 def show(scanned: Sequence[StudyRow], history: Sequence[CtReport], patient_id: int) -> None:
@@ -90,15 +92,19 @@ def _table(scanned: Sequence[StudyRow], points: dict[int, VolumesAtOneTime], his
 
 
 def _chart(moments: Sequence[tuple[datetime, VolumesAtOneTime]], patient_id: int) -> None:
-    figure = go.Figure()
+    """Kidneys, and below them lesions with a scale of their own: beside a kidney nobody sees a tumour grow."""
     zone = style.browser_zone()
     taken = [moment.astimezone(zone).replace(tzinfo=None) for moment, _ in moments]
     points = [point for _, point in moments]
+    has_lesions = any(getattr(point, name) for point in points for name in _LESIONS)
+    figure = make_subplots(rows=1 + has_lesions, shared_xaxes=True, vertical_spacing=0.1)
     for name, words, colour, dash, symbol in _LINES:
         values = [getattr(point, name) for point in points]
         if not any(values):
             continue
         figure.add_scatter(
+            row=1 + (name in _LESIONS),
+            col=1,
             x=taken,
             y=values,
             customdata=[[point.accession, "signed" if point.is_signed else "not signed"] for point in points],
@@ -110,10 +116,11 @@ def _chart(moments: Sequence[tuple[datetime, VolumesAtOneTime]], patient_id: int
         )
     margin = max(timedelta(days=1), (taken[-1] - taken[0]) / 20)
     figure.update_layout(
-        height=300,
+        height=300 + 160 * has_lesions,
         margin={"l": 10, "r": 10, "t": 10, "b": 10},
-        xaxis={"tickformat": "%d %b %Y", "range": [taken[0] - margin, taken[-1] + margin], "nticks": 8},
-        yaxis={"title": "ml", "rangemode": "tozero"},
-        legend={"orientation": "h", "y": -0.2},
+        legend={"orientation": "h", "y": -0.2 / (1 + has_lesions)},
     )
+    figure.update_xaxes(tickformat="%d %b %Y", range=[taken[0] - margin, taken[-1] + margin], nticks=8)
+    for row, words in enumerate(("Kidneys, ml", "Lesions, ml")[: 1 + has_lesions], start=1):
+        figure.update_yaxes(title=words, rangemode="tozero", row=row, col=1)
     st.plotly_chart(figure, key=f"volumes-{patient_id}", config={"displayModeBar": False})

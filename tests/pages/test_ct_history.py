@@ -62,3 +62,9 @@ def test_a_study_without_a_date_of_the_scan_has_no_place_in_time(
     assert words in note
     charts = [json.loads(chart.proto.spec)["data"] for chart in page.get("plotly_chart")]
     assert [line["x"] for line in charts[0]] == [charted] * len(charts[0]) if charted else charts == []
+
+
+def test_lesions_have_a_scale_of_their_own_below_that_of_the_kidneys() -> None:
+    (chart,) = shown(JUNE, JULY).get("plotly_chart")
+    lines = {line["name"]: line["yaxis"] for line in json.loads(chart.proto.spec)["data"]}
+    assert lines == {"Right kidney": "y", "Left kidney": "y", "Tumours": "y2", "Cysts": "y2"}
