@@ -87,7 +87,7 @@ def _table(scanned: Sequence[StudyRow], points: dict[int, VolumesAtOneTime], his
         '<th class="rc-num">Right kidney<br>ml</th><th class="rc-num">Left kidney<br>ml</th>'
         '<th class="rc-num">Tumours<br>ml</th><th class="rc-num">Cysts<br>ml</th><th>Lesions</th></tr>'
         f"</thead><tbody>{''.join(lines)}</tbody></table></div>"
-        '<p class="rc-quiet-text">A kidney is told with its tumours and cysts.</p>'
+        '<p class="rc-quiet-text">The volume of a kidney includes its tumours and cysts.</p>'
     )
 
 
