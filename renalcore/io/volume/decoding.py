@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Final
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.pixels.utils import iter_pixels, pixel_array
 
+from renalcore.engine.devices import usable_threads
 from renalcore.errors import UnreadableFile
 from renalcore.io.volume.headers import DICOM_ERRORS, Plane, read
 
@@ -20,7 +20,8 @@ Progress = Callable[[int, int], None]
 AIR_HU: Final = -1024
 """Nothing is thinner than air: what scanners write outside of their round field, down to -3024, becomes this."""
 TOP_HU: Final = 32767
-_THREADS: Final = min(4, os.cpu_count() or 1)
+_MOST_THREADS: Final = 4
+"""Each holds a slice, and of a compressed archive a whole file."""
 _SLACK_BYTES: Final = 64 * 2**20
 """What a file may hold beside its pixels."""
 
@@ -39,9 +40,10 @@ def decoded(planes: Sequence[Plane], progress: Progress | None) -> NDArray[np.in
     by_file: dict[int, list[int]] = {}
     for index, plane in enumerate(planes):
         by_file.setdefault(id(plane.picture), []).append(index)
-    work = [part for indices in by_file.values() for part in _shared_out(indices, planes)]
+    threads = min(_MOST_THREADS, usable_threads())
+    work = [part for indices in by_file.values() for part in _shared_out(indices, planes, threads)]
     done = 0
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         waiting = [pool.submit(_fill, hu, planes, part) for part in work]
         try:
             for finished in as_completed(waiting):
@@ -70,12 +72,12 @@ def hounsfield(stored: NDArray[Any], slope: float, intercept: float) -> NDArray[
     return np.clip(np.rint(scaled, out=scaled), AIR_HU, TOP_HU).astype(np.int16)
 
 
-def _shared_out(indices: list[int], planes: Sequence[Plane]) -> list[list[int]]:
-    """The slices of one file in the order of its frames, in runs for several threads where it lies open on disk."""
+def _shared_out(indices: list[int], planes: Sequence[Plane], threads: int) -> list[list[int]]:
+    """The slices of one file in the order of its frames, in a run for each thread where it lies open on disk."""
     indices = sorted(indices, key=lambda index: planes[index].frame or 0)
     if len(indices) == 1 or not planes[indices[0]].picture.entry.on_disk:
         return [indices]
-    size = -(-len(indices) // _THREADS)
+    size = -(-len(indices) // threads)
     return [indices[start : start + size] for start in range(0, len(indices), size)]
 
 

@@ -5,6 +5,7 @@ import gzip
 import random
 import shutil
 import tarfile
+import threading
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -213,6 +214,19 @@ def test_progress_counts_slices_and_loose_files_are_one_upload(tmp_path: Path) -
     told: list[tuple[int, int]] = []
     assert np.array_equal(read_volume(files, progress=lambda *step: told.append(step)).hu, HU)
     assert told == [(done, 12) for done in range(1, 13)]
+
+
+@pytest.mark.parametrize("form", ["implicit", "enhanced", "enhanced in zip", "JPEG 2000"])
+def test_slices_are_decoded_in_as_many_threads_as_are_allowed_and_are_the_same_in_one(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = FORMS[form](tmp_path)
+    for allowed in ("1", "3"):
+        monkeypatch.setenv("RENAL_THREADS", allowed)
+        before, during = set(threading.enumerate()), set()
+        volume = read_volume(path, progress=lambda *_, during=during: during.update(threading.enumerate()))
+        assert 1 <= len(during - before) <= int(allowed)
+        assert np.array_equal(volume.hu, HU)
 
 
 def test_air_outside_of_the_scanners_round_field_is_air_and_what_is_no_number_too(tmp_path: Path) -> None:
