@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from streamlit.testing.v1 import AppTest
 
 from db.ct_list import StudyRow
 from db.ct_reports import CtReport, ReportedScan
 from db.models import CtScan
 from renalcore.ct.measure import measure
-from tests.ct_analysed import drawn
+from renalcore.io.volume import Volume
+from tests.ct_analysed import CYST, TUMOUR, drawn
+from tests.renalcore.ct.bright import LEFT, RIGHT, body
 
 PATIENCE_S = 120.0
 JUNE, JULY, NOVEMBER = (datetime(2026, month, 1, tzinfo=UTC) for month in (6, 7, 11))
@@ -24,12 +29,11 @@ def _page(scanned, history):  # type: ignore[no-untyped-def]  # runs as a script
     ct_history.show(scanned, history, 1)
 
 
-def shown(*dates: datetime | None) -> AppTest:
-    """A patient with a study scanned at each date, all registered in November."""
-    volume, labels = drawn()
-    measures = measure(labels, volume.affine)
+def shown(*studies: tuple[datetime | None, tuple[Volume, NDArray[np.uint8]]]) -> AppTest:
+    """A patient with these studies: when each was scanned, and what was found in it. All registered in November."""
     reports, rows = [], []
-    for number, date in enumerate(dates, start=1):
+    for number, (date, (volume, labels)) in enumerate(studies, start=1):
+        measures = measure(labels, volume.affine)
         name, sizes = f"CT-{number}", (*volume.shape, volume.spacing_mm)
         scan = ReportedScan(number, 0, "portal", "a" * 64, "DICOM", None, *sizes, "b" * 64, measures, "", ())
         reports.append(
@@ -56,7 +60,7 @@ def shown(*dates: datetime | None) -> AppTest:
 def test_a_study_without_a_date_of_the_scan_has_no_place_in_time(
     dates: tuple[datetime | None, ...], charted: list[str] | None, words: str
 ) -> None:
-    page = shown(*dates)
+    page = shown(*((date, drawn()) for date in dates))
     table, note = (html.value for html in page.get("html"))
     assert (table.count("no date"), table.count("01 Nov 2026")) == (1, 0)
     assert words in note
@@ -65,6 +69,30 @@ def test_a_study_without_a_date_of_the_scan_has_no_place_in_time(
 
 
 def test_lesions_have_a_scale_of_their_own_below_that_of_the_kidneys() -> None:
-    (chart,) = shown(JUNE, JULY).get("plotly_chart")
+    (chart,) = shown((JUNE, drawn()), (JULY, drawn())).get("plotly_chart")
     lines = {line["name"]: line["yaxis"] for line in json.loads(chart.proto.spec)["data"]}
     assert lines == {"Right kidney": "y", "Left kidney": "y", "Tumours": "y2", "Cysts": "y2"}
+
+
+def test_volumes_are_told_by_side_and_label_in_the_table_and_over_time() -> None:
+    grown = (TUMOUR[0], (22.0, 22.0, 22.0))
+    found = [drawn(), body([RIGHT, LEFT], tumours=[grown], cysts=[CYST])]
+    page = shown(*zip((JUNE, JULY), found, strict=True))
+
+    expected: dict[str, list[float]] = {"Right kidney": [], "Left kidney": [], "Tumours": [], "Cysts": []}
+    for _, labels in found:
+        patients_right, patients_left = labels[:, :, :40], labels[:, :, 40:]  # x grows toward the left, 0 in the middle
+        which = (patients_right > 0, patients_left > 0, labels == 2, labels == 3)  # a kidney is told with its lesions
+        for line, voxels in zip(expected.values(), which, strict=True):
+            line.append(voxels.sum() * 5 * 4 * 4 / 1000)
+    (right, same_right), (left, grown_left), (tumour, grown_tumour), (cyst, same_cyst) = expected.values()
+    assert (right, cyst) == (same_right, same_cyst)
+    assert grown_tumour > 2 * tumour
+    assert grown_left > left > tumour > cyst
+    assert grown_left != same_right, "a swap of the sides would show"
+
+    (chart,) = (json.loads(chart.proto.spec)["data"] for chart in page.get("plotly_chart"))
+    assert {line["name"]: line["y"] for line in chart} == {name: pytest.approx(ml) for name, ml in expected.items()}
+    table = page.get("html")[0].value
+    cells = [float(cell) for cell in re.findall(r'<td class="rc-num">([^<]+)</td>', table)]
+    assert cells == pytest.approx([ml[study] for study in (0, 1) for ml in expected.values()], abs=0.051)
