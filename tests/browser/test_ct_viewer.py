@@ -5,11 +5,13 @@ The component stands alone on a page of the app, under its content security poli
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pages.components import slide_viewer
 from pages.components.ct_viewer import COLOURS, SCRIPTS, middle_of
@@ -189,6 +191,10 @@ def test_slices_window_labels_and_lesions_follow_the_hand(
     expect(axial.get_by_role("img")).to_have_accessible_name(f"Axial, slice {slice_before + 9} of 60")
     page.get_by_role("button", name="Lung").click()
     expect(viewer.root).to_have_attribute("data-window", "1500 -600")
+    page.keyboard.press("+")
+    letter = Image.open(io.BytesIO(axial.get_by_text("L", exact=True).screenshot())).convert("L")
+    assert np.count_nonzero(np.asarray(letter) < 40) > 10, "an edge of its own also on bright tissue"
+    page.keyboard.press("0")
     box = axial.bounding_box()
     page.mouse.move(box["x"] + 100, box["y"] + 100)
     page.mouse.down(button="right")

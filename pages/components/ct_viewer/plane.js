@@ -282,14 +282,16 @@ class Plane {
     const most = 90 / scale;
     const mm = [1, 2, 5, 10, 20, 50, 100].findLast((each) => each <= most) ?? 1;
     const end = 12 + mm * scale;
-    pen.strokeStyle = "rgba(220, 226, 232, 0.85)";
-    pen.lineWidth = 1.5;
     pen.beginPath();
     for (const [x1, y1, x2, y2] of [[12, high - 10, end, high - 10], [12, high - 14, 12, high - 6], [end, high - 14, end, high - 6]]) {
       pen.moveTo(x1, y1);
       pen.lineTo(x2, y2);
     }
-    pen.stroke();
+    for (const [colour, width] of [["#000", 3.5], ["#dce2e8", 1.5]]) { // seen on bright tissue too
+      pen.strokeStyle = colour;
+      pen.lineWidth = width;
+      pen.stroke();
+    }
     this.length.textContent = mm < 10 ? `${mm} mm` : `${mm / 10} cm`;
     this.length.style.left = `${end + 6}px`;
   }
