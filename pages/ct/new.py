@@ -206,18 +206,24 @@ def _prepared() -> list[NewScan]:
     by_key = {upload.key: upload for upload in arrived}
     bar = st.progress(0.0, text="Making the scans ready")
     new = []
-    for index, (choice, name) in enumerate(taken):
-        words = f"Making scan {index + 1} of {len(taken)} ready" if len(taken) > 1 else "Making the scan ready"
-        if (choice, keeps_identity) not in known:
-            known[choice, keeps_identity] = ct_intake.prepare(
-                by_key[choice[0]],
-                choice[1],
-                keeps_identity=keeps_identity,
-                key=study_key,
-                progress=lambda share, words=words: bar.progress(share, text=words),
-            )
-        new.append(NewScan(prepared=known[choice, keeps_identity], name=name))
-    bar.empty()
+    try:
+        for index, (choice, name) in enumerate(taken):
+            words = f"Making scan {index + 1} of {len(taken)} ready" if len(taken) > 1 else "Making the scan ready"
+            upload = by_key[choice[0]]
+            if (choice, keeps_identity) not in known:
+                try:
+                    known[choice, keeps_identity] = ct_intake.prepare(
+                        upload,
+                        choice[1],
+                        keeps_identity=keeps_identity,
+                        key=study_key,
+                        progress=lambda share, words=words: bar.progress(share, text=words),
+                    )
+                except InputError as error:
+                    raise InputError(f"{upload.name}: {error} Nothing was registered.") from error
+            new.append(NewScan(prepared=known[choice, keeps_identity], name=name))
+    finally:
+        bar.empty()
     return new
 
 
@@ -247,10 +253,7 @@ if _kept("seen"):
     st.html(f'<p class="rc-quiet-text" role="status">{escape(words)}</p>')
 if pressed:
     with registering.told():
-        try:
-            new = _prepared()
-        except InputError as error:
-            raise InputError(f"{error} Nothing was registered.") from error
+        new = _prepared()
         if _seen_before(new):
             st.rerun()
         made = [one.prepared for one in new]

@@ -7,13 +7,18 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from renalcore.io.volume import Volume
 from tests.browser.conftest import drawn, expect, shoot, sign_in
 from tests.browser.test_slides import fill
 from tests.ct_files import body, ct_series, saved
+from tests.ct_uploads import nifti
 from tests.running_app import RunningApp
 
 NAMED = {"PatientName": "Secret^Maria", "StudyDate": "20240229", "StudyTime": "0815", "AccessionNumber": "R-77"}
 FOLDER = ".uploads input[webkitdirectory]"
+FILES = ".uploads input[type=file]:not([webkitdirectory])"
 DROP = """(place, [name, words]) => {
     const dropped = new DataTransfer();
     dropped.items.add(new File([words], name));
@@ -103,3 +108,24 @@ def test_a_disc_is_dropped_a_series_chosen_and_the_form_filled_in_from_its_heade
     drawn(page)
     register.click()
     page.get_by_text("1 scan registered").wait_for()
+
+
+def test_of_several_scans_the_one_that_is_refused_is_named_and_no_bar_stays(
+    page: Any, web_app: RunningApp, tmp_path: Path
+) -> None:
+    number = secrets.token_hex(4)
+    hu = body(24, 64, 72)
+    for name, numbers in (("scan.nii.gz", hu), ("labels.nii.gz", (hu > 0).astype(np.int16))):
+        (tmp_path / name).write_bytes(nifti(Volume(numbers, np.diag([1.0, 1.0, 5.0, 1.0]))))
+    sign_in(page, web_app, web_app.person(), "/new-ct")
+    page.locator(FILES).set_input_files([tmp_path / "scan.nii.gz", tmp_path / "labels.nii.gz"])
+    expect(page.get_by_role("checkbox", name="NIfTI volume", checked=True)).to_have_count(2)
+    drawn(page)
+    fill(page, "Patient number", f"P-{number}")
+    fill(page, "Accession number", f"CT-{number}")
+    page.get_by_role("button", name=re.compile("(Register|Analyse) 2 scans")).click()
+    refused = page.locator("[data-testid=stAlert]")
+    expect(refused).to_contain_text("labels.nii.gz: Its numbers are not Hounsfield units")
+    expect(refused).to_contain_text("Nothing was registered.")
+    drawn(page)
+    expect(page.locator("[data-testid=stProgress]")).to_have_count(0)
