@@ -122,7 +122,7 @@ def prepare(
         raise UnknownName(f"The upload has no series {series}. Reload the page.")
     source, made = uploads.part_of(upload), secrets.token_hex(4)
     if not source.exists():
-        raise NotFound(f"{upload.name} is no longer on the server. Upload it again.")
+        raise NotFound("The study is no longer on the server. Upload it again.")
     packed, image = (uploads.beside(upload, f"{made}.{name}") for name in ("series", "nii.gz"))
     try:
         volume, original_uids = _packed_and_read(

@@ -345,13 +345,13 @@ class Upload(Base):
     key: Mapped[str] = mapped_column(String(64), unique=True)
     modality: Mapped[str] = mapped_column(String(24), default="histology", server_default="histology")
     by_id: Mapped[int] = mapped_column(ForeignKey("users.id"), index=True)
-    name: Mapped[str] = mapped_column(String(255))  # shown to whoever uploads it, so that the file is found again
+    name: Mapped[str] = mapped_column(String(255))  # by which whoever uploads it finds the file again; of CT its kind
     size_bytes: Mapped[int] = mapped_column(sa.BigInteger)
     modified_ms: Mapped[int] = mapped_column(sa.BigInteger)  # with name and size it tells which file to go on with
     created_at: Mapped[datetime] = mapped_column(default=now)
     sha256: Mapped[str | None] = mapped_column(_SHA256)  # once it is complete and was checked
     found: Mapped[dict[str, Any] | None]  # by that check: see `uploads.Checked`
-    taken_from: Mapped[str | None] = mapped_column(_SHA256)  # which file of the watched folder it is, see `watched`
+    taken_from: Mapped[str | None] = mapped_column(_SHA256)  # which file it is: of the watched folder, or of CT
 
     by: Mapped[User] = relationship()
 

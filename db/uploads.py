@@ -3,6 +3,9 @@
 Each upload is a row and, until it is registered, a file `uploads/KEY.part` in the data folder. The size of that file is
 how far the upload is: whatever dies, browser, connection or server, it goes on from there. One writer at a time holds a
 lock on the file. The digest is counted as the bytes come; a server that was restarted counts it anew at the end.
+
+What a CT study is called, its folder or its file, often is the patient's name. It is not kept: a digest of it, as of a
+file of the watched folder, finds the upload again.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -40,6 +44,11 @@ from renalcore.types import QualityFlag
 
 Kind = Literal["histology", "ct"]
 """What is uploaded in pieces."""
+
+_KINDS: Mapping[str, str] = MappingProxyType(
+    {".zip": "zip archive", ".tar": "tar archive", ".nii": "NIfTI file", ".nii.gz": "NIfTI file"}
+)
+"""By suffix what a CT study of one file is called."""
 
 ABANDONED_AFTER = timedelta(days=7)
 
@@ -135,7 +144,7 @@ def begin(
 
     Args:
         session: An open session.
-        name: What the file is called; its folder is dropped.
+        name: What the file is called; its folder is dropped. Of CT no more is kept than what kind of file it is.
         size: Its bytes.
         modified_ms: When it was last changed, in ms since 1970: with name and size it tells one file from another.
         by: Who brings it.
@@ -156,6 +165,9 @@ def begin(
             "An administrator can raise RENAL_MAX_SLIDE_GB."
         )
     name = safe_name(name)
+    if modality == "ct":
+        taken_from = hashlib.sha256(f"{name}|{size}|{modified_ms}".encode()).hexdigest()
+        name = _kind_of(name)
     same = select(Upload).where(
         Upload.by_id == by.id,
         Upload.modality == modality,
@@ -188,6 +200,13 @@ def begin(
     session.flush()
     part_of(upload).touch()
     return upload
+
+
+def _kind_of(name: str) -> str:
+    """What a CT study comes as, without its name, at whose end the browser puts the number of several files."""
+    if counted := re.search(r"\d+ files?(?=\)?$)", name):
+        return counted[0]
+    return next((kind for suffix, kind in _KINDS.items() if name.lower().endswith(suffix)), "1 file")
 
 
 def get(session: Session, key: str, *, by: User) -> Upload:

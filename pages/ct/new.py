@@ -44,8 +44,14 @@ just_arrived = file_upload("ct-upload", modality="ct", interrupted=interrupted)
 # What arrived for this form belongs to it; what lies here from another time or form is taken only when it is ticked.
 here: set[str] = st.session_state.setdefault("new-ct-here", set())
 here.update(set(just_arrived) - st.session_state.get("new-ct-past", set()))
+_kept("called").update(just_arrived)
 with session_scope(read_only=True) as session:
     arrived = [upload for upload in uploads.of_user(session, user, "ct") if upload.sha256 is not None]
+
+
+def _called(upload: Upload) -> str:
+    """What the browser calls it where it came just now: that name, often the patient's, is not stored."""
+    return str(_kept("called").get(upload.key, upload.name))
 
 
 def _fill_in(said: dict[str, object]) -> None:
@@ -155,8 +161,8 @@ def _study(upload: Upload) -> list[tuple[Choice, str]]:
     with st.container(border=True, key=f"arrived-{upload.key}"):
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             st.html(
-                f'<strong>{escape(upload.name)}</strong> <span class="rc-quiet-text">{style.size(upload.size_bytes)}'
-                "</span>",
+                f"<strong>{escape(_called(upload))}</strong> "
+                f'<span class="rc-quiet-text">{style.size(upload.size_bytes)}</span>',
                 width="stretch",
             )
             if st.button("Discard", key=f"discard-{upload.key}", help="Removes it from the server"):
@@ -220,7 +226,7 @@ def _prepared() -> list[NewScan]:
                         progress=lambda share, words=words: bar.progress(share, text=words),
                     )
                 except InputError as error:
-                    raise InputError(f"{upload.name}: {error} Nothing was registered.") from error
+                    raise InputError(f"{_called(upload)}: {error} Nothing was registered.") from error
             new.append(NewScan(prepared=known[choice, keeps_identity], name=name))
     finally:
         bar.empty()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sqlalchemy import select
 
+from db.models import Upload
+from pages.routes.uploads import PIECE
 from renalcore.io.volume import Volume
 from tests.browser.conftest import drawn, expect, shoot, sign_in
 from tests.browser.test_slides import fill
@@ -129,3 +134,37 @@ def test_of_several_scans_the_one_that_is_refused_is_named_and_no_bar_stays(
     expect(refused).to_contain_text("Nothing was registered.")
     drawn(page)
     expect(page.locator("[data-testid=stProgress]")).to_have_count(0)
+
+
+def test_an_interrupted_study_goes_on_and_only_the_browser_knows_what_it_is_called(
+    page: Any, web_app: RunningApp, tmp_path: Path
+) -> None:
+    study = tmp_path / "Maria Secret 1960.zip"
+    with zipfile.ZipFile(study, "w") as archive:
+        for path in saved(tmp_path / "series", ct_series(body(12, 64, 72))).iterdir():
+            archive.write(path, path.name)
+    os.utime(study, (1_700_000_000, 1_700_000_000))
+    content = study.read_bytes()
+    half = -(-len(content) // 2)
+    sign_in(page, web_app, web_app.person())
+    told = {"modality": "ct", "name": study.name, "size": len(content), "modified": 1_700_000_000_000}
+    headers = {"origin": web_app.url, "content-type": PIECE, "upload-offset": "0"}
+    key = page.request.post(f"{web_app.url}/uploads", data=told, headers={"origin": web_app.url}).json()["key"]
+    page.request.patch(f"{web_app.url}/uploads/{key}", data=content[:half], headers=headers)
+
+    page.goto(f"{web_app.url}/new-ct")
+    interrupted = page.get_by_text("Interrupted: zip archive (50 % of")
+    expect(interrupted).to_be_visible()
+    page.locator(FILES).set_input_files(study)
+    expect(page.get_by_text("Maria Secret 1960.zip", exact=True)).to_be_visible()
+    expect(page.get_by_role("checkbox", name="Series 3")).to_be_checked()
+    expect(interrupted).to_have_count(0)
+    with web_app.database() as session:
+        (there,) = session.scalars(select(Upload).where(Upload.modality == "ct", Upload.size_bytes == len(content)))
+    assert (there.key, there.name) == (key, "zip archive")
+    page.reload()
+    expect(page.get_by_text("zip archive", exact=True)).to_be_visible()
+    drawn(page)
+    assert "Maria" not in page.content() + str(vars(there)) + web_app.log.read_text()
+    page.get_by_role("button", name="Discard").click()
+    expect(page.get_by_text("zip archive", exact=True)).to_have_count(0)

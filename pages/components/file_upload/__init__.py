@@ -31,7 +31,7 @@ _KINDS: Mapping[Kind, str] = MappingProxyType(
 )
 
 
-def file_upload(key: str, *, modality: Kind, interrupted: Sequence[Upload]) -> list[str]:
+def file_upload(key: str, *, modality: Kind, interrupted: Sequence[Upload]) -> dict[str, str]:
     """Show the place to drop files, and their progress.
 
     A folder can be dropped too. The files of a CT study come as one upload; so do those of a slide that consists of
@@ -43,7 +43,7 @@ def file_upload(key: str, *, modality: Kind, interrupted: Sequence[Upload]) -> l
         interrupted: Uploads of this person that wait to be gone on with.
 
     Returns:
-        The keys of the uploads that became complete since it is on the page.
+        The uploads that became complete since it is on the page: by their keys what they are called in the browser.
     """
     result = _component(
         key=key,
@@ -54,13 +54,18 @@ def file_upload(key: str, *, modality: Kind, interrupted: Sequence[Upload]) -> l
             "hint": f"{_KINDS[modality]}, up to {Settings.from_env().max_slide_gb:g} GB each. A broken upload goes on "
             "where it was.",
             "interrupted": [
-                {"name": upload.name, "size": upload.size_bytes, "offset": uploads.offset(upload)}
+                {
+                    "name": upload.name,
+                    "size": upload.size_bytes,
+                    "modified": upload.modified_ms,
+                    "offset": uploads.offset(upload),
+                }
                 for upload in interrupted
             ],
         },
         on_done_change=_nothing,
     )
-    return [str(done) for done in result.get("done") or ()]
+    return {str(key): str(name) for key, name in result.get("done") or ()}
 
 
 def _nothing() -> None:

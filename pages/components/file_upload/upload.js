@@ -35,6 +35,9 @@ class Refused extends Error {
   }
 }
 
+// Whether an upload that was interrupted is this file's. Of CT the server does not keep the name.
+const isOf = ({ size, modified }, file) => size === file.size && modified === Math.round(file.lastModified);
+
 // One file on its way.
 class Transfer {
   constructor(uploader, file) {
@@ -64,7 +67,7 @@ class Transfer {
   async giveUp() {
     this.state = "gone";
     this.abort?.abort();
-    this.uploader.interrupted = this.uploader.interrupted.filter((one) => one.name !== this.file.name || one.size !== this.file.size);
+    this.uploader.interrupted = this.uploader.interrupted.filter((one) => !isOf(one, this.file));
     this.uploader.forget(this);
     if (this.key) await fetch(this.address, { method: "DELETE" }).catch(() => null); // the server removes it in a few days
   }
@@ -260,7 +263,7 @@ class Uploader {
 
   finished(transfer) {
     this.forget(transfer);
-    this.done.push(transfer.key);
+    this.done.push([transfer.key, transfer.file.name]);
     this.tell("done", [...this.done]); // all of them: an answer to the one before may still be on its way
   }
 
@@ -272,7 +275,7 @@ class Uploader {
 
   // What was begun before this page was loaded, and is not chosen again yet.
   show() {
-    const open = (this.interrupted ?? []).filter((one) => !this.transfers.some(({ file }) => file.name === one.name && file.size === one.size));
+    const open = (this.interrupted ?? []).filter((one) => !this.transfers.some(({ file }) => isOf(one, file)));
     this.begun.textContent = open.length
       ? `Interrupted: ${open.map((one) => `${one.name} (${Math.floor((100 * one.offset) / one.size)} % of ${size(one.size)} is here)`).join(", ")}. Choose the same files or folder again to go on.`
       : "";
