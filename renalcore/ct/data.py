@@ -13,7 +13,7 @@ import multiprocessing
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -40,6 +40,7 @@ from renalcore.ct.steps import (
     Shape,
     Step,
     StepName,
+    closely,
     kidney_grids,
     resample,
     resample_labels,
@@ -62,6 +63,10 @@ _SOFT_HU: Final = (0, 250)
 SOUGHT: Final[Mapping[StepName, float]] = MappingProxyType({"rough": 0.0, "kidney": 0.4, "lesion": 0.8})
 """Share of the items of a step that are kidneys with a lesion. Half of the patients of KiTS have a cyst, on one kidney
 mostly, and slices and whole scans have hardly any: who took files in turn would show a cyst with one item of six."""
+_FLOWS_MM: Final = 8.0
+"""How far the kidney of step 2 may flow over into what lies beside it, in step 3's training."""
+_TURNED: Final = 12
+"""Voxels around a kidney that step 3 may be turned, scaled and shifted into."""
 VAL_SHARE: Final = 0.15
 """Share of the patients that validate where no fold is asked for."""
 
@@ -100,6 +105,10 @@ class Sample:
         least = LeastVolumes()
         least_ml = {TUMOUR: least.tumour_ml, CYST: least.cyst_ml}[lesion]
         return bool((self.labels == lesion).sum() * np.prod(self.spacing_mm) / 1000 >= least_ml)
+
+    def part(self, window: tuple[slice, slice, slice]) -> Sample:
+        """What lies in a window of it."""
+        return replace(self, hu=self.hu[window], labels=self.labels[window])
 
 
 Kind = Literal["rough", "kidney", "other"]
@@ -379,7 +388,8 @@ class StepDataset(Dataset[dict[str, Tensor]]):
     """Changed samples of one step.
 
     An item holds `image` `(1, D, H, W)` float32 HU and `labels` `(D, H, W)` int64, those of KiTS. Items differ from
-    epoch to epoch and are the same in every run with the same seed.
+    epoch to epoch and are the same in every run with the same seed. Those of step 3 are of different sizes
+    (`renalcore.ct.steps.closely`): `batched` joins them.
 
     Args:
         paths: Files of `prepare`.
@@ -439,11 +449,15 @@ class StepDataset(Dataset[dict[str, Tensor]]):
         if not samples:  # a scan without a kidney has no crop
             samples = [self._nothing()]
         sample = samples[int(rng.integers(len(samples)))]
+        if self.step.name == "lesion":
+            sample = sample.part(closely(sample.labels > 0, clear=_TURNED))
         hu, labels = self._placed(sample, rng)
         hu = _recoloured(hu, self.augmentation, rng)
         if self.step.name == "lesion":
             region = _region(labels, self.step, self.augmentation.region_mm, rng)
-            hu, labels = within(hu, region), np.where(region, labels, np.uint8(0))  # nothing is sought in air
+            window = closely(region)
+            hu = within(hu, region)[window]
+            labels = np.where(region, labels, np.uint8(0))[window]  # nothing is sought in air
         return {"image": torch.from_numpy(hu)[None], "labels": torch.from_numpy(labels).long()}
 
     def _sought(self, path: Path, rng: np.random.Generator) -> tuple[Path, int | None]:
@@ -461,30 +475,31 @@ class StepDataset(Dataset[dict[str, Tensor]]):
     def _placed(self, sample: Sample, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """A turned, scaled and shifted patch of a sample: HU and labels."""
         options, whole = self.augmentation, np.array(sample.hu.shape)
+        patch = np.minimum(self.patch, whole)
         spacing = np.array(sample.spacing_mm)
         turn = _rotation(np.deg2rad(rng.uniform(-1, 1, 3) * options.rotate_degrees))
         size = np.exp(rng.uniform(-1, 1) * np.log1p(options.scale))
         middle = (whole - 1) / 2 + rng.uniform(-1, 1, 3) * options.shift * whole
-        if (np.array(self.patch) < whole).any():
-            middle = self._about(sample, rng)
+        if (patch < whole).any():
+            middle = self._about(sample, patch, rng)
         step_mm = turn @ np.diag(spacing) * size
         if self.step.name != "rough" and rng.random() < options.mirror:
             step_mm[:, 2] *= -1
         to_voxel = np.diag(1 / spacing) @ step_mm
         # torch counts x, y, z in units of half a side.
         half = (whole - 1) / 2
-        matrix = np.diag(1 / half) @ to_voxel @ np.diag((np.array(self.patch) - 1) / 2)
+        matrix = np.diag(1 / half) @ to_voxel @ np.diag((patch - 1) / 2)
         theta = np.concatenate([matrix[::-1, ::-1], ((middle - half) / half)[::-1, None]], axis=1)
-        grid = F.affine_grid(torch.from_numpy(theta[None]).float(), [1, 1, *self.patch], align_corners=True)
+        grid = F.affine_grid(torch.from_numpy(theta[None]).float(), [1, 1, *patch.tolist()], align_corners=True)
         hu = torch.from_numpy(sample.hu.astype(np.float32) - AIR_HU)[None, None]
         shown = F.grid_sample(hu, grid, mode="bilinear", padding_mode="zeros", align_corners=True)[0, 0] + AIR_HU
         labels = torch.from_numpy(sample.labels.astype(np.float32))[None, None]
         named = F.grid_sample(labels, grid, mode="nearest", padding_mode="zeros", align_corners=True)[0, 0]
         return shown.numpy(), named.numpy().astype(np.uint8)
 
-    def _about(self, sample: Sample, rng: np.random.Generator) -> NDArray[np.float64]:
+    def _about(self, sample: Sample, patch: NDArray[np.int_], rng: np.random.Generator) -> NDArray[np.float64]:
         """The middle of a patch: about a kidney or a lesion in three of four, anywhere in the others."""
-        patch, whole = np.array(self.patch), np.array(sample.hu.shape)
+        whole = np.array(sample.hu.shape)
         lowest, highest = (patch - 1) / 2, whole - (patch + 1) / 2
         wanted = sample.labels > 0
         if self.step.name == "lesion" and rng.random() < 0.7:
@@ -499,7 +514,11 @@ class StepDataset(Dataset[dict[str, Tensor]]):
 
 
 def _region(labels: NDArray[np.uint8], step: Step, wrong_mm: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """The kidney as step 2 might find it: a little too large or too small, and unevenly so."""
+    """The kidney as step 2 might find it, without holes.
+
+    It is a little too large or too small, and unevenly so; half of the time it also flows over here and there, into the
+    fat of the hilum or what lies beside the kidney.
+    """
     kidney = labels > 0
     if not wrong_mm or not kidney.any():
         return kidney
@@ -508,7 +527,25 @@ def _region(labels: NDArray[np.uint8], step: Step, wrong_mm: float, rng: np.rand
     sigma = wrong_mm / np.array(step.spacing_mm) / 1.5
     soft = ndimage.gaussian_filter(kidney.astype(np.float32), sigma, truncate=2)
     found: NDArray[np.bool_] = soft > np.clip(0.4 + rng.uniform(-0.25, 0.2) + uneven, 0.05, 0.95)
-    return found
+    if rng.random() < 0.5:
+        lumps = ndimage.gaussian_filter(rng.standard_normal(labels.shape, np.float32), 5)
+        beside = ndimage.distance_transform_edt(~kidney, step.spacing_mm) < rng.uniform(0, _FLOWS_MM)
+        found |= beside & (lumps > rng.uniform(0.5, 2) * lumps.std())
+    return np.asarray(ndimage.binary_fill_holes(found), np.bool_)
+
+
+def batched(items: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Items of a `StepDataset` as one batch; those that are smaller than others are continued with air."""
+    largest = [max(sides) for sides in zip(*(item["labels"].shape for item in items), strict=True)]
+
+    def filled(tensor: Tensor, value: int) -> Tensor:
+        room = [more for side, of in zip(tensor.shape[-3:], largest, strict=True) for more in (of - side, 0)]
+        return F.pad(tensor, room[::-1], value=value)
+
+    return {
+        "image": torch.stack([filled(item["image"], AIR_HU) for item in items]),
+        "labels": torch.stack([filled(item["labels"], 0) for item in items]),
+    }
 
 
 def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -541,7 +578,9 @@ def whole_samples(paths: Sequence[Path], step: Step) -> Iterator[tuple[Tensor, T
     """Unchanged samples for validation: HU `(1, 1, D, H, W)`, labels `(D, H, W)` of KiTS; step 3 is told the kidney."""
     for path in paths:
         for sample in read_samples(path, step.name):
-            hu = sample.hu.astype(np.float32)
             if step.name == "lesion":
-                hu = within(hu, sample.labels > 0)
+                sample = sample.part(closely(sample.labels > 0))
+                hu = within(sample.hu.astype(np.float32), sample.labels > 0)
+            else:
+                hu = sample.hu.astype(np.float32)
             yield torch.from_numpy(hu)[None, None], torch.from_numpy(sample.labels)

@@ -33,6 +33,7 @@ from renalcore.ct.steps import (
     STEPS,
     Grid,
     StepName,
+    closely,
     kidney_grid,
     kidney_grids,
     resample,
@@ -189,9 +190,11 @@ class KidneyModel:
     def refine(self, volume: Volume, crops: Crops, *, progress: Progress | None = None) -> Crops:
         """Step 2: each kidney with its tumours and cysts, as one label, in its crop.
 
-        A kidney is one connected piece: of the 211 crops that were looked at in the label maps of KiTS23, what else
-        lies in one has 0.2 % of the kidney's volume at most. So the largest piece is kept. A crop whose kidney touches
-        the border is widened and seen again; one in which nothing is left is dropped.
+        A kidney with its masses is one connected piece without holes: of the 211 crops that were looked at in the label
+        maps of KiTS23, what else lies in one has 0.2 % of the kidney's volume at most, and in 40 of them holes have
+        0.7 % at most. So the largest piece is kept and its holes are filled: a hole is a cyst, as a rule, that is too
+        dark to be taken for kidney. A crop whose kidney touches the border is widened and seen again; one in which
+        nothing is left is dropped.
 
         Args:
             volume: The volume that `rough` saw.
@@ -204,7 +207,7 @@ class KidneyModel:
             others = [other for other in crops.grids if other is not grid]
             for widened in range(WIDENED + 1):
                 (classes,) = self._run("kidney", _hounsfield(resample(hu, scan, grid))[None])
-                found = _largest(_nearest_to(grid, classes, [grid, *others]))
+                found = _solid(_nearest_to(grid, classes, [grid, *others]))
                 wider = _widened(scan, grid, found) if widened < WIDENED else None
                 if wider is None:
                     break
@@ -226,9 +229,12 @@ class KidneyModel:
         scan, hu = _turned(volume)
         told = []
         for number, (grid, found) in enumerate(zip(kidneys.grids, kidneys.labels, strict=True)):
-            region = found > 0
-            (classes,) = self._run("lesion", _hounsfield(within(resample(hu, scan, grid), region))[None])
-            told.append(np.where(region & (classes > 0), classes + np.uint8(KIDNEY), region.astype(np.uint8)))
+            window = closely(found > 0)
+            region = found[window] > 0
+            (classes,) = self._run("lesion", _hounsfield(within(resample(hu, scan, grid.part(window)), region))[None])
+            labels = np.minimum(found, np.uint8(KIDNEY))
+            labels[window][region] += classes[region]
+            told.append(labels)
             if progress is not None:
                 progress(number + 1, len(kidneys))
         return Crops(kidneys.grids, tuple(told))
@@ -370,12 +376,14 @@ def _nearest_to(own: Grid, found: Labels, grids: Sequence[Grid]) -> Labels:
     return np.where(belongs[pieces], found, np.uint8(0))
 
 
-def _largest(found: Labels) -> Labels:
-    """The largest connected piece alone."""
+def _solid(found: Labels) -> Labels:
+    """The largest connected piece alone, its holes filled."""
     pieces, count = ndimage.label(found, TOUCHING)
-    if count < 2:
+    if count == 0:
         return found
-    return np.where(pieces == np.bincount(pieces.ravel())[1:].argmax() + 1, found, np.uint8(0))
+    largest = pieces == np.bincount(pieces.ravel())[1:].argmax() + 1
+    filled: Labels = ndimage.binary_fill_holes(largest).astype(np.uint8)
+    return filled
 
 
 def _widened(scan: Grid, grid: Grid, found: Labels) -> Grid | None:

@@ -2,7 +2,7 @@
 
 1. **rough**: the whole scan at 3.41 x 1.71 x 1.71 mm, cut to 128 x 248 x 248 voxels and scaled to 96 x 128 x 128;
 2. **kidney**: a crop around each kidney that step 1 found, at 80 x 128 x 128;
-3. **lesion**: the same crop with everything but the kidney of step 2 taken away; tumour and cyst.
+3. **lesion**: what of this crop holds the kidney of step 2, and everything else taken away; tumour and cyst.
 
 Arrays are `(D, H, W)` with slices counted to the head, rows to the back and columns to the left, as nearly as the scan
 allows (`Volume.toward_lps`). Every grid of a step has the directions of the scan, so that resampling works axis by
@@ -87,7 +87,8 @@ STEPS: Final[Mapping[StepName, Step]] = MappingProxyType(
 """The steps in their order. The kidney with its tumours and cysts is one object in the first two.
 
 The paper scales each crop to 80 x 128 x 128, whatever its size. Here a crop spans 160 x 128 x 128 mm, which holds
-almost every kidney at the same scale, and more only where a kidney with its margin is larger.
+almost every kidney at the same scale, and more only where a kidney with its margin is larger. Step 3 is shown what of
+it holds the kidney (`closely`): the rest is air.
 """
 
 MARGIN_MM: Final = 15.0
@@ -245,6 +246,26 @@ def kidney_grids(scan: Grid, found: NDArray[np.bool_], of: Grid, *, least_ml: fl
 def within(hu: Floats, region: NDArray[np.bool_]) -> Floats:
     """What step 3 is shown: the kidney, and air around it."""
     return np.where(region, hu, np.float32(AIR_HU))
+
+
+def closely(region: NDArray[np.bool_], *, clear: int = 4) -> tuple[slice, slice, slice]:
+    """The part of a crop that step 3 is shown, a quarter of it as a rule: elsewhere is nothing but air.
+
+    Args:
+        region: `(D, H, W)`, the kidney.
+        clear: Voxels of air on each side at least, where the crop reaches that far.
+
+    Returns:
+        A window whose sides are multiples of 8, or those of the crop; of the smallest size where there is no kidney.
+    """
+    windows = []
+    for axis, whole in enumerate(region.shape):
+        used = np.flatnonzero(region.any(axis=tuple(other for other in range(3) if other != axis)))
+        first, last = (int(used[0]), int(used[-1])) if len(used) else (whole // 2, whole // 2)
+        side = min(whole, -(-(last - first + 1 + 2 * clear) // 8) * 8)
+        start = min(max((first + last + 1 - side) // 2, 0), whole - side)
+        windows.append(slice(start, start + side))
+    return windows[0], windows[1], windows[2]
 
 
 def resample(array: NDArray[Any], of: Grid, to: Grid, *, outside: float = AIR_HU) -> Floats:

@@ -32,6 +32,7 @@ from renalcore.ct.data import (
     Augmentation,
     Case,
     StepDataset,
+    batched,
     folds_of,
     prepare,
     prepare_slices,
@@ -311,6 +312,7 @@ def train(config: TrainConfig) -> Path:
     loader: DataLoader[Any] = DataLoader(
         items,  # random already
         batch_size=config.batch,
+        collate_fn=batched,
         drop_last=len(items) > config.batch,
         num_workers=config.workers if device.type == "cuda" else 0,
         pin_memory=device.type == "cuda",

@@ -34,8 +34,8 @@ class TellsByHU:
         found = np.zeros(hu.shape, np.uint8)
         seen = hu > ((BODY + KIDNEY) / 2 if self.step != "lesion" else -1000)
         for box in ndimage.find_objects(seen.astype(np.uint8)):
-            if self.step != "lesion":  # a cyst lies inside and is filled
-                found[box] = ndimage.binary_fill_holes(seen[box])
+            if self.step != "lesion":  # a cyst inside is left out
+                found[box] = seen[box]
             else:
                 core = ndimage.binary_erosion(seen[box], iterations=3)
                 tumour, cyst = hu[box] > (KIDNEY + TUMOUR) / 2, core & (hu[box] < (KIDNEY + CYST) / 2)

@@ -43,7 +43,8 @@ def test_kidneys_tumours_and_cysts_are_found_and_measured_on_the_grid_of_the_sca
         [RIGHT, LEFT], tumours=[((30, 30, -84), (20, 20, 20))], cysts=[((0, 30, 64), (16, 16, 16))]
     )  # fmt: skip
     told: list[tuple[int, int]] = []
-    found = model().search(volume, progress=lambda done, of: told.append((done, of)))
+    searched = model()
+    found = searched.search(volume, progress=lambda done, of: told.append((done, of)))
     assert found.labels.shape == volume.shape
     assert found.labels.dtype == np.uint8
     for label, least in ((1, 0.9), (2, 0.9), (3, 0.85)):
@@ -54,6 +55,8 @@ def test_kidneys_tumours_and_cysts_are_found_and_measured_on_the_grid_of_the_sca
     assert found.words == "Two kidneys were found: right, left. Found in them: 1 tumour and 1 cyst."
     assert told == [(1, 1), (2, 5), (3, 5), (4, 5), (5, 5)]  # the scan, two kidneys, the lesions of two
     assert list(found.seconds) == ["rough", "kidney", "lesion", "labels", "measures"]
+    sizes = {step: [np.prod(shape) for shape in searched.steps[step].shapes] for step in STEPS}  # type: ignore[attr-defined]
+    assert max(sizes["lesion"]) < min(sizes["kidney"]) / 2  # step 3 is not shown the air around the kidney
 
 
 def test_what_a_step_found_is_stored_and_another_process_goes_on_with_it() -> None:

@@ -11,6 +11,7 @@ from renalcore.ct.steps import (
     STEPS,
     TUMOUR,
     Grid,
+    closely,
     kidney_grids,
     resample,
     resample_labels,
@@ -99,6 +100,18 @@ def test_a_crop_grows_in_all_directions_alike_where_a_kidney_needs_it() -> None:
     found[10:85, 20:35, 20:35] = True  # 300 mm and 15 mm beyond both ends: 330 of 160 mm
     (grid,) = kidney_grids(of, found, of)
     assert grid.spacing_mm == pytest.approx(np.array([2, 1, 1]) * 330 / 160)
+
+
+def test_step_3_is_shown_the_part_of_a_crop_that_holds_the_kidney_with_air_around_it() -> None:
+    crop = np.zeros((80, 128, 128), bool)
+    crop[20:50, 30:101, 60:128] = True
+    assert closely(crop) == (
+        slice(15, 55),
+        slice(25, 105),
+        slice(48, 128),
+    )  # 38, 79 and 76 voxels
+    assert closely(crop, clear=40) == (slice(0, 80), slice(0, 128), slice(0, 128))
+    assert crop[closely(np.zeros_like(crop))].shape == (16, 16, 16)
 
 
 def test_a_long_scan_is_seen_in_several_overlapping_parts() -> None:

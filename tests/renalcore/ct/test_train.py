@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from scipy import ndimage
 
 from renalcore import cli, models
 from renalcore.ct.data import (
     Augmentation,
     Sample,
     StepDataset,
+    batched,
     folds_of,
     prepare,
     read_cases,
@@ -23,7 +25,7 @@ from renalcore.ct.data import (
     train_and_validation,
 )
 from renalcore.ct.networks import load_networks
-from renalcore.ct.steps import STEPS, StepName
+from renalcore.ct.steps import STEPS, StepName, closely
 from renalcore.ct.train import TrainConfig, cross_validate, model_of, often, train, train_all, with_recipe
 from renalcore.errors import InputError, ModelError
 from tests.renalcore.ct.kits import write_case, write_labels
@@ -81,9 +83,36 @@ def test_an_unchanged_item_is_the_sample_and_step_3_sees_the_kidney_alone(cases:
     shown = np.clip(rough.hu, -200, 300)
     assert np.abs(item["image"][0].numpy() - shown).max() < 1
     lesion = StepDataset(paths, STEPS["lesion"], augmentation=STILL)[0]
-    kidneys = [sample.labels > 0 for sample in read_samples(paths[0], "lesion")]
+    crops = [sample.labels > 0 for sample in read_samples(paths[0], "lesion")]
+    kidneys = [kidney[closely(kidney)] for kidney in crops]
     outside = lesion["image"][0].numpy() == -1000
     assert any(np.array_equal(outside, ~kidney) for kidney in kidneys)
+    assert outside.size < crops[0].size / 2
+
+
+def test_the_kidney_that_step_3_is_shown_has_no_holes_and_flows_over_at_times(cases: Path, tmp_path: Path) -> None:
+    paths = prepare(read_cases(cases), tmp_path / "samples", drawn=0)
+    still = replace(STILL, region_mm=0.5)
+    items = [StepDataset(paths, STEPS["lesion"], augmentation=still, items=12)[index] for index in range(12)]
+    shown = [(item["image"][0] > -1000).numpy() for item in items]
+    assert not any((ndimage.binary_fill_holes(region) & ~region).any() for region in shown)
+    beside = [int((region & (item["labels"] == 0).numpy()).sum()) for region, item in zip(shown, items, strict=True)]
+    kidneys = [int((item["labels"] > 0).sum()) for item in items]
+    over = [more / kidney for more, kidney in zip(beside, kidneys, strict=True)]
+    assert sum(share > 0.01 for share in over) >= 2
+    assert sum(share < 0.001 for share in over) >= 2
+
+
+def test_items_of_several_sizes_are_one_batch_continued_with_air() -> None:
+    first = {"image": torch.full((1, 8, 16, 8), 30.0), "labels": torch.ones((8, 16, 8), dtype=torch.int64)}
+    second = {"image": torch.full((1, 16, 8, 8), 40.0), "labels": torch.full((16, 8, 8), 2)}
+    batch = batched([first, second])
+    assert (batch["image"].shape, batch["labels"].shape) == ((2, 1, 16, 16, 8), (2, 16, 16, 8))
+    assert torch.equal(batch["image"][0, :, :8], first["image"])
+    assert torch.equal(batch["labels"][1, :, :8], second["labels"])
+    assert batch["image"][0, :, 8:].unique().tolist() == batch["image"][1, :, :, 8:].unique().tolist() == [-1000]
+    assert not batch["labels"][0, 8:].any()
+    assert not batch["labels"][1, :, 8:].any()
 
 
 def test_step_3_is_asked_for_no_lesion_in_a_part_of_the_kidney_that_it_is_not_shown(
