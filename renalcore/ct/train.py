@@ -69,7 +69,7 @@ SHARE_OF_SCANS: Final = 0.25
 _OfPatient = TypeVar("_OfPatient", Slice, Case)
 
 LABEL_WEIGHTS: Final = MappingProxyType(
-    {"rough": (1.0, 4.0, 4.0, 4.0), "kidney": (1.0, 2.0, 4.0, 16.0), "lesion": (1.0, 1.0, 4.0, 8.0)}
+    {"rough": (1.0, 4.0, 4.0, 4.0), "kidney": (1.0, 2.0, 4.0, 8.0), "lesion": (1.0, 1.0, 2.0, 4.0)}
 )
 """Of the cross-entropy, by step and label of KiTS: the rarer a label, the more its voxels count. The paper names no
 numbers. A cyst is a hundredth of the kidney that it lies on: step 2 would cut it off, and step 3 never see it."""
