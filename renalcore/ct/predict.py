@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from renalcore import models
+from renalcore.ct.cysts import cysts_by_hu
 from renalcore.ct.kidneys import TOUCHING, LeastVolumes
 from renalcore.ct.measure import Measures, drop_small, measure
 from renalcore.ct.steps import (
@@ -219,7 +220,7 @@ class KidneyModel:
         return Crops(tuple(grid for grid, _ in kept), tuple(found for _, found in kept))
 
     def lesions(self, volume: Volume, kidneys: Crops, *, progress: Progress | None = None) -> Crops:
-        """Step 3: tumours and cysts, inside the kidneys only.
+        """Step 3: tumours and cysts, inside the kidneys only; cysts are as dark as water (`renalcore.ct.cysts`).
 
         Args:
             volume: The volume that `rough` saw.
@@ -230,10 +231,11 @@ class KidneyModel:
         told = []
         for number, (grid, found) in enumerate(zip(kidneys.grids, kidneys.labels, strict=True)):
             window = closely(found > 0)
-            region = found[window] > 0
-            (classes,) = self._run("lesion", _hounsfield(within(resample(hu, scan, grid.part(window)), region))[None])
-            labels = np.minimum(found, np.uint8(KIDNEY))
-            labels[window][region] += classes[region]
+            region, shown = found[window] > 0, resample(hu, scan, grid.part(window))
+            (classes,) = self._run("lesion", _hounsfield(within(shown, region))[None])
+            labels = np.zeros_like(found)
+            said = np.where(region, classes + np.uint8(KIDNEY), np.uint8(0))
+            labels[window] = cysts_by_hu(shown, said, grid.spacing_mm)
             told.append(labels)
             if progress is not None:
                 progress(number + 1, len(kidneys))

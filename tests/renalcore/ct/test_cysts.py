@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import numpy as np
+
+from renalcore.ct.cysts import cysts_by_hu
+
+SPACING_MM = (2.0, 1.0, 1.0)
+
+
+def ball(middle_mm: tuple[float, float, float], radius_mm: float) -> np.ndarray:
+    axes = (np.arange(n) * mm - at for n, mm, at in zip((40, 80, 80), SPACING_MM, middle_mm, strict=True))
+    z, y, x = np.meshgrid(*axes, indexing="ij")
+    return z**2 + y**2 + x**2 < radius_mm**2
+
+
+KIDNEY = ball((40, 40, 40), 32)
+UPPER, LOWER = ball((54, 44, 40), 12), ball((25, 35, 40), 9)  # 7 and 3 ml
+
+
+def scan(kidney_hu: float) -> np.ndarray:
+    """Fat around a kidney, with the noise of a scan."""
+    noise = np.random.default_rng(0).normal(0, 12, KIDNEY.shape)
+    return (np.where(KIDNEY, kidney_hu, -100) + noise).astype(np.float32)
+
+
+def labels(cysts: np.ndarray) -> np.ndarray:
+    """A kidney in which the network called something a cyst."""
+    return (KIDNEY + 2 * cysts).astype(np.uint8)
+
+
+def test_what_the_network_calls_a_cyst_is_one_where_it_holds_water() -> None:
+    hu = scan(120)
+    hu[UPPER] -= 110  # water; the other is as bright as the kidney
+    told = cysts_by_hu(hu, labels(UPPER | LOWER), SPACING_MM)
+    assert (told[UPPER] == 3).all()
+    assert (told[LOWER] == 1).all()
+    assert np.array_equal(told > 0, KIDNEY)
+
+
+def test_a_cyst_that_the_network_called_kidney_or_tumour_is_found_with_contrast_medium_alone() -> None:
+    bright, plain = scan(120), scan(30)
+    bright[UPPER] -= 110
+    plain[UPPER] -= 20
+    missed = labels(np.zeros_like(KIDNEY))
+    missed[:, :, 40:][UPPER[:, :, 40:]] = 2
+    told = cysts_by_hu(bright, missed, SPACING_MM)
+    assert (told[UPPER & (missed == 1)] == 3).mean() > 0.85
+    assert 0.3 < (told[UPPER & (missed == 2)] == 3).mean() < 0.9  # a tumour may be dark inside: its core alone
+    assert not (told[~UPPER] == 3).any()
+    assert np.array_equal(cysts_by_hu(plain, missed, SPACING_MM), missed)
+    assert (cysts_by_hu(plain, labels(UPPER), SPACING_MM)[UPPER] == 3).all()  # called, and darker than the kidney
+
+
+def test_fat_thin_layers_and_specks_are_no_cysts() -> None:
+    hu = scan(120)
+    hu[:, :, 40:43][KIDNEY[:, :, 40:43]] = 10  # a layer of 3 mm
+    hu[UPPER] = -90
+    speck = ball((25, 35, 30), 4)  # 0.27 ml
+    hu[speck] = 10
+    told = cysts_by_hu(hu, labels(UPPER | speck), SPACING_MM)
+    assert not (told == 3).any()
+    assert np.array_equal(cysts_by_hu(hu, np.zeros_like(told), SPACING_MM), np.zeros_like(told))
