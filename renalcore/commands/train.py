@@ -385,6 +385,11 @@ def _ct_arguments(parser: argparse.ArgumentParser) -> None:
         "quarter of what is shown, however few they are, or more; may be repeated",
     )  # fmt: skip
     parser.add_argument(
+        "--implants", type=count, default=None, metavar="N",
+        help="scans of --scans to show as well with tumours and cysts put on their kidneys: outlines of --data, "
+        "texture of tumours on --slices (0)",
+    )  # fmt: skip
+    parser.add_argument(
         "--licence-of", action="append", nargs=2, default=[], metavar=("FOLDER", "WORDS"),
         help="licence words of one folder by its name, where they are not those of --licence; may be repeated",
     )  # fmt: skip
@@ -432,7 +437,7 @@ def _ct(arguments: argparse.Namespace) -> int:
         validate_every=arguments.validate_every,
         seed=arguments.seed,
     )
-    given = ("width", "synthetic", "items", "batch", "epochs", "lr0")
+    given = ("width", "synthetic", "implants", "items", "batch", "epochs", "lr0")
     asked = {name: getattr(arguments, name) for name in given if getattr(arguments, name) is not None}
     config = replace(with_recipe(config, arguments.recipe), **asked)
     config = replace(config, whole=config.whole or arguments.whole)

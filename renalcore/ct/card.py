@@ -52,6 +52,20 @@ def grown_slices(patients: int) -> str:
     )
 
 
+def implanted_scans(outlined: int, textured: int) -> str:
+    """What real scans are that lesions were put into.
+
+    Args:
+        outlined: Patients among whose lesions was chosen.
+        textured: Patients whose tumours gave texture.
+    """
+    return (
+        f"real CT scans with a tumour or cyst put on each kidney with room for one: outlines, size and place are those "
+        f"of lesions of {outlined} real patients, rarely large ones or such that stick out far; texture is that of "
+        f"tumours on real slices of {textured} patients, mean HU are drawn, cysts are even, nothing is pushed aside"
+    )
+
+
 def unmeasured(
     key: str,
     weights: Path,

@@ -2,7 +2,8 @@
 
 A **case** is a patient: `case_00042/imaging.nii.gz` with `case_00042/segmentation.nii.gz` (1 kidney, 2 tumour, 3 cyst),
 or `case_00042.nii.gz`, a label map without a scan, around which as many scans are drawn as asked for; slices
-(`renalcore.ct.slices`) may come to help. Each becomes a file of samples, made once: the whole scan on the grid of step
+(`renalcore.ct.slices`) may come to help, and lesions of label maps are put into real scans
+(`renalcore.ct.synthetic.implants`). Each becomes a file of samples, made once: the whole scan on the grid of step
 1, and a crop around each kidney and one around something else on that of steps 2 and 3, all in HU with their labels.
 Training changes them anew each time it looks.
 """
@@ -29,7 +30,7 @@ from torch.utils.data import Dataset
 
 from renalcore.ct.kidneys import LeastVolumes
 from renalcore.ct.nifti import read_nifti
-from renalcore.ct.slices import Slice, grow
+from renalcore.ct.slices import Slice, Texture, grow
 from renalcore.ct.steps import (
     AIR_HU,
     CYST,
@@ -47,7 +48,7 @@ from renalcore.ct.steps import (
     rough_grids,
     within,
 )
-from renalcore.ct.synthetic import draw_scene, read_shape
+from renalcore.ct.synthetic import draw_scene, implant, read_shape
 from renalcore.datasets.findings import Findings
 from renalcore.datasets.groups import divide, sides, train_and_val
 from renalcore.errors import InputError
@@ -223,6 +224,40 @@ def prepare_slices(slices: Sequence[Slice], folder: Path, *, workers: int = 1) -
     )
 
 
+def prepare_implants(
+    scans: Sequence[Case],
+    shapes: Sequence[Case],
+    textures: Sequence[Texture],
+    folder: Path,
+    *,
+    count: int,
+    workers: int = 1,
+) -> list[Path]:
+    """Files of samples of real scans that lesions were put into, as those of `prepare`.
+
+    Args:
+        scans: Patients with a scan, who take turns.
+        shapes: Patients whose lesions are put there.
+        textures: What tumours look like within.
+        folder: Where the files go.
+        count: How many files.
+        workers: Processes that make them side by side.
+
+    Raises:
+        InputError: A scan has no kidney, or no room for any lesion that was tried; or as `prepare`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    maps = [case.labels for case in shapes]
+    # A file with a lesion of a patient who is held out now is not taken for one without.
+    givers = zlib.crc32(" ".join([*(case.group for case in shapes), *(each.group for each in textures)]).encode())
+    real = [(case.group, case.image, case.labels) for case in scans if case.image is not None]
+    wanted: dict[str, Callable[[], Samples]] = {}
+    for number in range(count):
+        case = real[number % len(real)]
+        wanted[f"implanted-{case[0]}-{number}-{givers:08x}"] = partial(_implanted, *case, maps, textures, number)
+    return _made(wanted, folder, workers)
+
+
 def _made(wanted: Mapping[str, Callable[[], Samples]], folder: Path, workers: int) -> list[Path]:
     """The files of samples by name, made where they are not there yet."""
     paths = {folder / f"{name}.npz": make for name, make in wanted.items()}
@@ -284,14 +319,31 @@ def _holding(paths: Sequence[Path]) -> dict[int, list[Path]]:
 
 
 def _real(name: str, image: Path, segmentation: Path) -> Samples:
+    return _of_scan(name, *_read_scan(name, image, segmentation))
+
+
+def _implanted(
+    name: str, image: Path, segmentation: Path, maps: Sequence[Path], textures: Sequence[Texture], seed: int
+) -> Samples:
+    hu, labels, grid = _read_scan(name, image, segmentation)
+    try:
+        changed, named, _ = implant(hu, labels, grid, maps, textures, seed)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    return _of_scan(f"{name}-{seed}", changed, named, grid)
+
+
+def _read_scan(name: str, image: Path, segmentation: Path) -> tuple[NDArray[Any], NDArray[np.uint8], Grid]:
     hu, grid = read_nifti(image)
     labels, of_labels = read_nifti(segmentation)
     if grid.shape != of_labels.shape or not np.allclose(grid.affine, of_labels.affine, atol=0.05):
         raise InputError(f"{name}: the scan and its labels lie on different grids; take both from one release")
     if labels.min(initial=0) < 0 or labels.max(initial=0) > CYST:
         raise InputError(f"{name}: labels are 1 kidney, 2 tumour and 3 cyst; others stand there")
-    labels = labels.astype(np.uint8)
+    return hu, labels.astype(np.uint8), grid
 
+
+def _of_scan(name: str, hu: NDArray[Any], labels: NDArray[np.uint8], grid: Grid) -> Samples:
     return _sampled(
         rough_grids(grid),
         kidney_grids(grid, labels > 0, grid),

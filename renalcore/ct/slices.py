@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from renalcore.ct.steps import AIR_HU, CYST, KIDNEY, Grid
+from renalcore.ct.steps import AIR_HU, CYST, KIDNEY, TUMOUR, Grid
 from renalcore.errors import InputError, UnreadableFile
 
 PIXEL_MM: Final = 0.78
@@ -32,6 +32,11 @@ _FAT_HU: Final = (-100.0, 14.0)
 _GAS_HU: Final = -900.0
 _BODY_PX: Final = 20_000
 """Pixels that the body covers at least."""
+_BORDER_MM: Final = 2.0
+"""At the border of a tumour its HU are mixed with those of what lies beside it."""
+_LEAST_SQUARE_MM: Final = 12.0
+_MOST_CUT: Final = 0.05
+"""Share of the pixels of a texture that may have been cut off at 0 or 255."""
 _YELLOW: Final = (0, 255, 255)
 """Kidneys in the masks of CURVAS, as OpenCV reads it."""
 
@@ -50,6 +55,21 @@ class Slice:
     group: str
     image: Path
     labels: Path
+    pixel_mm: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Texture:
+    """What a square within a real tumour has beside its mean.
+
+    Attributes:
+        group: The patient.
+        hu: `(N, N)` float32 of mean 0.
+        pixel_mm: Size of its pixels.
+    """
+
+    group: str
+    hu: NDArray[np.float32]
     pixel_mm: float
 
 
@@ -80,6 +100,31 @@ def read_slices(folder: Path) -> list[Slice]:
         raise InputError(f"{folder} holds no slices: neither index.csv with images, nor folders images and masks")
     if without := [each.image.name for each in found if not each.labels.is_file()]:
         raise InputError(f"{folder} has no labels of {without[0]} ({len(without)} in all); copy them there")
+    return found
+
+
+def tumour_textures(slices: Sequence[Slice]) -> list[Texture]:
+    """The largest square within each tumour, clear of its border, where few of its HU were cut off.
+
+    Cysts give none: they are even (2 HU once noise is smoothed) and dark, so that pictures cut off what they have.
+
+    Raises:
+        UnreadableFile: As `grow`.
+    """
+    found = []
+    for each in slices:
+        image, labels = _pictures(each)
+        for box in ndimage.find_objects(ndimage.label(labels == TUMOUR)[0]):
+            depth_mm = ndimage.distance_transform_edt(np.pad(labels[box] == TUMOUR, 1), sampling=each.pixel_mm)
+            row, column = np.unravel_index(depth_mm.argmax(), depth_mm.shape)
+            half = int((depth_mm.max() - _BORDER_MM) / np.sqrt(2) / each.pixel_mm)
+            if (2 * half + 1) * each.pixel_mm < _LEAST_SQUARE_MM:
+                continue
+            top, left = box[0].start - 1 + int(row) - half, box[1].start - 1 + int(column) - half
+            square = image[top : top + 2 * half + 1, left : left + 2 * half + 1]
+            if ((square == 0) | (square == 255)).mean() <= _MOST_CUT:
+                hu = square.astype(np.float32)
+                found.append(Texture(each.group, hu - hu.mean(), each.pixel_mm))
     return found
 
 
@@ -169,7 +214,8 @@ class _Piece:
         return ended
 
 
-def _read(of: Slice, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+def _pictures(of: Slice) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """What a slice shows, HU cut to 0..255, and its labels."""
     image: Any = cv2.imread(str(of.image), cv2.IMREAD_GRAYSCALE)
     labels: Any = cv2.imread(str(of.labels), cv2.IMREAD_UNCHANGED)
     if image is None or labels is None or image.shape != labels.shape[:2]:
@@ -178,6 +224,11 @@ def _read(of: Slice, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDA
         labels = np.where((labels[..., :3] == _YELLOW).all(-1), np.uint8(KIDNEY), np.uint8(0))
     if labels.max(initial=0) > CYST:
         raise UnreadableFile(f"{of.labels.name}: labels are 1 kidney, 2 tumour and 3 cyst; others stand there")
+    return image, labels
+
+
+def _read(of: Slice, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    image, labels = _pictures(of)
     hu = image.astype(np.float32)
     nothing = image == 0
     body = _body(~nothing)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
@@ -27,7 +28,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
-from renalcore.ct.card import drawn_scans, grown_slices, unmeasured
+from renalcore.ct.card import drawn_scans, grown_slices, implanted_scans, unmeasured
 from renalcore.ct.data import (
     Augmentation,
     Case,
@@ -35,6 +36,7 @@ from renalcore.ct.data import (
     batched,
     folds_of,
     prepare,
+    prepare_implants,
     prepare_slices,
     read_cases,
     train_and_validation,
@@ -49,7 +51,7 @@ from renalcore.ct.networks import (
     load_networks,
     save_networks,
 )
-from renalcore.ct.slices import Slice, read_slices
+from renalcore.ct.slices import Slice, Texture, read_slices, tumour_textures
 from renalcore.ct.steps import STEPS, Shape, Step, StepName
 from renalcore.engine.devices import usable_threads
 from renalcore.errors import InputError, ModelError
@@ -109,6 +111,8 @@ class TrainConfig:
         slices: Folders of labelled slices to train on as well, see `renalcore.ct.slices`.
         scans: Folders of KiTS cases to train on as well. About a quarter of what is shown is theirs, however few they
             are, or more: nothing that is drawn or grown looks like a real abdomen.
+        implants: Scans of these to train on with lesions put into them (`renalcore.ct.synthetic.implants`): outlines
+            of those in `data`, texture of those on `slices`.
         start: Weights to begin from (safetensors), of the same network and width: those of this step, or of another
             one but for its last layer.
         held_out: Patients to validate on, instead of a share chosen by their names.
@@ -145,6 +149,7 @@ class TrainConfig:
     notes: Mapping[str, str] = field(default_factory=dict)
     slices: tuple[Path, ...] = ()
     scans: tuple[Path, ...] = ()
+    implants: int = 0
     start: Path | None = None
     held_out: tuple[str, ...] = ()
     resume: bool = False
@@ -279,7 +284,8 @@ def train(config: TrainConfig) -> Path:
         The safetensors file of this step.
 
     Raises:
-        InputError: The data cannot be read, a licence or note is of no folder given, or there is nothing to resume.
+        InputError: The data cannot be read, a licence or note is of no folder given, there is nothing to resume, or no
+            lesions or no scans to put them into.
         ModelError: There is no such network, or the loss became infinite.
     """
     named = {folder.resolve().name for folder in (config.data, *config.slices, *config.scans)}
@@ -299,6 +305,15 @@ def train(config: TrainConfig) -> Path:
     scans = _by_folder(config.scans, read_cases, without=validating)
     if not all(each.image for each in chain(*scans.values())):
         raise InputError("--scans names folders of case_xxxxx/imaging.nii.gz; label maps without a scan go into --data")
+    textures = tumour_textures([*chain(*slices.values())]) if config.implants else []
+    if config.implants:
+        if not any(scans.values()) or not textures:
+            raise InputError(
+                "--implants puts lesions of the label maps in --data, with the texture of tumours on --slices, into "
+                f"--scans; {'no such tumour is on the slices' if any(scans.values()) else 'no scan is given'}"
+            )
+        into = [*chain(*scans.values())]
+        shown += prepare_implants(into, training, textures, samples, count=config.implants, workers=cores)
     repeated = often(prepare([*chain(*scans.values())], samples, drawn=0, workers=cores), among=len(shown))
     shown += repeated
     checked = prepare(validation, samples, drawn=config.validation_scans, validation=True, workers=cores)
@@ -371,7 +386,7 @@ def train(config: TrainConfig) -> Path:
     draw_curves(table, config.folder / "curves.png")
     told = {"epoch": run.epoch, "scans": len(checked), **{name: round(value, 5) for name, value in figures.items()}}
     finished.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    _describe(config, training, slices, scans, share_of_scans=len(repeated) / len(shown))
+    _describe(config, training, slices, scans, textures, share_of_scans=len(repeated) / len(shown))
     model_of(config)
     return config.weights
 
@@ -492,6 +507,7 @@ def _describe(
     training: Sequence[Case],
     slices: Mapping[str, Sequence[Slice]],
     scans: Mapping[str, Sequence[Case]],
+    textures: Sequence[Texture],
     *,
     share_of_scans: float,
 ) -> None:
@@ -500,17 +516,24 @@ def _describe(
     drawn = config.synthetic if len(training) > real else 0
     data = config.data.resolve().name
     shown = [
-        ("real", data, real, "real CT scans with real labels"),
-        ("drawn", data, drawn, drawn_scans(min(len(training) - real, drawn))),
+        ("real of", data, real, "real CT scans with real labels"),
+        ("drawn of", data, drawn, drawn_scans(min(len(training) - real, drawn))),
     ]
     shown += [
-        ("slices", name, len(some), grown_slices(len({each.group for each in some}))) for name, some in slices.items()
+        ("slices of", name, len(some), grown_slices(len({each.group for each in some})))
+        for name, some in slices.items()
     ]
     for name, some in scans.items():
         share = share_of_scans * len(some) / max(1, sum(map(len, scans.values())))
-        shown.append(("scans", name, len(some), f"real CT scans, {100 * share:.3g} % of what samples were taken from"))
+        shown.append(
+            ("scans of", name, len(some), f"real CT scans, {100 * share:.3g} % of what samples were taken from")
+        )
+    in_turn = [name for name, some in scans.items() for _ in some]
+    implanted = Counter(in_turn[number % len(in_turn)] for number in range(config.implants))
+    note = implanted_scans(len(training), len({each.group for each in textures}))
+    shown += [("implanted into", name, images, note) for name, images in implanted.items()]
     content = {
-        f"{kind} of {name}": asdict(
+        f"{kind} {name}": asdict(
             TrainingData(
                 name,
                 config.licences.get(name, config.licence),

@@ -92,9 +92,7 @@ class Scene:
         hu = palette.mean[tissues]
         for table, scale_mm in ((palette.coarse, 22.0), (palette.fine, 5.5)):
             hu += table[tissues] * SmoothField.drawn(rng, scale_mm, over=grid).on(grid)
-        sigmas = [scanner.slice_mm / 2.7, scanner.blur_mm, scanner.blur_mm]
-        voxel = np.maximum(np.hypot(sigmas, 0.45 * spacing), 0.0) / spacing  # a voxel is the mean of what it covers
-        hu = ndimage.gaussian_filter(hu, voxel, truncate=2.5)
+        hu = ndimage.gaussian_filter(hu, point_spread(scanner.slice_mm, scanner.blur_mm, spacing), truncate=2.5)
         noise = rng.standard_normal(grid.shape, np.float32)
         noise = ndimage.gaussian_filter(noise, np.array([scanner.slice_mm / 2.7, 0.7, 0.7]) / spacing, truncate=2.5)
         fewer = np.sqrt(np.prod(np.minimum(1 / spacing, 1.0)))  # a coarse voxel is the mean of many
@@ -109,6 +107,17 @@ class Scene:
         round_field = np.hypot(y[:, None] - self.body.middle_y_mm, x) > self.scanner.field_mm
         unscanned: NDArray[np.bool_] = beyond[:, None, None] | round_field
         return unscanned
+
+
+def point_spread(slice_mm: float, blur_mm: float, spacing_mm: NDArray[np.float64]) -> NDArray[np.float64]:
+    """By how much a scanner blurs along D, H and W: the sigmas in voxels of this spacing.
+
+    Args:
+        slice_mm: Thickness of a slice.
+        blur_mm: Sigma within a slice.
+        spacing_mm: Of the voxels, each of which is the mean of what it covers.
+    """
+    return np.asarray(np.hypot([slice_mm / 2.7, blur_mm, blur_mm], 0.45 * spacing_mm) / spacing_mm, np.float64)
 
 
 def draw_scene(shape: KidneyShape, seed: int) -> Scene:

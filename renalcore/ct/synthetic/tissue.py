@@ -118,6 +118,9 @@ BRIGHTNESS: Final[Mapping[Tissue, Brightness]] = MappingProxyType(
     }
 )
 
+EVENNESS_OF_PLAIN: Final = 0.3
+"""Without contrast medium kidneys and tumours keep this share of what they deviate within themselves."""
+
 DENSE_CYSTS: Final = 0.12
 """Share of patients whose cysts hold protein or old blood, 40 to 90 HU in every phase."""
 
@@ -165,8 +168,8 @@ def draw_palette(rng: np.random.Generator) -> Palette:
     fine = np.array([BRIGHTNESS[tissue].fine for tissue in Tissue], np.float32) * np.float32(vary[1])
     if first == 0:
         inside = [Tissue.CORTEX, Tissue.MEDULLA, Tissue.TUMOUR]
-        coarse[inside] *= 0.3
-        fine[inside] *= 0.3
+        coarse[inside] *= EVENNESS_OF_PLAIN
+        fine[inside] *= EVENNESS_OF_PLAIN
     if first == 1:
         coarse[Tissue.SPLEEN] *= 2.5  # mottled while its first blood arrives
         coarse[Tissue.TUMOUR] *= 1.6
