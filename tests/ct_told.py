@@ -16,7 +16,7 @@ from renalcore.ct.predict import Crops, KidneyModel, Progress
 from renalcore.io.volume import Volume
 from tests.renalcore.ct import bright
 
-TUMOUR_MM, CYST_MM = 16.0, 6.0
+TUMOUR_MM, CYST_MM = 16.0, 10.0
 """Radius of the ball of tumour in the first kidney of the map, and of the ball of cyst in the second."""
 
 

@@ -17,12 +17,13 @@ from db.engine import session_scope
 from db.models import CtResult, CtScan, CtStep, StoredFile, Upload
 from db.uploads import Part
 from renalcore.ct.measure import Measures, from_dict
-from tests.ct_analysed import CYST, TUMOUR, stored_image
+from tests.ct_analysed import TUMOUR, stored_image
 from tests.ct_files import ct_slice
 from tests.ct_uploads import prepared, registered
 from tests.renalcore.ct.bright import BODY, KIDNEY, LEFT, RIGHT, body
 from tests.worker.laboratory import WEIGHTS_SHA256, Laboratory
 
+CYST = ((10.0, 30.0, -64.0), (18.0, 16.0, 16.0))
 VOLUME, EXPERT = body([RIGHT, LEFT], tumours=[TUMOUR], cysts=[CYST])
 PORTAL = stored_image(VOLUME)
 NATIVE = stored_image(body([LEFT], shape=(58, 60, 80))[0])
