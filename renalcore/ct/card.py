@@ -90,7 +90,7 @@ def unmeasured(
         limits.append("Trained without a single real CT scan; expect less on real scans than on drawn ones.")
     limits += [
         "Tumours and cysts outside of the kidney that was found are not sought.",
-        "Cysts are told by their HU: in scans without contrast medium, and below 3 ml, few are found.",
+        "Cysts are believed only where they hold water; without contrast medium only those that the network sees.",
         "Bosniak classes, stones and the renal pelvis are not told.",
     ]
     title = NETWORKS[network].title
