@@ -7,15 +7,14 @@ bright, a part of it that is dark, round and large enough is a cyst whatever it 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from renalcore.ct.kidneys import TOUCHING
-from renalcore.ct.steps import CYST, KIDNEY, Floats, Floats64
+from renalcore.ct.kidneys import pieces_of
+from renalcore.ct.steps import CYST, KIDNEY, Floats, Floats64, Grid
 
 WATER_HU: Final = (-15.0, 30.0)
 """Of what may be a cyst. Even masses of -9 to 20 HU, or of 30 HU with contrast medium, are benign cysts by the Bosniak
@@ -37,7 +36,7 @@ CORE_ML: Final = 0.6
 """The smallest of those cores."""
 
 
-def cysts_by_hu(hu: Floats, labels: NDArray[np.uint8], spacing_mm: Floats64) -> NDArray[np.uint8]:
+def cysts_by_hu(hu: Floats, labels: NDArray[np.uint8], grid: Grid) -> NDArray[np.uint8]:
     """The labels of one kidney with its cysts put right; what is no cyst after all is kidney.
 
     Of what the network calls a tumour no more than a dark core becomes a cyst: a tumour may be dead inside. The limits
@@ -46,23 +45,21 @@ def cysts_by_hu(hu: Floats, labels: NDArray[np.uint8], spacing_mm: Floats64) -> 
     Args:
         hu: `(D, H, W)`, the crop.
         labels: `(D, H, W)`: 0 elsewhere, 1 kidney, 2 tumour, 3 cyst.
-        spacing_mm: Of the voxels along D, H and W.
+        grid: Where both lie.
     """
     kidney = labels > 0
     if not kidney.any():
         return labels
+    spacing_mm = grid.spacing_mm
     bright = float(np.percentile(hu[kidney], 75))
-    voxel_ml = float(np.prod(spacing_mm)) / 1000
-
-    def is_water(part: NDArray[np.bool_]) -> bool:
-        median = float(np.median(hu[part]))
-        watery = WATER_HU[0] < median < min(WATER_HU[1], bright - DARKER_HU)
-        return watery and int(part.sum()) * voxel_ml >= CALLED_ML
-
     smooth = _smoothed(hu, kidney, spacing_mm)
     dark = kidney & (smooth > WATER_HU[0]) & (smooth < min(DARK_HU, bright - CONTRAST_HU))
-    cores = _pieces(_rounded(dark, spacing_mm), lambda part: int(part.sum()) * voxel_ml >= CORE_ML)
-    cysts = _pieces(labels == CYST, is_water)
+    pieces, _, volumes_ml = pieces_of(_rounded(dark, spacing_mm), grid)
+    cores = np.isin(pieces, 1 + np.flatnonzero(volumes_ml >= CORE_ML))
+    called, _, volumes_ml = pieces_of(labels == CYST, grid)
+    medians = ndimage.median(hu, called, np.arange(1, 1 + len(volumes_ml)))
+    watery = (medians > WATER_HU[0]) & (medians < min(WATER_HU[1], bright - DARKER_HU))
+    cysts = np.isin(called, 1 + np.flatnonzero(watery & (volumes_ml >= CALLED_ML)))
     if cores.any():  # the border of a cyst lies half way to the kidney
         beside = ndimage.distance_transform_edt(~cores, spacing_mm) <= 2 * SMOOTHED_MM
         half = (smooth > WATER_HU[0]) & (smooth < (float(np.mean(WATER_HU)) + bright) / 2)
@@ -88,11 +85,3 @@ def _rounded(mask: NDArray[np.bool_], spacing_mm: Floats64) -> NDArray[np.bool_]
         return middles
     covered: NDArray[np.bool_] = mask & (ndimage.distance_transform_edt(~middles, spacing_mm) <= ROUND_MM)
     return covered
-
-
-def _pieces(mask: NDArray[np.bool_], wanted: Callable[[NDArray[np.bool_]], bool]) -> NDArray[np.bool_]:
-    """The connected pieces of a mask that are wanted."""
-    pieces, count = ndimage.label(mask, TOUCHING)
-    kept = np.array([False, *(wanted(pieces == number) for number in range(1, count + 1))])
-    wanted_ones: NDArray[np.bool_] = kept[pieces]
-    return wanted_ones

@@ -235,7 +235,7 @@ class KidneyModel:
             (classes,) = self._run("lesion", _hounsfield(within(shown, region))[None])
             labels = np.zeros_like(found)
             said = np.where(region, classes + np.uint8(KIDNEY), np.uint8(0))
-            labels[window] = cysts_by_hu(shown, said, grid.spacing_mm)
+            labels[window] = cysts_by_hu(shown, said, grid.part(window))
             told.append(labels)
             if progress is not None:
                 progress(number + 1, len(kidneys))
