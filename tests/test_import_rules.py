@@ -48,6 +48,7 @@ HEAVY = {
 AT_THE_TOP: dict[str, set[str]] = {
     "renalcore/ct/data.py": {"torch"},
     "renalcore/ct/decoding.py": {"torch"},
+    "renalcore/ct/items.py": {"torch"},
     "renalcore/ct/losses.py": {"torch", "monai"},
     "renalcore/ct/networks.py": {"torch", "monai"},
     "renalcore/ct/train.py": {"torch"},

@@ -5,48 +5,38 @@ or `case_00042.nii.gz`, a label map without a scan, around which as many scans a
 (`renalcore.ct.slices`) may come to help, and lesions of label maps are put into real scans
 (`renalcore.ct.synthetic.implants`). Each becomes a file of samples, made once: the whole scan on the grid of step
 1, and a crop around each kidney and one around something else on that of steps 2 and 3, all in HU with their labels.
-Training changes them anew each time it looks.
+Training changes them anew each time it looks (`renalcore.ct.items`).
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy import ndimage
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from renalcore.ct.kidneys import LeastVolumes
-from renalcore.ct.nifti import read_nifti
+from renalcore.ct.nifti import read_labelled
 from renalcore.ct.slices import Slice, Texture, grow
 from renalcore.ct.steps import (
-    AIR_HU,
     CYST,
     STEPS,
     TUMOUR,
-    WINDOW_HU,
     Grid,
-    Shape,
-    Step,
     StepName,
-    closely,
     kidney_grids,
     resample,
     resample_labels,
     rough_grids,
-    within,
 )
 from renalcore.ct.synthetic import draw_scene, implant, read_shape
 from renalcore.datasets.findings import Findings
@@ -61,13 +51,6 @@ _APART_MM: Final = 40.0
 """Distance from the kidneys to what step 2 is shown as none."""
 _SOFT_HU: Final = (0, 250)
 """What could be taken for a kidney: it is neither fat nor gas nor hard bone."""
-SOUGHT: Final[Mapping[StepName, float]] = MappingProxyType({"rough": 0.0, "kidney": 0.4, "lesion": 0.8})
-"""Share of the items of a step that are kidneys with a lesion. Half of the patients of KiTS have a cyst, on one kidney
-mostly, and slices and whole scans have hardly any: who took files in turn would show a cyst with one item of six."""
-_FLOWS_MM: Final = 8.0
-"""How far the kidney of step 2 may flow over into what lies beside it, in step 3's training."""
-_TURNED: Final = 12
-"""Voxels around a kidney that step 3 may be turned, scaled and shifted into."""
 VAL_SHARE: Final = 0.15
 """Share of the patients that validate where no fold is asked for."""
 
@@ -309,38 +292,19 @@ def read_samples(path: Path, step: StepName) -> list[Sample]:
     ]
 
 
-def _holding(paths: Sequence[Path]) -> dict[int, list[Path]]:
-    """The files with a kidney that holds a tumour, and those with one that holds a cyst; repeated as they are given."""
-    lesions = {
-        path: [lesion for lesion in (TUMOUR, CYST) if any(each.holds(lesion) for each in read_samples(path, "lesion"))]
-        for path in dict.fromkeys(paths)
-    }
-    return {lesion: [path for path in paths if lesion in lesions[path]] for lesion in (TUMOUR, CYST)}
-
-
 def _real(name: str, image: Path, segmentation: Path) -> Samples:
-    return _of_scan(name, *_read_scan(name, image, segmentation))
+    return _of_scan(name, *read_labelled(name, image, segmentation))
 
 
 def _implanted(
     name: str, image: Path, segmentation: Path, maps: Sequence[Path], textures: Sequence[Texture], seed: int
 ) -> Samples:
-    hu, labels, grid = _read_scan(name, image, segmentation)
+    hu, labels, grid = read_labelled(name, image, segmentation)
     try:
         changed, named, _ = implant(hu, labels, grid, maps, textures, seed)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     return _of_scan(f"{name}-{seed}", changed, named, grid)
-
-
-def _read_scan(name: str, image: Path, segmentation: Path) -> tuple[NDArray[Any], NDArray[np.uint8], Grid]:
-    hu, grid = read_nifti(image)
-    labels, of_labels = read_nifti(segmentation)
-    if grid.shape != of_labels.shape or not np.allclose(grid.affine, of_labels.affine, atol=0.05):
-        raise InputError(f"{name}: the scan and its labels lie on different grids; take both from one release")
-    if labels.min(initial=0) < 0 or labels.max(initial=0) > CYST:
-        raise InputError(f"{name}: labels are 1 kidney, 2 tumour and 3 cyst; others stand there")
-    return hu, labels.astype(np.uint8), grid
 
 
 def _of_scan(name: str, hu: NDArray[Any], labels: NDArray[np.uint8], grid: Grid) -> Samples:
@@ -403,236 +367,3 @@ def _on(to: Grid, hu: NDArray[Any], labels: NDArray[np.uint8], grid: Grid) -> Sa
 def _sample(hu: NDArray[np.int16], labels: NDArray[np.uint8], grid: Grid) -> Sample:
     d, h, w = grid.spacing_mm.tolist()
     return Sample(hu, labels, (d, h, w))
-
-
-@dataclass(frozen=True, slots=True)
-class Augmentation:
-    """How hard a sample is changed: the paper's scaling, rotations, brightness, contrast and gamma, and translation.
-
-    The paper tells no ranges; these are usual ones. Blur and noise come on top.
-
-    Attributes:
-        scale: Largest change of size; 0.15 is 15 % up or down.
-        rotate_degrees: Largest turn about each axis.
-        shift: Largest shift, as a share of the grid.
-        mirror: Probability that right and left are exchanged; not in step 1, which should know the liver's side.
-        brightness_hu: Largest change of all HU.
-        contrast: Largest relative change of the differences to 50 HU.
-        gamma: Largest exponent of the window, or one over it.
-        noise_hu: Largest deviation of noise, with half of the samples.
-        blur: Largest sigma in voxels, with a third of the samples.
-        region_mm: In step 3, by how far the border of the kidney that step 2 found may be wrong.
-    """
-
-    scale: float = 0.15
-    rotate_degrees: float = 12.0
-    shift: float = 0.08
-    mirror: float = 0.5
-    brightness_hu: float = 15.0
-    contrast: float = 0.15
-    gamma: float = 1.25
-    noise_hu: float = 15.0
-    blur: float = 0.7
-    region_mm: float = 3.0
-
-
-class StepDataset(Dataset[dict[str, Tensor]]):
-    """Changed samples of one step.
-
-    An item holds `image` `(1, D, H, W)` float32 HU and `labels` `(D, H, W)` int64, those of KiTS. Items differ from
-    epoch to epoch and are the same in every run with the same seed. Those of step 3 are of different sizes
-    (`renalcore.ct.steps.closely`): `batched` joins them.
-
-    Args:
-        paths: Files of `prepare`.
-        step: The step.
-        augmentation: How samples are changed.
-        patch: Voxels of an item; None for the whole grid of the step. Smaller ones are laid around the kidneys mostly,
-            and about lesions in step 3.
-        items: Items an epoch; None gives each file once.
-        seed: Makes the items of a run repeatable.
-
-    Raises:
-        InputError: There are no files, or a side of the patch is no multiple of 8 or larger than the grid.
-    """
-
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        step: Step,
-        *,
-        augmentation: Augmentation = Augmentation(),
-        patch: Shape | None = None,
-        items: int | None = None,
-        seed: int = 0,
-    ) -> None:
-        if not paths:
-            raise InputError("there is nothing to train on; give scans, or label maps and --synthetic")
-        patch = patch or step.shape
-        if any(side % 8 or not 0 < side <= whole for side, whole in zip(patch, step.shape, strict=True)):
-            raise InputError(f"sides of a patch are multiples of 8 within {step.shape}, got {patch}")
-        self.paths = tuple(paths)
-        self.step = step
-        self.augmentation = augmentation
-        self.patch = patch
-        self.items = items or len(self.paths)
-        self._holding = _holding(self.paths) if SOUGHT[step.name] else {}
-        self.seed = seed
-        self.epoch = 0
-
-    def start_epoch(self, epoch: int) -> None:
-        """Draw other items than in the epochs before; call it before the loader starts, which copies the data set."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.items
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        if not 0 <= index < self.items:
-            raise IndexError(index)
-        # Every file comes once before one comes twice, in another order each time.
-        turn, place = divmod(self.epoch * self.items + index, len(self.paths))
-        order = np.random.default_rng((self.seed, turn)).permutation(len(self.paths))
-        rng = np.random.default_rng((self.seed, self.epoch, index))
-        path, lesion = self._sought(self.paths[order[place]], rng)
-        samples = read_samples(path, self.step.name)
-        if lesion is not None:
-            samples = [sample for sample in samples if sample.holds(lesion)]
-        if not samples:  # a scan without a kidney has no crop
-            samples = [self._nothing()]
-        sample = samples[int(rng.integers(len(samples)))]
-        if self.step.name == "lesion":
-            sample = sample.part(closely(sample.labels > 0, clear=_TURNED))
-        hu, labels = self._placed(sample, rng)
-        hu = _recoloured(hu, self.augmentation, rng)
-        if self.step.name == "lesion":
-            region = _region(labels, self.step, self.augmentation.region_mm, rng)
-            window = closely(region)
-            hu = within(hu, region)[window]
-            labels = np.where(region, labels, np.uint8(0))[window]  # nothing is sought in air
-        return {"image": torch.from_numpy(hu)[None], "labels": torch.from_numpy(labels).long()}
-
-    def _sought(self, path: Path, rng: np.random.Generator) -> tuple[Path, int | None]:
-        """The file whose turn it is; or one with a cyst or, as often, with a tumour, and which of them is sought."""
-        if rng.random() < SOUGHT[self.step.name]:
-            for lesion in (CYST, TUMOUR) if rng.random() < 0.5 else (TUMOUR, CYST):
-                if holding := self._holding[lesion]:
-                    return holding[int(rng.integers(len(holding)))], lesion
-        return path, None
-
-    def _nothing(self) -> Sample:
-        shape, spacing = self.step.shape, self.step.spacing_mm
-        return Sample(np.full(shape, AIR_HU, np.int16), np.zeros(shape, np.uint8), spacing)
-
-    def _placed(self, sample: Sample, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """A turned, scaled and shifted patch of a sample: HU and labels."""
-        options, whole = self.augmentation, np.array(sample.hu.shape)
-        patch = np.minimum(self.patch, whole)
-        spacing = np.array(sample.spacing_mm)
-        turn = _rotation(np.deg2rad(rng.uniform(-1, 1, 3) * options.rotate_degrees))
-        size = np.exp(rng.uniform(-1, 1) * np.log1p(options.scale))
-        middle = (whole - 1) / 2 + rng.uniform(-1, 1, 3) * options.shift * whole
-        if (patch < whole).any():
-            middle = self._about(sample, patch, rng)
-        step_mm = turn @ np.diag(spacing) * size
-        if self.step.name != "rough" and rng.random() < options.mirror:
-            step_mm[:, 2] *= -1
-        to_voxel = np.diag(1 / spacing) @ step_mm
-        # torch counts x, y, z in units of half a side.
-        half = (whole - 1) / 2
-        matrix = np.diag(1 / half) @ to_voxel @ np.diag((patch - 1) / 2)
-        theta = np.concatenate([matrix[::-1, ::-1], ((middle - half) / half)[::-1, None]], axis=1)
-        grid = F.affine_grid(torch.from_numpy(theta[None]).float(), [1, 1, *patch.tolist()], align_corners=True)
-        hu = torch.from_numpy(sample.hu.astype(np.float32) - AIR_HU)[None, None]
-        shown = F.grid_sample(hu, grid, mode="bilinear", padding_mode="zeros", align_corners=True)[0, 0] + AIR_HU
-        labels = torch.from_numpy(sample.labels.astype(np.float32))[None, None]
-        named = F.grid_sample(labels, grid, mode="nearest", padding_mode="zeros", align_corners=True)[0, 0]
-        return shown.numpy(), named.numpy().astype(np.uint8)
-
-    def _about(self, sample: Sample, patch: NDArray[np.int_], rng: np.random.Generator) -> NDArray[np.float64]:
-        """The middle of a patch: about a kidney or a lesion in three of four, anywhere in the others."""
-        whole = np.array(sample.hu.shape)
-        lowest, highest = (patch - 1) / 2, whole - (patch + 1) / 2
-        wanted = sample.labels > 0
-        if self.step.name == "lesion" and rng.random() < 0.7:
-            rare = sample.labels == (CYST if rng.random() < 0.5 else TUMOUR)
-            wanted = rare if rare.any() else wanted
-        if rng.random() < 0.75 and wanted.any():
-            flat = np.flatnonzero(wanted)
-            centre = np.array(np.unravel_index(flat[rng.integers(len(flat))], sample.labels.shape))
-            middle: NDArray[np.float64] = np.clip(centre + rng.uniform(-0.3, 0.3, 3) * patch, lowest, highest)
-            return middle
-        return rng.uniform(lowest, highest)
-
-
-def _region(labels: NDArray[np.uint8], step: Step, wrong_mm: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """The kidney as step 2 might find it, without holes.
-
-    It is a little too large or too small, and unevenly so; half of the time it also flows over here and there, into the
-    fat of the hilum or what lies beside the kidney.
-    """
-    kidney = labels > 0
-    if not wrong_mm or not kidney.any():
-        return kidney
-    uneven = ndimage.gaussian_filter(rng.standard_normal(labels.shape, np.float32), 4)
-    uneven *= rng.uniform(0, 0.35) / max(float(uneven.std()), 1e-6)
-    sigma = wrong_mm / np.array(step.spacing_mm) / 1.5
-    soft = ndimage.gaussian_filter(kidney.astype(np.float32), sigma, truncate=2)
-    found: NDArray[np.bool_] = soft > np.clip(0.4 + rng.uniform(-0.25, 0.2) + uneven, 0.05, 0.95)
-    if rng.random() < 0.5:
-        lumps = ndimage.gaussian_filter(rng.standard_normal(labels.shape, np.float32), 5)
-        beside = ndimage.distance_transform_edt(~kidney, step.spacing_mm) < rng.uniform(0, _FLOWS_MM)
-        found |= beside & (lumps > rng.uniform(0.5, 2) * lumps.std())
-    return np.asarray(ndimage.binary_fill_holes(found), np.bool_)
-
-
-def batched(items: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Items of a `StepDataset` as one batch; those that are smaller than others are continued with air."""
-    largest = [max(sides) for sides in zip(*(item["labels"].shape for item in items), strict=True)]
-
-    def filled(tensor: Tensor, value: int) -> Tensor:
-        room = [more for side, of in zip(tensor.shape[-3:], largest, strict=True) for more in (of - side, 0)]
-        return F.pad(tensor, room[::-1], value=value)
-
-    return {
-        "image": torch.stack([filled(item["image"], AIR_HU) for item in items]),
-        "labels": torch.stack([filled(item["labels"], 0) for item in items]),
-    }
-
-
-def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
-    turn = np.eye(3)
-    for axis, angle in enumerate(angles):
-        about = np.eye(3)
-        first, second = (other for other in range(3) if other != axis)
-        about[[first, second], [first, second]] = np.cos(angle)
-        about[first, second], about[second, first] = -np.sin(angle), np.sin(angle)
-        turn = turn @ about
-    return turn
-
-
-def _recoloured(hu: NDArray[np.float32], options: Augmentation, rng: np.random.Generator) -> NDArray[np.float32]:
-    low, high = WINDOW_HU
-    if options.blur and rng.random() < 1 / 3:
-        hu = ndimage.gaussian_filter(hu, rng.uniform(0, options.blur), truncate=2.5)
-    hu = np.clip(hu, low - 50, high + 50)
-    hu = (hu - 50) * np.float32(np.exp(rng.uniform(-1, 1) * np.log1p(options.contrast)))
-    hu += np.float32(50 + rng.uniform(-1, 1) * options.brightness_hu)
-    exponent = np.exp(rng.uniform(-1, 1) * np.log(options.gamma))
-    share = np.clip((hu - low) / (high - low), 0, 1) ** np.float32(exponent)
-    hu = low + (high - low) * share
-    if options.noise_hu and rng.random() < 0.5:
-        hu += rng.standard_normal(hu.shape, np.float32) * np.float32(rng.uniform(0, options.noise_hu))
-    return hu.astype(np.float32)
-
-
-def whole_samples(paths: Sequence[Path], step: Step) -> Iterator[tuple[Tensor, Tensor]]:
-    """Unchanged samples for validation: HU `(1, 1, D, H, W)`, labels `(D, H, W)` of KiTS; step 3 is told the kidney."""
-    for path in paths:
-        for sample in read_samples(path, step.name):
-            if step.name == "lesion":
-                sample = sample.part(closely(sample.labels > 0))
-                hu = within(sample.hu.astype(np.float32), sample.labels > 0)
-            else:
-                hu = sample.hu.astype(np.float32)
-            yield torch.from_numpy(hu)[None, None], torch.from_numpy(sample.labels)

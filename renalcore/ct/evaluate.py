@@ -16,11 +16,9 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from renalcore.ct.nifti import read_nifti
+from renalcore.ct.nifti import read_labelled
 from renalcore.ct.predict import KidneyModel
-from renalcore.ct.steps import CYST
 from renalcore.ct.synthetic import draw_scene, read_shape
-from renalcore.errors import InputError
 from renalcore.export.figures import markdown, plain, with_deviation, write_json, write_records
 from renalcore.io.volume import Volume
 from renalcore.metrics.segmentation import Spread
@@ -95,14 +93,9 @@ def drawn_scan(name: str, labels: Path, number: int, *, spacing_mm: float = 1.5)
 
 
 def _real(name: str, image: Path, segmentation: Path) -> tuple[Volume, NDArray[np.uint8]]:
-    hu, grid = read_nifti(image)
-    labels, of_labels = read_nifti(segmentation)
-    if grid.shape != of_labels.shape or not np.allclose(grid.affine, of_labels.affine, atol=0.05):
-        raise InputError(f"{name}: the scan and its labels lie on different grids; take both from one release")
-    if labels.min(initial=0) < 0 or labels.max(initial=0) > CYST:
-        raise InputError(f"{name}: labels are 1 kidney, 2 tumour and 3 cyst; others stand there")
+    hu, labels, grid = read_labelled(name, image, segmentation)
     shown = np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
-    return Volume(shown, grid.affine), labels.astype(np.uint8)
+    return Volume(shown, grid.affine), labels
 
 
 def judge(model: KidneyModel, case: Labelled) -> Judged:

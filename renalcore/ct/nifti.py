@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from renalcore.ct.steps import Grid
-from renalcore.errors import UnreadableFile
+from renalcore.ct.steps import LABELS, Grid
+from renalcore.errors import InputError, UnreadableFile
 
 
 def read_nifti(path: Path) -> tuple[NDArray[Any], Grid]:
@@ -38,3 +38,24 @@ def read_nifti(path: Path) -> tuple[NDArray[Any], Grid]:
     turned = values[::-1, ::-1].transpose(2, 1, 0)
     d, h, w = turned.shape
     return turned, Grid((d, h, w), affine)
+
+
+def read_labelled(name: str, image: Path, segmentation: Path) -> tuple[NDArray[Any], NDArray[np.uint8], Grid]:
+    """A scan in HU, its labels of KiTS, and the grid of both.
+
+    Args:
+        name: Of the patient, for messages.
+        image: The scan.
+        segmentation: Its label map.
+
+    Raises:
+        UnreadableFile: As `read_nifti`.
+        InputError: The two lie on different grids, or there are other labels.
+    """
+    hu, grid = read_nifti(image)
+    labels, of_labels = read_nifti(segmentation)
+    if grid.shape != of_labels.shape or not np.allclose(grid.affine, of_labels.affine, atol=0.05):
+        raise InputError(f"{name}: the scan and its labels lie on different grids; take both from one release")
+    if labels.min(initial=0) < 0 or labels.max(initial=0) > max(LABELS):
+        raise InputError(f"{name}: labels are 1 kidney, 2 tumour and 3 cyst; others stand there")
+    return hu, labels.astype(np.uint8), grid

@@ -30,18 +30,15 @@ from torch.utils.data import DataLoader
 
 from renalcore.ct.card import drawn_scans, grown_slices, implanted_scans, unmeasured
 from renalcore.ct.data import (
-    Augmentation,
     Case,
-    StepDataset,
-    batched,
     folds_of,
     prepare,
     prepare_implants,
     prepare_slices,
     read_cases,
     train_and_validation,
-    whole_samples,
 )
+from renalcore.ct.items import Augmentation, StepDataset, batched, whole_samples
 from renalcore.ct.losses import Loss
 from renalcore.ct.networks import (
     FULL_WIDTH,

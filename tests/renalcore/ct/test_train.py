@@ -14,16 +14,14 @@ from scipy import ndimage
 
 from renalcore import cli, models
 from renalcore.ct.data import (
-    Augmentation,
     Sample,
-    StepDataset,
-    batched,
     folds_of,
     prepare,
     read_cases,
     read_samples,
     train_and_validation,
 )
+from renalcore.ct.items import Augmentation, StepDataset, batched
 from renalcore.ct.networks import load_networks
 from renalcore.ct.steps import STEPS, StepName, closely
 from renalcore.ct.train import TrainConfig, cross_validate, model_of, often, train, train_all, with_recipe
