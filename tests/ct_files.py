@@ -97,6 +97,18 @@ def enhanced(hu: NDArray[np.int16], *, step_mm: float = 2.5) -> Dataset:
     return dataset
 
 
+def two_phases(first: NDArray[np.int16], second: NDArray[np.int16], *, told_by: str) -> Dataset:
+    """One Enhanced CT file of two phases at the same places, the frames of the second first; an element tells."""
+    dataset = enhanced(np.concatenate([first, second]))
+    frames, count = dataset.PerFrameFunctionalGroupsSequence, len(first)
+    for index, frame in enumerate(frames):
+        content = Dataset()
+        setattr(content, told_by, 2 if index < count else 1)
+        frame.FrameContentSequence = Sequence([content])
+        frame.PlanePositionSequence = frames[index % count + count].PlanePositionSequence
+    return dataset
+
+
 def _group(source: Dataset, *keywords: str) -> Sequence:
     item = Dataset()
     for keyword in keywords:

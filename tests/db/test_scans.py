@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -24,7 +22,7 @@ from renalcore.errors import Conflict, InputError, NotFound, StorageFull, Unread
 from renalcore.io.volume import find_series, read_volume
 from renalcore.io.volume.identity import stated
 from tests.ct_analysed import analysed, drawn
-from tests.ct_files import body, ct_series, enhanced
+from tests.ct_files import body, ct_series, two_phases
 from tests.ct_uploads import nifti, prepared, registered, taken_over, tarred, uploaded
 from tests.db.records import Register
 from tests.renalcore.ct import bright
@@ -132,22 +130,13 @@ def test_a_real_study_is_stored_as_it_was_read_and_still_compressed(data: Path, 
     assert made.file.size_bytes < 1.2 * sum(path.stat().st_size for path in folder.iterdir())
 
 
-def two_phases() -> Any:
-    """An Enhanced CT file of two phases at the same places: the later one first."""
-    dataset = enhanced(np.concatenate([HU, HU + 5]))
-    frames = dataset.PerFrameFunctionalGroupsSequence
-    for index, frame in enumerate(frames):
-        moment = Dataset()
-        moment.TemporalPositionIndex = 2 if index < len(HU) else 1
-        frame.FrameContentSequence = Sequence([moment])
-        frame.PlanePositionSequence = frames[index % len(HU) + len(HU)].PlanePositionSequence
-    return dataset
+TWO_PHASES = two_phases(HU, HU + 5, told_by="TemporalPositionIndex")
 
 
 @pytest.mark.parametrize(
     ("datasets", "series", "hu"),
     [
-        ([two_phases()], "3b", HU),
+        ([TWO_PHASES], "3b", HU),
         ([*portal(series="1.1"), *portal(HU + 9, series="1.2")], "4b", HU + 9),
     ],
     ids=["second phase of a file", "two series of one number"],
@@ -158,7 +147,7 @@ def test_the_very_series_that_was_chosen_is_stored(datasets: Any, series: str, h
 
 
 def test_a_phase_that_cannot_be_told_from_another_is_not_taken_for_it(data: Path) -> None:
-    upload = arrived(tarred([*portal(HU + 9, series="1.1", number=3), two_phases()]))
+    upload = arrived(tarred([*portal(HU + 9, series="1.1", number=3), TWO_PHASES]))
     assert np.array_equal(read_volume(ct_intake.prepare(upload, "3", key=bytes(32)).image.path).hu, HU + 9)
     for phase in ("3b", "3c"):
         with pytest.raises(UnreadableFile, match=r"Several series have the number 3, .* Upload that file alone\."):
@@ -166,11 +155,11 @@ def test_a_phase_that_cannot_be_told_from_another_is_not_taken_for_it(data: Path
 
 
 def test_both_phases_of_one_file_are_scans_of_one_study(session: Session, technologist: User, data: Path) -> None:
-    upload = uploaded(session, technologist, tarred([two_phases()]))
+    upload = uploaded(session, technologist, tarred([TWO_PHASES]))
     specimen = registered(session, technologist, prepared(upload, "3"), prepared(upload, "3b"))
-    early, late = (read_volume(local(one.image.sha256, data)).hu for one in scans.of_specimen(session, specimen.id))
-    assert np.array_equal(late, np.maximum(HU, -1024))
-    assert np.array_equal(early, np.maximum(HU + 5, -1024))
+    of_3, of_3b = (read_volume(local(one.image.sha256, data)).hu for one in scans.of_specimen(session, specimen.id))
+    assert np.array_equal(of_3b, np.maximum(HU, -1024))
+    assert np.array_equal(of_3, np.maximum(HU + 5, -1024))
     with pytest.raises(InputError, match=r"Several phases lie in one DICOM file, .* Export the labels as NIfTI"):
         ct_files.headers(scans.get(session, 1).file.sha256)
 

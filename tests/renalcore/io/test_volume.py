@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import pixel_array
-from pydicom.sequence import Sequence
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -47,7 +46,7 @@ from renalcore.io.volume import (
 )
 from renalcore.io.volume.identity import Stated, people, stated
 from renalcore.io.volume.phases import phase
-from tests.ct_files import body, ct_series, ct_slice, enhanced, saved
+from tests.ct_files import body, ct_series, ct_slice, enhanced, saved, two_phases
 
 pytestmark = pytest.mark.filterwarnings("ignore:::pydicom")  # remarks on files that are broken on purpose
 
@@ -262,14 +261,7 @@ def test_phases_that_share_a_series_are_told_apart_by_their_acquisition(tmp_path
 
 
 def test_phases_of_one_enhanced_file_are_told_apart_by_the_acquisition_of_their_frames(tmp_path: Path) -> None:
-    dataset = enhanced(np.concatenate([HU, HU + 50]))
-    frames = dataset.PerFrameFunctionalGroupsSequence
-    for index, frame in enumerate(frames):
-        content = Dataset()
-        content.FrameAcquisitionNumber = 2 if index < len(HU) else 1
-        frame.FrameContentSequence = Sequence([content])
-        frame.PlanePositionSequence = frames[index % len(HU) + len(HU)].PlanePositionSequence
-    folder = saved(tmp_path, [dataset])
+    folder = saved(tmp_path, [two_phases(HU, HU + 50, told_by="FrameAcquisitionNumber")])
     assert [(one.key, one.slices, one.refused) for one in find_series(folder)] == [("3", 12, ""), ("3b", 12, "")]
     assert np.array_equal(read_volume(folder, series="3").hu, np.maximum(HU + 50, -1024))
     assert np.array_equal(read_volume(folder, series="3b").hu, HU)
