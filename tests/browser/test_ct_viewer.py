@@ -97,7 +97,8 @@ def shown(page: Any, app: RunningApp, study: Study) -> Shown:
     page.evaluate(MOUNT, [slide_viewer.script(*SCRIPTS), style, data])
     viewer = Shown(page, study)
     page.locator(".ct[data-shown][data-version='1']").wait_for()
-    page.get_by_label("Opacity of the labels").fill("1")
+    for label in COLOURS:
+        page.get_by_label(f"Opacity: {label}").fill("1")
     page.get_by_role("button", name="Cross-hair").click()
     return viewer
 
@@ -202,6 +203,10 @@ def test_slices_window_labels_and_lesions_follow_the_hand(
     page.mouse.up(button="right")
     expect(viewer.root).to_have_attribute("data-window", "1575 -562")  # 20 and 10 px of 1500 / 400 HU
     page.keyboard.press("n")
+    page.get_by_label("Opacity: kidney").fill("0.3")
+    assert viewer.extent("axial", "kidney")[2] == 1, "its colour is mixed with what lies under it"
+    assert viewer.extent("axial", "tumour")[2] > 1
+    page.get_by_label("Opacity: kidney").fill("1")
     page.get_by_role("button", name="Tumour").press("Enter")
     expect(page.get_by_role("button", name="Tumour", pressed=False)).to_be_focused()
     expect(viewer.root).to_have_attribute("data-selected", "1")

@@ -246,8 +246,10 @@ class Plane {
       pen.setLineDash(dash);
       pen.stroke(onScreen);
     };
-    pen.globalAlpha = 0.5 + look.opacity / 2;
-    this.lines.lines.forEach((path, at) => stroke(path, this.viewer.data.colours[LABELS[at]], WIDTHS[at], DASHES[at]));
+    this.lines.lines.forEach((path, at) => {
+      pen.globalAlpha = 0.5 + look.opacity[at] / 2;
+      stroke(path, this.viewer.data.colours[LABELS[at]], WIDTHS[at], DASHES[at]);
+    });
     pen.globalAlpha = 1;
     stroke(this.lines.chosen, "#fff", 2.4, []);
     pen.setLineDash([]);

@@ -20,7 +20,7 @@ const ANNOUNCE_MS = 400; // slices that fly past are not read aloud, only the on
 const DRAW_EVERY_MS = 150; // while a scan arrives
 
 // Switches outlive a change of tab, not a reload; so does where each scan was looked at.
-const looks = { layout: "three", width: 400, level: 50, overlay: true, filled: true, opacity: 0.35, cross: true, hidden: new Set() };
+const looks = { layout: "three", width: 400, level: 50, overlay: true, filled: true, opacity: [0.35, 0.35, 0.35], cross: true, hidden: new Set() }; // opacity of each of LABELS
 const places = new Map();
 
 class CtViewer {
@@ -52,7 +52,15 @@ class CtViewer {
       this.refresh();
     };
     const words = label[0].toUpperCase() + label.slice(1);
-    return this.button([sample(this.data.colours[label], DASHES[at]), words], `Show or hide: ${label}`, toggle, { "data-label": label });
+    const shown = this.button([sample(this.data.colours[label], DASHES[at]), words], `Show or hide: ${label}`, toggle, { "data-label": label });
+    const title = `Opacity: ${label}`;
+    const opacity = element("input", { type: "range", min: 0.05, max: 1, step: 0.05, title, "aria-label": title });
+    opacity.value = this.look.opacity[at];
+    opacity.addEventListener("input", () => {
+      this.look.opacity[at] = Number(opacity.value);
+      this.refresh();
+    });
+    return element("span", { class: "chip" }, shown, opacity);
   }
 
   build() {
@@ -63,9 +71,6 @@ class CtViewer {
     this.values = element("span", { class: "values", title: "Width and level of the window in HU" });
     this.chips = group("Labels");
     this.filled = this.button("Fill", "Filled, or lines only (l)", () => this.set({ filled: !this.look.filled }));
-    this.opacity = element("input", { type: "range", min: 0.05, max: 1, step: 0.05, title: "Opacity of the labels", "aria-label": "Opacity of the labels" });
-    this.opacity.value = this.look.opacity;
-    this.opacity.addEventListener("input", () => this.set({ opacity: Number(this.opacity.value) }));
     this.cross = this.button("Cross-hair", "Cross-hair on or off (x)", () => this.set({ cross: !this.look.cross }));
     this.list = (rows) => element("dl", {}, ...rows.flatMap(([key, words]) => [element("dt", {}, element("kbd", {}, key)), element("dd", {}, words)]));
     this.keys = element("div", { class: "float keys", hidden: true }, element("strong", {}, "Mouse and fingers"), this.list(MOUSE), element("strong", {}, "Keys"), this.list(KEYS));
@@ -77,7 +82,7 @@ class CtViewer {
     this.pointer = element("span", { class: "pointer" });
     this.remark = element("span", { class: "remark" });
     this.labelled = element("span", { class: "part", hidden: true },
-      element("label", { title: "Labels on or off (o)" }, this.overlaid = element("input", { type: "checkbox" }), "Labels"), this.chips, this.filled, this.opacity);
+      element("label", { title: "Labels on or off (o)" }, this.overlaid = element("input", { type: "checkbox" }), "Labels"), this.chips, this.filled);
     this.overlaid.addEventListener("change", () => this.set({ overlay: this.overlaid.checked }));
     this.root = element("div", { class: "ct" },
       element("div", { class: "tools" }, group("Planes", ...this.layouts), group("Windows", ...this.windows), this.values),
@@ -344,7 +349,7 @@ class CtViewer {
     this.tints = new Uint32Array(4);
     LABELS.forEach((label, at) => {
       const [red, green, blue] = [1, 3, 5].map((from) => parseInt(data.colours[label].slice(from, from + 2), 16));
-      this.tints[at + 1] = ((Math.round(look.opacity * 255) << 24) | (blue << 16) | (green << 8) | red) >>> 0;
+      this.tints[at + 1] = ((Math.round(look.opacity[at] * 255) << 24) | (blue << 16) | (green << 8) | red) >>> 0;
     });
     this.frame.dataset.layout = look.layout;
     for (const button of this.layouts) button.setAttribute("aria-pressed", String(button.dataset.layout === look.layout));
@@ -356,7 +361,7 @@ class CtViewer {
     this.overlaid.checked = look.overlay;
     this.values.textContent = `W ${look.width} L ${look.level}`;
     if (!this.chips.firstChild) this.chips.append(...LABELS.map((label, at) => this.chip(label, at)));
-    for (const chip of this.chips.children) chip.setAttribute("aria-pressed", String(!look.hidden.has(chip.dataset.label)));
+    for (const chip of this.chips.querySelectorAll("button")) chip.setAttribute("aria-pressed", String(!look.hidden.has(chip.dataset.label)));
     Object.assign(this.root.dataset, { selected: this.lesion ?? (this.selected ? "unnumbered" : ""), window: `${look.width} ${look.level}` });
     this.redraw();
   }
