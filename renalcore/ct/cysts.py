@@ -2,7 +2,8 @@
 
 A small network sees that a part of a kidney is darker than the rest, and less well how dark it is. So what step 3 calls
 a cyst is believed where it is as dark as water and darker than its kidney; and where contrast medium makes the kidney
-bright, a part of it that is dark, round and large enough is a cyst whatever it was called.
+bright, a part of it that is dark, round and large enough is a cyst whatever it was called. What it calls a cyst there
+and is too bright for water, but much darker than the kidney, is solid: a tumour.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from renalcore.ct.kidneys import pieces_of
-from renalcore.ct.steps import CYST, KIDNEY, Floats, Floats64, Grid
+from renalcore.ct.steps import CYST, KIDNEY, TUMOUR, Floats, Floats64, Grid
 
 WATER_HU: Final = (-15.0, 30.0)
 """Of what may be a cyst. Even masses of -9 to 20 HU, or of 30 HU with contrast medium, are benign cysts by the Bosniak
@@ -27,7 +28,7 @@ CALLED_ML: Final = 0.3
 DARK_HU: Final = 26.0
 """Below this smoothed HU lies the core of what is a cyst though the network saw none."""
 CONTRAST_HU: Final = 35.0
-"""By how much it is darker than its kidney: without contrast medium nothing is."""
+"""By how much it, or a tumour that was called a cyst, is darker than its kidney: without contrast medium nothing is."""
 SMOOTHED_MM: Final = 2.5
 """Sigma, within the kidney alone."""
 ROUND_MM: Final = 2.5
@@ -37,7 +38,7 @@ CORE_ML: Final = 0.6
 
 
 def cysts_by_hu(hu: Floats, labels: NDArray[np.uint8], grid: Grid) -> NDArray[np.uint8]:
-    """The labels of one kidney with its cysts put right; what is no cyst after all is kidney.
+    """The labels of one kidney with its cysts put right; what is no cyst after all is tumour or kidney.
 
     Of what the network calls a tumour no more than a dark core becomes a cyst: a tumour may be dead inside. The limits
     were chosen on 32 drawn scans of patients that neither train nor are among the 20 of the model's card.
@@ -59,12 +60,14 @@ def cysts_by_hu(hu: Floats, labels: NDArray[np.uint8], grid: Grid) -> NDArray[np
     called, _, volumes_ml = pieces_of(labels == CYST, grid)
     medians = ndimage.median(hu, called, np.arange(1, 1 + len(volumes_ml)))
     watery = (medians > WATER_HU[0]) & (medians < min(WATER_HU[1], bright - DARKER_HU))
-    cysts = np.isin(called, 1 + np.flatnonzero(watery & (volumes_ml >= CALLED_ML)))
+    solid = (medians >= WATER_HU[1]) & (medians < bright - CONTRAST_HU)
+    cysts, tumours = (np.isin(called, 1 + np.flatnonzero(kind & (volumes_ml >= CALLED_ML))) for kind in (watery, solid))
     if cores.any():  # the border of a cyst lies half way to the kidney
         beside = ndimage.distance_transform_edt(~cores, spacing_mm) <= 2 * SMOOTHED_MM
         half = (smooth > WATER_HU[0]) & (smooth < (float(np.mean(WATER_HU)) + bright) / 2)
         cysts |= cores | ((labels == KIDNEY) & beside & half)
     told: NDArray[np.uint8] = np.where(labels == CYST, np.uint8(KIDNEY), labels)
+    told[tumours] = TUMOUR
     told[cysts] = CYST
     return told
 

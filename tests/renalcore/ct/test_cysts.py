@@ -39,6 +39,16 @@ def test_what_the_network_calls_a_cyst_is_one_where_it_holds_water() -> None:
     assert np.array_equal(told > 0, KIDNEY)
 
 
+def test_what_the_network_calls_a_cyst_and_is_solid_is_a_tumour_with_contrast_medium() -> None:
+    bright, plain = scan(150), scan(70)
+    bright[UPPER] -= 80  # 70 HU: no water, and much darker than its kidney
+    told = cysts_by_hu(bright, labels(UPPER | LOWER), GRID)
+    assert (told[UPPER] == 2).all()
+    assert (told[LOWER] == 1).all()
+    plain[UPPER] -= 20
+    assert (cysts_by_hu(plain, labels(UPPER), GRID) == KIDNEY).all()
+
+
 def test_a_cyst_that_the_network_called_kidney_or_tumour_is_found_with_contrast_medium_alone() -> None:
     bright, plain = scan(120), scan(30)
     bright[UPPER] -= 110
