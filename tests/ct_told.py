@@ -39,7 +39,7 @@ class Told(KidneyModel):
         return super().refine(self._seen(volume), crops, progress=progress)
 
     def lesions(self, volume: Volume, kidneys: Crops, *, progress: Progress | None = None) -> Crops:
-        with mock.patch.object(predict, "cysts_by_hu", lambda hu, labels, grid: labels):  # paint is no water
+        with mock.patch.object(predict, "lesions_by_hu", lambda hu, labels, grid: labels):  # paint is no water
             return super().lesions(self._seen(volume), kidneys, progress=progress)
 
     def _seen(self, volume: Volume) -> Volume:

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from renalcore import models
-from renalcore.ct.cysts import cysts_by_hu
 from renalcore.ct.kidneys import TOUCHING, LeastVolumes
+from renalcore.ct.lesions import lesions_by_hu
 from renalcore.ct.measure import Measures, drop_small, measure
 from renalcore.ct.steps import (
     KIDNEY,
@@ -220,7 +220,7 @@ class KidneyModel:
         return Crops(tuple(grid for grid, _ in kept), tuple(found for _, found in kept))
 
     def lesions(self, volume: Volume, kidneys: Crops, *, progress: Progress | None = None) -> Crops:
-        """Step 3: tumours and cysts, inside the kidneys only; cysts are as dark as water (`renalcore.ct.cysts`).
+        """Step 3: tumours and cysts, inside the kidneys only; cysts are as dark as water (`renalcore.ct.lesions`).
 
         Args:
             volume: The volume that `rough` saw.
@@ -235,7 +235,7 @@ class KidneyModel:
             (classes,) = self._run("lesion", _hounsfield(within(shown, region))[None])
             labels = np.zeros_like(found)
             said = np.where(region, classes + np.uint8(KIDNEY), np.uint8(0))
-            labels[window] = cysts_by_hu(shown, said, grid.part(window))
+            labels[window] = lesions_by_hu(shown, said, grid.part(window))
             told.append(labels)
             if progress is not None:
                 progress(number + 1, len(kidneys))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from renalcore.ct.cysts import cysts_by_hu
+from renalcore.ct.lesions import lesions_by_hu
 from renalcore.ct.steps import Grid
 
 SPACING_MM = (2.0, 1.0, 1.0)
@@ -33,7 +33,7 @@ def labels(cysts: np.ndarray) -> np.ndarray:
 def test_what_the_network_calls_a_cyst_is_one_where_it_holds_water() -> None:
     hu = scan(120)
     hu[UPPER] -= 110  # water; the other is as bright as the kidney
-    told = cysts_by_hu(hu, labels(UPPER | LOWER), GRID)
+    told = lesions_by_hu(hu, labels(UPPER | LOWER), GRID)
     assert (told[UPPER] == 3).all()
     assert (told[LOWER] == 1).all()
     assert np.array_equal(told > 0, KIDNEY)
@@ -42,11 +42,11 @@ def test_what_the_network_calls_a_cyst_is_one_where_it_holds_water() -> None:
 def test_what_the_network_calls_a_cyst_and_is_solid_is_a_tumour_with_contrast_medium() -> None:
     bright, plain = scan(150), scan(70)
     bright[UPPER] -= 80  # 70 HU: no water, and much darker than its kidney
-    told = cysts_by_hu(bright, labels(UPPER | LOWER), GRID)
+    told = lesions_by_hu(bright, labels(UPPER | LOWER), GRID)
     assert (told[UPPER] == 2).all()
     assert (told[LOWER] == 1).all()
     plain[UPPER] -= 20
-    assert (cysts_by_hu(plain, labels(UPPER), GRID) == KIDNEY).all()
+    assert (lesions_by_hu(plain, labels(UPPER), GRID) == KIDNEY).all()
 
 
 def test_a_cyst_that_the_network_called_kidney_or_tumour_is_found_with_contrast_medium_alone() -> None:
@@ -55,12 +55,12 @@ def test_a_cyst_that_the_network_called_kidney_or_tumour_is_found_with_contrast_
     plain[UPPER] -= 20
     missed = labels(np.zeros_like(KIDNEY))
     missed[:, :, 40:][UPPER[:, :, 40:]] = 2
-    told = cysts_by_hu(bright, missed, GRID)
+    told = lesions_by_hu(bright, missed, GRID)
     assert (told[UPPER & (missed == 1)] == 3).mean() > 0.85
     assert 0.3 < (told[UPPER & (missed == 2)] == 3).mean() < 0.9  # a tumour may be dark inside: its core alone
     assert not (told[~UPPER] == 3).any()
-    assert np.array_equal(cysts_by_hu(plain, missed, GRID), missed)
-    assert (cysts_by_hu(plain, labels(UPPER), GRID)[UPPER] == 3).all()  # called, and darker than the kidney
+    assert np.array_equal(lesions_by_hu(plain, missed, GRID), missed)
+    assert (lesions_by_hu(plain, labels(UPPER), GRID)[UPPER] == 3).all()  # called, and darker than the kidney
 
 
 def test_fat_thin_layers_and_specks_are_no_cysts() -> None:
@@ -69,6 +69,6 @@ def test_fat_thin_layers_and_specks_are_no_cysts() -> None:
     hu[UPPER] = -90
     speck = ball((25, 35, 30), 4)  # 0.27 ml
     hu[speck] = 10
-    told = cysts_by_hu(hu, labels(UPPER | speck), GRID)
+    told = lesions_by_hu(hu, labels(UPPER | speck), GRID)
     assert not (told == 3).any()
-    assert np.array_equal(cysts_by_hu(hu, np.zeros_like(told), GRID), np.zeros_like(told))
+    assert np.array_equal(lesions_by_hu(hu, np.zeros_like(told), GRID), np.zeros_like(told))

@@ -1,4 +1,4 @@
-"""Cysts told by what they hold: a simple cyst is full of water, whose HU are the same in every scan.
+"""What step 3 calls a lesion, put right by its HU: a simple cyst is full of water, as dark in every scan.
 
 A small network sees that a part of a kidney is darker than the rest, and less well how dark it is. So what step 3 calls
 a cyst is believed where it is as dark as water and darker than its kidney; and where contrast medium makes the kidney
@@ -37,8 +37,8 @@ CORE_ML: Final = 0.6
 """The smallest of those cores."""
 
 
-def cysts_by_hu(hu: Floats, labels: NDArray[np.uint8], grid: Grid) -> NDArray[np.uint8]:
-    """The labels of one kidney with its cysts put right; what is no cyst after all is tumour or kidney.
+def lesions_by_hu(hu: Floats, labels: NDArray[np.uint8], grid: Grid) -> NDArray[np.uint8]:
+    """The labels of one kidney with its lesions put right; what is no cyst after all is tumour or kidney.
 
     Of what the network calls a tumour no more than a dark core becomes a cyst: a tumour may be dead inside. The limits
     were chosen on 32 drawn scans of patients that neither train nor are among the 20 of the model's card.
