@@ -7,7 +7,7 @@ import logging
 import math
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO, Final
 
 import pydicom
@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from renalcore.errors import UnreadableFile
 from renalcore.io.image import DECODER_ERRORS
 from renalcore.io.volume.entries import UNPACK_ERRORS, Entry, damaged
 from renalcore.io.volume.phases import phase
@@ -33,6 +34,8 @@ ENHANCED_CT: Final = frozenset({"1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.
 WHOLE_SLIDE: Final = "1.2.840.10008.5.1.4.1.1.77.1.6"
 """VL Whole Slide Microscopy: a level of a slide, or a picture of its label or of the glass."""
 _DIRECTORY: Final = "1.2.840.10008.1.3.10"
+MAX_FRAMES: Final = 8_000
+"""Slices in one file, all phases together: of 512 x 512 px they fill the largest that is read."""
 _HEADER_BYTES: Final = 64 * 2**20
 _KEYWORDS: Final = (
     "SOPClassUID", "SOPInstanceUID", "Modality", "ImageType", "SeriesInstanceUID", "StudyInstanceUID", "SeriesNumber",
@@ -210,11 +213,18 @@ def _planes(entry: Entry, dataset: Dataset) -> list[Plane]:
         burnt_in=_word(dataset, "BurnedInAnnotation").upper() == "YES",
     )
     shared = _item(dataset, "SharedFunctionalGroupsSequence")
-    own: list[Dataset | None] = list(dataset.get("PerFrameFunctionalGroupsSequence") or [])
-    if not is_ct or not own:
-        # Frames without places of their own are doubled slices, and refused as such.
-        frames = [None] if picture.frames == 1 else list(range(picture.frames)) if is_ct else [0]
-        return [_plane(picture, frame, [dataset, shared]) for frame in frames]
+    grouped = is_ct and "PerFrameFunctionalGroupsSequence" in dataset
+    if grouped and picture.frames > MAX_FRAMES:  # before any of them is looked at
+        raise UnreadableFile(
+            f"{entry.name}: states {picture.frames} frames; one file may hold {MAX_FRAMES}. Export the study as single "
+            "slices."
+        )
+    own: list[Dataset | None] = list(dataset.get("PerFrameFunctionalGroupsSequence") or []) if grouped else []
+    if not own and picture.frames == 1:
+        return [_plane(picture, None, [dataset, shared])]
+    if not own:
+        # However many frames it states, not one is built: where each of them lies it does not say.
+        return [replace(_plane(picture, 0, [dataset, shared]), position=None)]
     if len(own) != picture.frames:
         raise damaged(entry.name)
     return [_plane(picture, index, [groups, shared, dataset]) for index, groups in enumerate(own)]

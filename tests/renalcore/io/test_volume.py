@@ -354,6 +354,16 @@ def test_small_differences_that_add_up_to_more_than_a_slice_are_refused(tmp_path
     assert "the slices are unevenly spaced, from 2.50 to 2.70 mm" in refusal(read[3])
 
 
+def test_frames_that_a_file_states_without_their_places_are_never_built(tmp_path: Path) -> None:
+    stating = ct_slice(HU[0], NumberOfFrames=100_000)  # each would take memory and time before it is refused
+    (found,) = find_series(saved(tmp_path / "alone", [stating]))
+    assert "IM0000 does not state its position" in found.refused
+    assert found.slices == 1
+    grouped = enhanced(HU)
+    grouped.NumberOfFrames = 8_001
+    assert "IM0000: states 8001 frames; one file may hold 8000" in refusal(saved(tmp_path / "grouped", [grouped]))
+
+
 def test_a_file_that_cannot_be_read_beside_a_series_is_told(tmp_path: Path) -> None:
     folder = saved(tmp_path, ct_series(HU))
     (folder / "notes.txt").write_text("nothing of interest")
