@@ -19,7 +19,7 @@ from db.ct_reports import CtReport, ReportedScan
 from db.engine import beforehand
 from db.models import User
 from db.reporting import Which
-from renalcore.ct.measure import sides
+from renalcore.ct.measure import sides, sites
 from renalcore.errors import InputError
 from renalcore.export import meshes
 from renalcore.export.ct import ScanOfReport, reported_kidneys_to_csv, reported_lesions_to_csv
@@ -138,7 +138,7 @@ def to_dicom_seg(session: Session, scan_id: int, *, by: User, file_name: str) ->
 
 
 def to_stl(session: Session, scan_id: int, *, by: User, file_name: str) -> bytes:
-    """A zip archive with a surface in LPS mm for each label and side that holds something, as binary STL.
+    """A zip archive with a surface in LPS mm for each label and site that holds something, as binary STL.
 
     Args:
         session: A session in which nothing was asked yet, so that the database stays free while it is made.
@@ -158,7 +158,7 @@ def to_stl(session: Session, scan_id: int, *, by: User, file_name: str) -> bytes
         if not labels.any():
             raise InputError(f"{asked.scan.name}: nothing is labelled, so there is no surface to export.")
         with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, surface in meshes.surfaces(labels, sides(labels, volume.affine, hu=volume.hu), volume.affine):
+            for name, surface in meshes.surfaces(labels, sites(labels, volume.affine, hu=volume.hu), volume.affine):
                 archive.writestr(f"{name}.stl", meshes.to_stl(surface, name=name))
     _record(session, asked, "export.stl", by=by, file_name=file_name)
     return content.getvalue()

@@ -21,7 +21,7 @@ from db import analyses, audit, ct_files, specimens
 from db.engine import beforehand, now
 from db.models import CtAction, CtCorrection, CtKidney, CtLesion, CtResult, CtScan, Specimen, StoredFile, User
 from renalcore.ct import measure
-from renalcore.ct.kidneys import Labels, Side
+from renalcore.ct.kidneys import Labels, Site
 from renalcore.ct.measure import Measures
 from renalcore.ct.predict import in_words
 from renalcore.ct.steps import CYST, LABELS, TUMOUR
@@ -33,7 +33,14 @@ Voxel = Sequence[int]
 
 _NUMBERS: Final = {name: number for number, name in LABELS.items()}
 _LESIONS: Final[Mapping[int, CtLesion]] = {TUMOUR: "tumour", CYST: "cyst"}
-_KIDNEYS: Final[Mapping[Side, CtKidney]] = {"right": "right kidney", "left": "left kidney", "middle": "kidney"}
+_KIDNEYS: Final[Mapping[Site, CtKidney]] = {
+    "right": "right kidney",
+    "left": "left kidney",
+    "middle": "kidney",
+    "pelvis_right": "right pelvic kidney",
+    "pelvis_left": "left pelvic kidney",
+    "pelvis_middle": "pelvic kidney",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +339,7 @@ def _without_kidney(start: _Start, scan: Volume, number: int, seen_sha256: str) 
     if kidney is None:
         raise InputError(f"{start.name} has no kidney {number}. Reload the page.")
     changed, voxel = measure.without_kidney(ct_files.labels(seen_sha256), scan.affine, number, hu=scan.hu)
-    return _after(scan, changed, voxel, "fused kidney" if kidney.place == "fused" else _KIDNEYS[kidney.side], None)
+    return _after(scan, changed, voxel, "fused kidney" if kidney.place == "fused" else _KIDNEYS[kidney.site], None)
 
 
 def _after(

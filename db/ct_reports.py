@@ -106,9 +106,12 @@ class VolumesAtOneTime:
         scan_id: The scan.
         scan: What the laboratory calls it.
         is_signed: Whether the report is signed as it stands.
-        right_ml: All kidneys on the patient's right with their tumours and cysts; None where there is none.
+        right_ml: The native kidney on the patient's right with its tumours and cysts; None where there is none.
         left_ml: The same on the left.
         side_unknown_ml: The same where the side cannot be told.
+        pelvis_right_ml: A kidney in the pelvis or in front, on the right: a transplant or an ectopic one.
+        pelvis_left_ml: The same on the left.
+        pelvis_side_unknown_ml: The same where the side cannot be told.
         tumour_ml: All tumours.
         cyst_ml: All cysts.
     """
@@ -122,6 +125,9 @@ class VolumesAtOneTime:
     right_ml: float | None
     left_ml: float | None
     side_unknown_ml: float | None
+    pelvis_right_ml: float | None
+    pelvis_left_ml: float | None
+    pelvis_side_unknown_ml: float | None
     tumour_ml: float
     cyst_ml: float
 
@@ -249,8 +255,8 @@ def _scan(scan: CtScan, sha256: str, found: Standing) -> ReportedScan:
 def _volumes(one: CtReport, scan: ReportedScan) -> VolumesAtOneTime:
     kidneys = scan.measures.kidneys
     total = {
-        side: sum(kidney.total_ml for kidney in kidneys if kidney.side == side)
-        for side in {kidney.side for kidney in kidneys}
+        site: sum(kidney.total_ml for kidney in kidneys if kidney.site == site)
+        for site in {kidney.site for kidney in kidneys}
     }
     lesions = scan.measures.lesions
     return VolumesAtOneTime(
@@ -263,6 +269,9 @@ def _volumes(one: CtReport, scan: ReportedScan) -> VolumesAtOneTime:
         right_ml=total.get("right"),
         left_ml=total.get("left"),
         side_unknown_ml=total.get("middle"),
+        pelvis_right_ml=total.get("pelvis_right"),
+        pelvis_left_ml=total.get("pelvis_left"),
+        pelvis_side_unknown_ml=total.get("pelvis_middle"),
         tumour_ml=sum(lesion.volume_ml for lesion in lesions if lesion.label == "tumour"),
         cyst_ml=sum(lesion.volume_ml for lesion in lesions if lesion.label == "cyst"),
     )

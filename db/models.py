@@ -33,7 +33,10 @@ CtFormat = Literal["DICOM", "NIfTI"]
 CtStepName = Literal["rough", "kidney", "lesion"]
 CtAction = Literal["relabel", "remove", "undo"]
 CtLesion = Literal["tumour", "cyst"]
-CtKidney = Literal["right kidney", "left kidney", "fused kidney", "kidney"]
+CtKidney = Literal[
+    "right kidney", "left kidney", "fused kidney", "kidney",
+    "right pelvic kidney", "left pelvic kidney", "pelvic kidney",
+]  # fmt: skip
 """What a correction calls a kidney; `kidney` alone where its side cannot be told."""
 
 ROLES: tuple[Role, ...] = get_args(Role)

@@ -46,6 +46,12 @@ def drawn() -> tuple[Volume, NDArray[np.uint8]]:
     return body([RIGHT, LEFT], tumours=[TUMOUR], cysts=[CYST])
 
 
+def transplanted() -> tuple[Volume, NDArray[np.uint8]]:
+    """Two native kidneys, and on the right one as large in the pelvis, with a tumour."""
+    low = ((-140.0, 10.0, -64.0), RIGHT[1])
+    return body([RIGHT, LEFT, low], tumours=[(low[0], TUMOUR[1])], shape=(90, 60, 80))
+
+
 def stored_image(volume: Volume) -> bytes:
     """A volume as the store keeps it."""
     image = nibabel.Nifti1Image(volume.hu.transpose(2, 1, 0), np.diag([-1, -1, 1, 1]) @ volume.affine)

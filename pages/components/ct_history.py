@@ -18,10 +18,19 @@ _LINES = (
     ("right_ml", "Right kidney", COLOURS["kidney"], "solid", "circle"),
     ("left_ml", "Left kidney", COLOURS["kidney"], "dash", "square"),
     ("side_unknown_ml", "Kidney, side unknown", COLOURS["kidney"], "dot", "cross"),
+    ("pelvis_right_ml", "Right kidney (in the pelvis)", COLOURS["kidney"], "dashdot", "star"),
+    ("pelvis_left_ml", "Left kidney (in the pelvis)", COLOURS["kidney"], "longdash", "x"),
+    ("pelvis_side_unknown_ml", "Kidney, side unknown (in the pelvis)", COLOURS["kidney"], "longdashdot", "hexagon"),
     ("tumour_ml", "Tumours", COLOURS["tumour"], "solid", "diamond"),
     ("cyst_ml", "Cysts", COLOURS["cyst"], "dash", "triangle-up"),
 )
 """What is drawn over time: attribute, name, colour, dash and symbol, so that colour is never alone."""
+
+_IN_PELVIS = (
+    ("pelvis_right_ml", "right"),
+    ("pelvis_left_ml", "left"),
+    ("pelvis_side_unknown_ml", "side unknown"),
+)
 
 _LESIONS = frozenset({"tumour_ml", "cyst_ml"})
 
@@ -73,6 +82,10 @@ def _table(scanned: Sequence[StudyRow], points: dict[int, VolumesAtOneTime], his
             found = escape(lesions[scan.id])
             if point.side_unknown_ml is not None:
                 found += f"<br>{status.flag_html(f'{ct_results.ml(point.side_unknown_ml)} ml, side unknown')}"
+            for name, side in _IN_PELVIS:
+                if (volume_ml := getattr(point, name)) is not None:
+                    words = f"kidney in the pelvis, {side}: {ct_results.ml(volume_ml)} ml"
+                    found += f"<br>{status.quiet_chip_html(words)}"
         about = ", ".join([*([scan.phase] if scan.phase else []), f"{scan.slices} slices"])
         lines.append(
             f'<tr><td><a href="{links.address("scan", scan=scan.id)}" target="_self">'

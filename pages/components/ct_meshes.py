@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from db.files import store
 from db.models import CtScan
 from db.settings import Settings
 from pages.components.ct_viewer import COLOURS
+from renalcore.ct.kidneys import Site
 from renalcore.ct.measure import Kidney, Lesion, Measures
 from renalcore.errors import RenalError
 from renalcore.export.meshes import Mesh, surfaces_of
@@ -33,7 +35,16 @@ ACROSS, DOWN = 2.2, 1.8
 ROOM_MM: Final = 10.0
 """Around what is shown, for letters."""
 
-_SIDES: Final = {"right": "right", "left": "left", "middle": "side unknown"}
+SITE_WORDS: Final[Mapping[Site, str]] = {
+    "right": "right",
+    "left": "left",
+    "middle": "side unknown",
+    "pelvis_right": "right (in the pelvis)",
+    "pelvis_left": "left (in the pelvis)",
+    "pelvis_middle": "side unknown (in the pelvis)",
+}
+"""Where a kidney or lesion lies, as a reader says it."""
+
 _LIGHT: Final = {"ambient": 0.3, "diffuse": 0.9, "specular": 0.15, "roughness": 0.6, "fresnel": 0.1}
 _LAMP: Final = {"x": -60_000, "y": 100_000, "z": -60_000}
 """As a camera without perspective sees it: from the left above, and before the picture."""
@@ -82,7 +93,7 @@ def figure(labels_sha256: str, measures: Measures) -> go.Figure:
     labels, affine = read_labels(path)
     lesion_faces = max(FEWEST_FACES, LESION_FACES // max(len(measures.lesions), 2))
     surfaces = surfaces_of(measures, labels, affine, kidney_faces=KIDNEY_FACES, lesion_faces=lesion_faces)
-    made = go.Figure([_trace(what, surface) for what, surface in surfaces])
+    made = go.Figure([_trace(name_of(what, measures), what, surface) for what, surface in surfaces])
     low, high = _extent(made)
     sizes = high - low
     filling = min(ACROSS / sizes[0], DOWN / max(sizes[1:]))
@@ -111,17 +122,21 @@ def figure(labels_sha256: str, measures: Measures) -> go.Figure:
     return made
 
 
-def name_of(what: Kidney | Lesion) -> str:
-    """`Right kidney`, or `Tumour 2, left`."""
+def name_of(what: Kidney | Lesion, measures: Measures) -> str:
+    """`Right kidney`, or `Tumour 2, left`.
+
+    Args:
+        what: A kidney or a lesion.
+        measures: Those that it is of.
+    """
     if isinstance(what, Kidney):
         where = "" if what.place == "usual" else f" ({what.place if what.place == 'fused' else 'in the pelvis'})"
         return f"{what.side.capitalize()} kidney{where}" if what.side != "middle" else f"Kidney, side unknown{where}"
-    return f"{what.label.capitalize()} {what.number}, {_SIDES[what.side]}"
+    return f"{what.label.capitalize()} {what.number}, {SITE_WORDS[measures.site_of(what)]}"
 
 
-def _trace(what: Kidney | Lesion, surface: Mesh) -> go.Mesh3d:
+def _trace(name: str, what: Kidney | Lesion, surface: Mesh) -> go.Mesh3d:
     solid = isinstance(what, Lesion)
-    name = name_of(what)
     millilitres = what.volume_ml if isinstance(what, Lesion) else what.kidney_ml
     x, y, z = surface.vertices_mm.round(2).T
     # Whole numbers of two bytes where they suffice: a third less to send.

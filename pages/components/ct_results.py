@@ -9,7 +9,7 @@ from html import escape
 from db.ct_reports import CtReport, ReportedScan
 from db.models import Analysis, AuditEvent
 from pages.components import links, status, style
-from pages.components.ct_meshes import name_of
+from pages.components.ct_meshes import SITE_WORDS, name_of
 from pages.components.ct_viewer import COLOURS
 from pages.components.rows import Cell
 from renalcore.ct.measure import RENAL_NOTE, Kidney, Lesion, Measures
@@ -24,11 +24,6 @@ def swatch_html(label: str) -> str:
         f'<span style="display:inline-block;width:0.7em;height:0.7em;border-radius:2px;margin-right:0.35em;'
         f'background:{COLOURS[label]}"></span>'
     )
-
-
-def side_words(side: str) -> str:
-    """The patient's side, as a reader says it."""
-    return "side unknown" if side == "middle" else side
 
 
 def voxel_key(voxel: tuple[int, int, int]) -> str:
@@ -106,13 +101,13 @@ def signed_words(report: CtReport) -> Iterator[str]:
         f"model {style.plain(report.model_key or style.NO_VALUE)}."
     )
     for told in report.scans:
-        tissue = ", ".join(f"{side_words(each.side)} {ml(each.kidney_ml)} ml" for each in told.measures.kidneys)
+        tissue = ", ".join(f"{SITE_WORDS[each.site]} {ml(each.kidney_ml)} ml" for each in told.measures.kidneys)
         words = f"{told.words} Kidney tissue: {tissue}." if tissue else told.words
         if told.corrections:
             words = f"{words} {corrections_in_words(told)}."
         yield f"**{style.plain(told.name)}**: {style.plain(words)}"
         if told.measures.lesions:
-            yield "\n".join(f"- {style.plain(_signed_lesion(each))}" for each in told.measures.lesions)
+            yield "\n".join(f"- {style.plain(_signed_lesion(each, told.measures))}" for each in told.measures.lesions)
     stand = sum(not is_corrected(each, told) for told in report.scans for each in told.measures.lesions)
     if stand:
         yield (
@@ -122,10 +117,9 @@ def signed_words(report: CtReport) -> Iterator[str]:
         )
 
 
-def _signed_lesion(lesion: Lesion) -> str:
-    return (
-        f"{name_of(lesion)}: {ml(lesion.volume_ml)} ml, {style.number(lesion.axial_diameter_mm)} mm in its widest slice"
-    )
+def _signed_lesion(lesion: Lesion, measures: Measures) -> str:
+    axial_mm = style.number(lesion.axial_diameter_mm)
+    return f"{name_of(lesion, measures)}: {ml(lesion.volume_ml)} ml, {axial_mm} mm in its widest slice"
 
 
 def kidneys_html(measures: Measures) -> str:
@@ -147,8 +141,8 @@ def kidneys_html(measures: Measures) -> str:
     return f'<table class="rc-table"><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
-def lesion_html(lesion: Lesion) -> str:
-    """All that is measured of one lesion."""
+def lesion_html(lesion: Lesion, measures: Measures) -> str:
+    """All that is measured of one lesion of these."""
     facts = [
         ("Volume", f"{ml(lesion.volume_ml)} ml"),
         ("Largest axial diameter", f"{style.number(lesion.axial_diameter_mm)} mm"),
@@ -161,7 +155,7 @@ def lesion_html(lesion: Lesion) -> str:
         score = f"R {lesion.renal_r}, E {style.NO_VALUE if lesion.renal_e is None else lesion.renal_e}"
         facts.append((f'<span title="{escape(RENAL_NOTE)}">R.E.N.A.L.</span>', score))
     body = "".join(f'<tr><td>{words}</td><td class="rc-num">{value}</td></tr>' for words, value in facts)
-    title = f"{swatch_html(lesion.label)}{name_of(lesion)}"
+    title = f"{swatch_html(lesion.label)}{name_of(lesion, measures)}"
     return (
         f'<table class="rc-table" data-lesion="{lesion.number}"><thead><tr><th colspan="2">{title}</th>'
         f"</tr></thead><tbody>{body}</tbody></table>"
@@ -172,7 +166,8 @@ def organ_in_words(organ: Sequence[Kidney]) -> str:
     """Which of `Measures.organs`, and how large it is with its lesions: `left kidney, 148.2 ml`."""
     kidney = organ[0]
     which = "fused " if kidney.place == "fused" else "" if kidney.side == "middle" else f"{kidney.side} "
-    return f"{which}kidney, {ml(sum(half.total_ml for half in organ))} ml"
+    where = " in the pelvis" if kidney.place == "pelvis" else ""
+    return f"{which}kidney{where}, {ml(sum(half.total_ml for half in organ))} ml"
 
 
 def corrections_in_words(found: ReportedScan) -> str:
@@ -211,7 +206,7 @@ def cells(lesion: Lesion, found: ReportedScan) -> tuple[Cell, ...]:
     return (
         str(lesion.number),
         {"chip": f"{lesion.label}{by_hand}", "colour": COLOURS[lesion.label]},
-        side_words(lesion.side),
+        SITE_WORDS[found.measures.site_of(lesion)],
         ml(lesion.volume_ml),
         style.number(lesion.axial_diameter_mm),
         style.number(lesion.diameter_mm),
@@ -252,7 +247,7 @@ def change_in_words(event: AuditEvent, scan_id: int) -> str | None:
 
 def _name(kidney: Kidney) -> str:
     place = {"usual": "", "fused": "half of one kidney", "pelvis": "in the pelvis or in front"}[kidney.place]
-    return side_words(kidney.side).capitalize() + (f'<br><span class="rc-quiet-text">{place}</span>' if place else "")
+    return SITE_WORDS[kidney.side].capitalize() + (f'<br><span class="rc-quiet-text">{place}</span>' if place else "")
 
 
 def ml(value: float) -> str:

@@ -91,7 +91,7 @@ def show(
     if may_correct:
         _corrections(scan, current, found, chosen, user)
     if chosen is not None:
-        st.html(ct_results.lesion_html(chosen))
+        st.html(ct_results.lesion_html(chosen, found.measures))
     if any(lesion.renal_r for lesion in lesions):
         st.html(ct_results.renal_note_html())
 

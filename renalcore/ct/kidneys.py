@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,13 @@ Side = Literal["right", "left", "middle"]
 
 Place = Literal["usual", "fused", "pelvis"]
 """`fused`: one half of a kidney that reaches both sides; `pelvis`: far below the other, or in front."""
+
+Site = Literal["middle", "right", "left", "pelvis_middle", "pelvis_right", "pelvis_left"]
+"""What volumes are added up by: the side of a native kidney; apart from it that of one in the pelvis or in front, which
+is a transplant or an ectopic kidney."""
+
+SITES: Final[tuple[Site, ...]] = get_args(Site)
+"""Those in the pelvis follow the others in the same order."""
 
 Labels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -145,6 +152,11 @@ def parts_of(labels: Labels, grid: Grid, hu: NDArray[Any] | None, least: LeastVo
         numbers[boxes[piece]][mine if half is None else mine & half] = number
     _join_loose(numbers, pieces, boxes, [piece for piece in range(len(boxes)) if piece not in own], part)
     return Parts(box, numbers, tuple(each[1] for each in found), tuple(each[2] for each in found), middle, side_from)
+
+
+def site_of(side: Side, place: Place) -> Site:
+    """Where a kidney lies, for its volume to be added to."""
+    return SITES[SITES.index(side) + (3 if place == "pelvis" else 0)]
 
 
 def own_pieces(

@@ -20,6 +20,7 @@ from scipy.spatial.distance import pdist
 
 from renalcore.ct.kidneys import (
     NEAR_MM,
+    SITES,
     TOUCHING,
     Floats,
     Labels,
@@ -29,6 +30,7 @@ from renalcore.ct.kidneys import (
     Place,
     Point,
     Side,
+    Site,
     axial_axis,
     box_of,
     centre_of,
@@ -37,6 +39,7 @@ from renalcore.ct.kidneys import (
     parts_of,
     pieces_of,
     side_of,
+    site_of,
 )
 from renalcore.ct.steps import CYST, KIDNEY, LABELS, TUMOUR, Grid
 
@@ -82,6 +85,11 @@ class Kidney:
     def total_ml(self) -> float:
         """With its lesions."""
         return self.kidney_ml + self.tumour_ml + self.cyst_ml
+
+    @property
+    def site(self) -> Site:
+        """Its side, and apart from it `pelvis_` with the side where it lies in the pelvis or in front."""
+        return site_of(self.side, self.place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +148,14 @@ class Measures:
     found: str
     side_from: Literal["pair", "body", "field"]
 
-    def volume_ml(self, side: Side, label: int) -> float:
-        """Millilitres of one label (1 kidney, 2 tumour, 3 cyst) on one side; 0 where there is none."""
+    def volume_ml(self, site: Site, label: int) -> float:
+        """Millilitres of one label (1 kidney, 2 tumour, 3 cyst) at one site; 0 where there is none."""
         name = f"{LABELS[label]}_ml"
-        return math.fsum(getattr(kidney, name) for kidney in self.kidneys if kidney.side == side)
+        return math.fsum(getattr(kidney, name) for kidney in self.kidneys if kidney.site == site)
+
+    def site_of(self, lesion: Lesion) -> Site:
+        """The site of the lesion's kidney; without one, its own side."""
+        return next((kidney.site for kidney in self.kidneys if kidney.number == lesion.kidney), lesion.side)
 
     @property
     def organs(self) -> tuple[tuple[Kidney, ...], ...]:
@@ -345,10 +357,28 @@ def sides(
     Raises:
         ValueError: As `measure`.
     """
+    return sites(labels, affine, hu=hu, least=least) % np.uint8(3)
+
+
+def sites(
+    labels: Labels,
+    affine: NDArray[np.floating[Any]],
+    *,
+    hu: NDArray[Any] | None = None,
+    least: LeastVolumes = LeastVolumes(),
+) -> Labels:
+    """The site of each labelled voxel, as `measure` tells it, whose arguments these are.
+
+    Returns:
+        `(D, H, W)`: an index into `SITES`, which is 0 also where nothing is.
+
+    Raises:
+        ValueError: As `measure`.
+    """
     parts = parts_of(labels, _grid(labels, affine, hu), hu, least)
-    codes = np.array([0, *({"right": 1, "left": 2, "middle": 0}[side] for side in parts.sides)], np.uint8)
     told = np.zeros(labels.shape, np.uint8)
-    told[parts.box] = codes[parts.numbers]
+    codes = [SITES.index(site_of(side, place)) for side, place in zip(parts.sides, parts.places, strict=True)]
+    told[parts.box] = np.array([0, *codes], np.uint8)[parts.numbers]
     return told
 
 

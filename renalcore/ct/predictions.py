@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from renalcore.ct.measure import RENAL_NOTE, sides
+from renalcore.ct.kidneys import SITES, Site
+from renalcore.ct.measure import RENAL_NOTE, sides, sites
 from renalcore.ct.predict import Found
 from renalcore.ct.steps import LABELS
 from renalcore.export.ct import kidneys_to_csv, lesions_to_csv
@@ -19,6 +20,9 @@ from renalcore.models import ModelCard
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+
+_NATIVE: Final[tuple[Site, ...]] = ("right", "left")
+"""Told of every scan; any other site only where a kidney lies there."""
 
 
 def write(folder: Path, found: Found, volume: Volume, *, card: ModelCard, name: str, seconds: float) -> None:
@@ -39,11 +43,11 @@ def write(folder: Path, found: Found, volume: Volume, *, card: ModelCard, name: 
 
 
 def write_surfaces(folder: Path, found: Found, volume: Volume) -> list[Path]:
-    """Write a binary STL in LPS mm for each label and side that holds something, `kidney-right.stl` for instance."""
+    """Write a binary STL in LPS mm for each label and site that holds something, `kidney-right.stl` for instance."""
     from renalcore.export.meshes import surfaces, to_stl
 
     written = []
-    for name, surface in surfaces(found.labels, sides(found.labels, volume.affine, hu=volume.hu), volume.affine):
+    for name, surface in surfaces(found.labels, sites(found.labels, volume.affine, hu=volume.hu), volume.affine):
         path = folder / f"{name}.stl"
         path.write_bytes(to_stl(surface, name=name))
         written.append(path)
@@ -80,7 +84,7 @@ def write_seg(path: Path, found: Found, volume: Volume, headers: Sequence[Datase
 
 def _figures(found: Found, volume: Volume, *, card: ModelCard, name: str, seconds: float) -> dict[str, Any]:
     measures = found.measures
-    told = [side for side in ("right", "left", "middle") if side != "middle" or _lies(found, side)]
+    told = [*_NATIVE, *(site for site in SITES if site not in _NATIVE and _lies(found, site))]
     lesions = {organ: [each for each in measures.lesions if each.label == organ] for organ in ("tumour", "cyst")}
     totals = {organ: np.count_nonzero(found.labels == label) * volume.voxel_ml for label, organ in LABELS.items()}
     return {
@@ -93,10 +97,7 @@ def _figures(found: Found, volume: Volume, *, card: ModelCard, name: str, second
         "flags": [flag.message for flag in volume.flags],
         "found": found.words,
         "ml": {
-            **{
-                side: {organ: measures.volume_ml(side, label) for label, organ in LABELS.items()}  # type: ignore[arg-type]
-                for side in told
-            },
+            **{site: {organ: measures.volume_ml(site, label) for label, organ in LABELS.items()} for site in told},
             "total": totals,
         },
         "largest_diameter_mm": {
@@ -118,5 +119,5 @@ def _figures(found: Found, volume: Volume, *, card: ModelCard, name: str, second
     }
 
 
-def _lies(found: Found, side: str) -> bool:
-    return any(kidney.side == side for kidney in found.measures.kidneys)
+def _lies(found: Found, site: Site) -> bool:
+    return any(kidney.site == site for kidney in found.measures.kidneys)

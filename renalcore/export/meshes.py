@@ -6,7 +6,7 @@ number of faces by quadric edge collapse. The volume stays that of the voxels wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, sparse
 
-from renalcore.ct.kidneys import TOUCHING, box_of
+from renalcore.ct.kidneys import SITES, TOUCHING, Site, box_of
 from renalcore.ct.measure import Kidney, Lesion, Measures
 from renalcore.ct.steps import KIDNEY, LABELS
 
@@ -34,8 +34,15 @@ FACES: Final = 20_000
 """Faces of one organ at the most, for a browser to turn smoothly with several of them."""
 
 
-_SIDES: Final = {1: "right", 2: "left", 0: "side-unknown"}
-"""Of each code of `renalcore.ct.measure.sides`."""
+_SITES: Final[Mapping[Site, str]] = {
+    "right": "right",
+    "left": "left",
+    "middle": "side-unknown",
+    "pelvis_right": "pelvis-right",
+    "pelvis_left": "pelvis-left",
+    "pelvis_middle": "pelvis-side-unknown",
+}
+"""What surfaces are named by."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,22 +103,24 @@ def mesh(
 
 
 def surfaces(
-    labels: NDArray[np.uint8], sides: NDArray[np.uint8], affine: NDArray[np.floating[Any]]
+    labels: NDArray[np.uint8], sites: NDArray[np.uint8], affine: NDArray[np.floating[Any]]
 ) -> Iterator[tuple[str, Mesh]]:
-    """The surface of each label on each side that holds something, with its name: `kidney-right`, `cyst-left` ...
+    """The surface of each label at each site that holds something, with its name: `kidney-right`, `cyst-left` ...
+
+    A kidney in the pelvis is apart from the native one of its side: `kidney-pelvis-right`.
 
     Args:
         labels: `(D, H, W)`: 0 background, 1 kidney, 2 tumour, 3 cyst.
-        sides: `(D, H, W)` as `renalcore.ct.measure.sides` tells them.
+        sites: `(D, H, W)` as `renalcore.ct.measure.sites` tells them.
         affine: 4 x 4, as `mesh` takes it.
     """
     box = box_of(labels)
-    within, told, moved = labels[box], sides[box], _moved(affine, box)
+    within, told, moved = labels[box], sites[box], _moved(affine, box)
     for label, organ in LABELS.items():
-        for code, side in _SIDES.items():
-            mask = (within == label) & (told == code)
+        for site, words in _SITES.items():
+            mask = (within == label) & (told == SITES.index(site))
             if mask.any():
-                yield f"{organ}-{side}", mesh(mask, moved)
+                yield f"{organ}-{words}", mesh(mask, moved)
 
 
 def surfaces_of(

@@ -14,7 +14,7 @@ from db.ct_findings import Standing
 from db.engine import now, session_scope
 from db.models import CtCorrection, User
 from renalcore.errors import Conflict, InputError, NotFound, UnreadableFile
-from tests.ct_analysed import CYST, TUMOUR, Study, analysed
+from tests.ct_analysed import CYST, TUMOUR, Study, analysed, transplanted
 from tests.renalcore.ct.bright import LEFT, RIGHT, body
 
 
@@ -131,6 +131,18 @@ def test_a_fused_kidney_that_is_none_goes_whole_and_comes_back_whole(session: Se
     undone, removed = audit.events(session, action="kidney.")
     assert (removed.action, removed.old["label"]) == ("kidney.remove", "fused kidney")
     assert (undone.action, undone.new["label"]) == ("kidney.undo", "fused kidney")
+
+
+def test_a_transplant_that_is_none_is_not_told_as_the_native_kidney_of_its_side(
+    session: Session, technologist: User
+) -> None:
+    study = analysed(session, technologist, [transplanted()])
+    where = study.analysis.id, study.scan.id
+    found = ct_findings.standing(session, *where)
+    (low,) = (kidney for kidney in found.measures.kidneys if kidney.place == "pelvis")
+    gone = ct_findings.remove_kidney(session, *where, low.number, seen_sha256=found.labels_sha256, by=technologist)
+    assert [kidney.site for kidney in gone.measures.kidneys] == ["right", "left"]
+    assert gone.corrections[0].was == "right pelvic kidney"
 
 
 def test_of_two_corrections_at_one_moment_the_later_is_refused_and_the_first_stays(

@@ -14,7 +14,7 @@ from db.engine import now
 from db.models import CtResult, CtScan, User
 from renalcore.ct.measure import RENAL_NOTE
 from renalcore.errors import Conflict, InputError, NotFound
-from tests.ct_analysed import TUMOUR, Study, analysed, drawn
+from tests.ct_analysed import TUMOUR, Study, analysed, drawn, transplanted
 from tests.db.records import MODEL, searched
 from tests.renalcore.ct.bright import LEFT, RIGHT, body
 
@@ -142,3 +142,12 @@ def test_a_patients_volumes_follow_each_other_in_the_order_of_the_scans(
     assert reports.patient_history(session, patient) == []
     with pytest.raises(InputError, match="Say what to export"):
         ct_reports.for_export(session)
+
+
+def test_a_kidney_in_the_pelvis_adds_nothing_to_the_native_one_of_its_side(
+    session: Session, technologist: User
+) -> None:
+    study = analysed(session, technologist, [transplanted()])
+    (point,) = ct_reports.volumes([ct_reports.report(session, study.specimen.id)])
+    assert (point.side_unknown_ml, point.pelvis_left_ml, point.pelvis_side_unknown_ml) == (None, None, None)
+    assert [point.right_ml, point.pelvis_right_ml] == pytest.approx([point.left_ml] * 2, rel=0.02)

@@ -16,7 +16,7 @@ from db.ct_reports import CtReport, ReportedScan
 from db.models import CtScan
 from renalcore.ct.measure import measure
 from renalcore.io.volume import Volume
-from tests.ct_analysed import CYST, TUMOUR, drawn
+from tests.ct_analysed import CYST, TUMOUR, drawn, transplanted
 from tests.renalcore.ct.bright import LEFT, RIGHT, body
 
 PATIENCE_S = 120.0
@@ -96,3 +96,13 @@ def test_volumes_are_told_by_side_and_label_in_the_table_and_over_time() -> None
     table = page.get("html")[0].value
     cells = [float(cell) for cell in re.findall(r'<td class="rc-num">([^<]+)</td>', table)]
     assert cells == pytest.approx([ml[study] for study in (0, 1) for ml in expected.values()], abs=0.051)
+
+
+def test_a_kidney_in_the_pelvis_has_a_line_of_its_own_beside_the_native_one_of_its_side() -> None:
+    page = shown((JUNE, transplanted()), (JULY, transplanted()))
+    (chart,) = (json.loads(chart.proto.spec)["data"] for chart in page.get("plotly_chart"))
+    lines = {line["name"]: line["y"][0] for line in chart}
+    assert list(lines) == ["Right kidney", "Left kidney", "Right kidney (in the pelvis)", "Tumours"]
+    assert lines["Right kidney"] == pytest.approx(lines["Left kidney"], rel=0.02), "not twice as much"
+    table = page.get("html")[0].value
+    assert f"kidney in the pelvis, right: {lines['Right kidney (in the pelvis)']:.1f} ml" in table

@@ -13,7 +13,7 @@ from db.models import AuditEvent
 from pages.components import ct_results
 from renalcore.ct.measure import measure
 from renalcore.ct.predict import BEYOND, in_words
-from tests.ct_analysed import drawn
+from tests.ct_analysed import drawn, transplanted
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 
@@ -83,6 +83,19 @@ def test_a_kidney_is_called_by_its_side_and_a_fused_one_is_one_thing_as_large_as
     fused = replace(scan.measures, kidneys=(replace(right, place="fused"), replace(left, place="fused")))
     (organ,) = fused.organs
     assert ct_results.organ_in_words(organ) == f"fused kidney, {right.total_ml + left.total_ml:.1f} ml"
+
+
+def test_a_transplant_and_its_lesions_are_told_apart_from_the_native_kidney_of_their_side(scan: ReportedScan) -> None:
+    volume, labels = transplanted()
+    measures = measure(labels, volume.affine)
+    changed = replace(scan, measures=measures, words="")
+    told = "\n".join(ct_results.signed_words(report(changed))).replace("\\", "")
+    assert "- Tumour 1, right (in the pelvis): " in told
+    assert "right (in the pelvis) 1" in told
+    assert ct_results.cells(measures.lesions[0], changed)[2] == "right (in the pelvis)"
+    assert sorted(ct_results.organ_in_words(organ).partition(",")[0] for organ in measures.organs) == [
+        "left kidney", "right kidney", "right kidney in the pelvis",
+    ]  # fmt: skip
 
 
 def test_r_and_e_are_told_of_tumours_only(scan: ReportedScan) -> None:

@@ -12,7 +12,7 @@ import pydicom
 import pytest
 from numpy.typing import NDArray
 
-from renalcore.ct.kidneys import LeastVolumes
+from renalcore.ct.kidneys import SITES, LeastVolumes
 from renalcore.ct.measure import (
     RENAL_NOTE,
     Measures,
@@ -23,11 +23,13 @@ from renalcore.ct.measure import (
     renal_e,
     renal_r,
     sides,
+    sites,
     to_dict,
     without_kidney,
 )
 from renalcore.ct.nifti import read_nifti
 from renalcore.io.volume import read_volume
+from tests.ct_analysed import transplanted
 
 Labels = NDArray[np.uint8]
 
@@ -147,6 +149,25 @@ def test_a_transplant_beside_two_kidneys_is_told_by_its_height() -> None:
         ("right", "usual"), ("left", "pelvis"), ("left", "usual"),
     ]  # fmt: skip
     assert found.found.startswith("3 kidneys were found: right, left (in the pelvis")
+
+
+def test_a_transplant_s_volume_and_lesions_are_no_part_of_the_native_kidney_s() -> None:
+    volume, labels = transplanted()
+    found = measure(labels, volume.affine)
+    half = labels.shape[2] // 2  # columns run to the patient's left, the middle between them
+    native, low = labels[31:], labels[:31]  # slices run to the head
+    for site, part in {
+        "right": native[..., :half], "left": native[..., half:], "pelvis_right": low, "pelvis_left": low[..., half:],
+    }.items():  # fmt: skip
+        for label in (1, 2):
+            expected_ml = np.count_nonzero(part == label) * volume.voxel_ml
+            assert found.volume_ml(site, label) == pytest.approx(expected_ml)  # type: ignore[arg-type]
+    (tumour,) = found.lesions
+    assert (tumour.side, found.site_of(tumour)) == ("right", "pelvis_right")
+    told = sites(labels, volume.affine)
+    assert {SITES[code] for code in np.unique(told[labels > 0])} == {"right", "left", "pelvis_right"}
+    assert ((told == SITES.index("pelvis_right")) == (np.arange(90) < 31)[:, None, None] * (labels > 0)).all()
+    assert set(np.unique(sides(labels, volume.affine)[labels > 0])) == {1, 2}
 
 
 def test_a_kidney_in_front_of_the_body_s_middle_is_no_usual_one() -> None:

@@ -11,10 +11,14 @@ import pytest
 import torch
 
 from renalcore import cli
+from renalcore.ct import predictions
+from renalcore.ct.measure import measure
 from renalcore.ct.networks import StepNetwork, build_network, save_networks
+from renalcore.ct.predict import Found, in_words
 from renalcore.ct.steps import STEPS
 from renalcore.models import file_entries, write_card
 from tests import ct_files
+from tests.ct_analysed import transplanted
 from tests.renalcore.ct.bright import LEFT, RIGHT, body, card
 
 
@@ -80,6 +84,24 @@ def test_a_dicom_series_gets_labels_on_its_own_grid_figures_surfaces_and_a_seg_a
     assert [segment.SegmentLabel for segment in segments.SegmentSequence] == ["Right kidney", "Left kidney"]
     source = pydicom.dcmread(next(series.iterdir()))
     assert segments.FrameOfReferenceUID == source.get("FrameOfReferenceUID", segments.FrameOfReferenceUID)
+
+
+def test_a_kidney_in_the_pelvis_has_figures_and_surfaces_apart_from_the_native_one_of_its_side(tmp_path: Path) -> None:
+    volume, labels = transplanted()
+    measures = measure(labels, volume.affine, hu=volume.hu)
+    found = Found(labels, measures, in_words(labels, measures), {})
+    predictions.write(tmp_path, found, volume, card=card(), name="study", seconds=1.0)
+    told = json.loads((tmp_path / "summary.json").read_text())["ml"]
+    assert list(told) == ["right", "left", "pelvis_right", "total"]
+    assert told["right"] == {"kidney": pytest.approx(told["left"]["kidney"], rel=0.02), "tumour": 0, "cyst": 0}
+    assert told["pelvis_right"]["tumour"] == told["total"]["tumour"] > 0
+    assert sum(told[site]["kidney"] for site in ("right", "left", "pelvis_right")) == pytest.approx(
+        told["total"]["kidney"]
+    )
+    written = predictions.write_surfaces(tmp_path, found, volume)
+    assert [path.name for path in written] == [
+        "kidney-right.stl", "kidney-left.stl", "kidney-pelvis-right.stl", "tumour-pelvis-right.stl",
+    ]  # fmt: skip
 
 
 def test_nothing_found_is_written_as_empty_labels_and_is_no_error(
