@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from renalcore.ct.kidneys import box_of
 from renalcore.ct.steps import CYST, KIDNEY, LABELS, TUMOUR
 from renalcore.errors import InputError
+from renalcore.io.volume.stacking import astray
 
 if TYPE_CHECKING:
     from highdicom.seg import SegmentDescription
     from pydicom import Dataset
 
 Labels = NDArray[np.uint8]
+_Order = NDArray[np.intp] | slice
 SIDES: Final = {1: "right", 2: "left", 0: ""}
 """Of each code of `renalcore.ct.measure.sides`; right before left, and last what has no side."""
 
@@ -76,7 +78,7 @@ def dicom_seg(
 
     if not labels.any():
         raise InputError("Nothing is labelled, so there is nothing to write as DICOM SEG.")
-    _check_place(labels.shape, affine, source)
+    order = _order(labels.shape, np.asarray(affine, np.float64), source)
     complete = _complete(source, slice_mm=float(np.linalg.norm(np.asarray(affine, np.float64)[:3, 2])))
     box = box_of(labels)
     kinds = sides[box] * np.uint8(4) + labels[box]
@@ -90,15 +92,9 @@ def dicom_seg(
                 segments.append(_segment(len(segments) + 1, label, side, algorithm, version, reviewed))
     segmented = np.zeros(labels.shape, np.uint8)
     segmented[box] = numbers[kinds]
-    voxels = highdicom.Volume(
-        segmented,
-        np.asarray(affine, np.float64)[:, [2, 1, 0, 3]],  # highdicom's affine takes an index as it stands
-        "PATIENT",
-        frame_of_reference_uid=complete[0].FrameOfReferenceUID,
-    )
     written = highdicom.seg.Segmentation(
         source_images=complete,
-        pixel_array=voxels,
+        pixel_array=segmented[order],  # without places of its own, so each has that of its image, even or not
         segmentation_type="BINARY",
         segment_descriptions=segments,
         series_instance_uid=highdicom.UID(),
@@ -119,8 +115,12 @@ def dicom_seg(
     return file.getvalue()
 
 
-def _check_place(shape: tuple[int, ...], affine: NDArray[np.floating[Any]], source: Sequence[Dataset]) -> None:
-    """Refuses a series whose slices are not those of the labels, one by one."""
+def _order(shape: tuple[int, ...], affine: NDArray[np.float64], source: Sequence[Dataset]) -> _Order:
+    """The slices of the labels in the order of the images, or of the frames of an enhanced one.
+
+    Raises:
+        InputError: They are not the slices of the labels, one by one, or cannot be referred to.
+    """
     lacking = [word for word in REFERRED_TO if not source or any(not header.get(word) for header in source)]
     if lacking:
         raise InputError(f"The original series has no {lacking[0]} to refer to; export NIfTI instead.")
@@ -130,22 +130,25 @@ def _check_place(shape: tuple[int, ...], affine: NDArray[np.floating[Any]], sour
         raise InputError("The slices name several studies or series that they belong to; export NIfTI instead.")
     if len({header.SOPInstanceUID for header in source}) < len(source):
         raise InputError("Slices of the original series share an identifier to refer to; export NIfTI instead.")
-    if len(source) == 1 and "NumberOfFrames" in source[0]:  # enhanced: highdicom finds its frames by their place
-        if int(source[0].NumberOfFrames) != shape[0]:
-            raise _other_slices(shape[0], source[0].NumberOfFrames)
-        return
-    if len(source) != shape[0]:
-        raise _other_slices(shape[0], len(source))
-    along = np.asarray(affine, np.float64)
-    for index, header in enumerate(source):
+    is_enhanced = len(source) == 1 and "NumberOfFrames" in source[0]
+    frames = source[0].PerFrameFunctionalGroupsSequence if is_enhanced else source
+    if len(frames) != shape[0]:
+        raise _other_slices(shape[0], len(frames))
+    placed = [frame.PlanePositionSequence[0] for frame in frames] if is_enhanced else frames
+    corners = np.array([one.ImagePositionPatient for one in placed], np.float64)
+    # Frames come in any order, single images in that of the volume.
+    by_place = np.argsort(corners @ affine[:3, 2]) if is_enhanced else np.arange(len(corners))
+    away = astray(corners[by_place], affine)
+    for index, header in enumerate(() if is_enhanced else source):
         rows, columns = np.array(header.ImageOrientationPatient, np.float64).reshape(2, 3)
         row_mm, column_mm = (float(step) for step in header.PixelSpacing)
-        stated = np.stack((rows * column_mm, columns * row_mm, np.array(header.ImagePositionPatient, np.float64)), 1)
-        expected = np.stack((along[:3, 0], along[:3, 1], along[:3, 3] + index * along[:3, 2]), 1)
-        if (header.Rows, header.Columns) != shape[1:] or not np.allclose(stated, expected, atol=0.05):
-            raise InputError(
-                f"Slice {index + 1} of the series does not lie where the labels lie; export NIfTI instead."
-            )
+        stated = np.stack((rows * column_mm, columns * row_mm), 1)
+        away[index] |= (header.Rows, header.Columns) != shape[1:] or not np.allclose(stated, affine[:3, :2], atol=0.05)
+    if away.any():
+        raise InputError(
+            f"Slice {int(away.argmax()) + 1} of the series does not lie where the labels lie; export NIfTI instead."
+        )
+    return np.argsort(by_place) if is_enhanced else slice(None)
 
 
 def _other_slices(labelled: int, stored: int) -> InputError:
@@ -156,7 +159,7 @@ def _complete(source: Sequence[Dataset], *, slice_mm: float) -> list[Dataset]:
     """Headers that highdicom takes: nothing is left out, and there is no name, which a warning of its would tell.
 
     A series without a frame of reference gets one of its own, the same each time. Slices without a thickness are as
-    thick as they lie apart.
+    thick as they lie apart, and all have the orientation of the first, which may differ in the last digits.
     """
     import pydicom
 
@@ -172,11 +175,16 @@ def _complete(source: Sequence[Dataset], *, slice_mm: float) -> list[Dataset]:
     for measure in measures or [first]:
         if not measure.get("SliceThickness"):
             measure.SliceThickness = f"{slice_mm:.6g}"
-    if first.get("FrameOfReferenceUID"):
-        return [first, *source[1:]]
-    headers = [first, *(copy.deepcopy(header) for header in source[1:])]
-    for header in headers:
-        header.FrameOfReferenceUID = pydicom.uid.generate_uid(entropy_srcs=[str(first.SeriesInstanceUID)])
+    if not first.get("FrameOfReferenceUID"):
+        first.FrameOfReferenceUID = pydicom.uid.generate_uid(entropy_srcs=[str(first.SeriesInstanceUID)])
+    alike = {word: first[word].value for word in ("FrameOfReferenceUID", "ImageOrientationPatient") if word in first}
+    headers = [first]
+    for header in source[1:]:
+        if any(header.get(word) != value for word, value in alike.items()):
+            header = copy.deepcopy(header)
+            for word, value in alike.items():
+                setattr(header, word, value)
+        headers.append(header)
     return headers
 
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from renalcore.errors import TooLarge, UnreadableFile
-from renalcore.io.volume.headers import Plane
 from renalcore.types import QualityFlag
+
+if TYPE_CHECKING:
+    from renalcore.io.volume.headers import Plane
 
 MAX_SIDE: Final = 4096
 MAX_SLICES: Final = 5_000
@@ -35,6 +37,8 @@ _TURNED: Final = float(np.sin(np.deg2rad(0.5)))
 _TILTED: Final = float(np.tan(np.deg2rad(0.5)))
 _OUT_OF_LINE: Final = 0.5
 """In pixels."""
+_ROUNDED_MM: Final = 0.05
+"""Affines are stored as float32, and positions as text."""
 _HU_UNITS: Final = ("", "HU", "US")
 """Where the file states no unit, or "unspecified", a CT image is in HU by the standard."""
 
@@ -112,6 +116,29 @@ def check_voxels(slices: int, rows: int, columns: int, name: str) -> None:
         )
 
 
+def astray(corners: NDArray[np.float64], affine: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which slices are not those of a volume, since `stack` would not make it of them.
+
+    Args:
+        corners: `(N, 3)` LPS mm of the first pixel of each slice, in the order of the volume.
+        affine: Of the volume: its ends are the first and the last slice, those between need not be quite even.
+    """
+    step = affine[:3, 2]
+    normal = np.cross(affine[:3, 0], affine[:3, 1])
+    normal /= np.linalg.norm(normal)
+    off = corners - (affine[:3, 3] + np.outer(np.arange(len(corners)), step))
+    away = np.asarray(abs(off).max(axis=1) > _ROUNDED_MM)
+    if len(corners) > 2:
+        gaps, along, step_mm = np.diff(corners @ normal), off @ normal, float(step @ normal)
+        usual = _usual(gaps)
+        uneven = abs(gaps - usual) > _NEARLY_EVEN * usual
+        pixel_mm = float(np.linalg.norm(affine[:3, :2], axis=0).min())
+        sideways = np.linalg.norm(off - np.outer(along / step_mm, step), axis=1)
+        strayed = (abs(along) > _STRAYED * usual) | (sideways > _beside_mm(pixel_mm, step_mm))
+        away[1:-1] = strayed[1:-1] | uneven[:-1] | uneven[1:]
+    return away
+
+
 def separated(planes: Sequence[Plane]) -> list[list[Plane]]:
     """The phases that share a series, where the files tell them apart; else all slices as one."""
     if not _has_doubles(planes):
@@ -185,9 +212,7 @@ def _gaps(places: NDArray[np.float64], planes: Sequence[Plane], name: str) -> li
             f"{name}: slices are doubled; {int(doubled.sum()) + 1} of {len(planes)} share their place with another "
             f"({pair}). Export one phase or reconstruction at a time."
         )
-    usual = float(np.median(gaps))
-    if len(gaps) < 4:  # of three gaps the middle one may be the wrong one
-        usual = float(gaps.min())
+    usual = _usual(gaps)
     worst = int(abs(gaps - usual).argmax())
     off = abs(float(gaps[worst]) / usual - 1)
     between = f"between {planes[worst].picture.entry.name} and {planes[worst + 1].picture.entry.name}"
@@ -210,6 +235,11 @@ def _gaps(places: NDArray[np.float64], planes: Sequence[Plane], name: str) -> li
     )
 
 
+def _usual(gaps: NDArray[np.float64]) -> float:
+    """The distance that most slices have, in mm; of three gaps the middle one may be the wrong one."""
+    return float(np.median(gaps) if len(gaps) >= 4 else gaps.min())
+
+
 def _step(corner: NDArray[np.float64], normal: NDArray[np.float64], pixel_mm: float, name: str) -> NDArray[np.float64]:
     """From one slice to the next, in mm."""
     if len(corner) == 1:
@@ -224,11 +254,16 @@ def _step(corner: NDArray[np.float64], normal: NDArray[np.float64], pixel_mm: fl
             "Reconstruct the scan without tilt."
         )
     line = corner[0] + np.outer((corner - corner[0]) @ normal / along, step)
-    if np.linalg.norm(corner - line, axis=1).max() > max(_OUT_OF_LINE * pixel_mm, 0.05 * along):
+    if np.linalg.norm(corner - line, axis=1).max() > _beside_mm(pixel_mm, along):
         raise UnreadableFile(
             f"{name}: the slices do not lie straight behind each other. Export one series with one field of view."
         )
     return np.asarray(step)
+
+
+def _beside_mm(pixel_mm: float, step_mm: float) -> float:
+    """How far beside the line through the others a slice may lie."""
+    return max(_OUT_OF_LINE * pixel_mm, 0.05 * step_mm)
 
 
 def _check_hu(planes: Sequence[Plane], name: str) -> None:

@@ -159,6 +159,55 @@ def test_slices_that_state_no_thickness_are_as_thick_as_they_lie_apart(form: str
     np.testing.assert_array_equal(read.get_volume(combine_segments=True).match_geometry(place).array, labels)
 
 
+def placed(datasets: list[pydicom.Dataset]) -> list[pydicom.Dataset]:
+    """What states the positions of the slices, of single images or of the frames of one."""
+    if "PerFrameFunctionalGroupsSequence" not in datasets[0]:
+        return datasets
+    return [frame.PlanePositionSequence[0] for frame in datasets[0].PerFrameFunctionalGroupsSequence]
+
+
+@pytest.mark.parametrize("form", ["single", "enhanced"])
+@pytest.mark.parametrize(("off_mm", "doubted"), [(0.08, False), (0.4, True)])
+def test_each_frame_lies_where_its_image_lies_also_in_a_series_that_is_not_quite_even(
+    form: str, off_mm: float, doubted: bool, tmp_path: Path
+) -> None:
+    hu = body(12, 64, 72)
+    datasets = [enhanced(hu, step_mm=5)] if form == "enhanced" else ct_series(hu, step_mm=5)
+    placed(datasets)[5].ImagePositionPatient[2] += off_mm
+    if form == "single":
+        datasets[6].ImageOrientationPatient = [1, 0, 0, 0, 1, 0.000001]  # as exports round it
+    series = saved(tmp_path, datasets)
+    volume, labels = read_volume(series), np.zeros(hu.shape, np.uint8)
+    assert any(flag.code == "uneven_spacing" for flag in volume.flags) == doubted
+    for index in range(3, 9):
+        labels[index, 20 : 30 + index, 30:50] = 1  # the number of rows tells which slice it is
+    told = sides(labels, volume.affine)
+    file = pydicom.dcmread(
+        io.BytesIO(dicom_seg(labels, told, volume.affine, slice_headers(series), reviewed=False, **MODEL))
+    )
+    assert file.NumberOfFrames == 6
+    for frame, pixels in zip(file.PerFrameFunctionalGroupsSequence, file.pixel_array, strict=True):
+        (reference,) = frame.DerivationImageSequence[0].SourceImageSequence
+        images = [image for image in datasets if image.SOPInstanceUID == reference.ReferencedSOPInstanceUID]
+        stated = placed(images)[reference.get("ReferencedFrameNumber", 1) - 1].ImagePositionPatient
+        assert frame.PlanePositionSequence[0].ImagePositionPatient == stated
+        assert pixels.any(axis=1).sum() == 10 + round((stated[2] - 30) / 5)
+    elsewhere = slice_headers(series)
+    for one in placed(elsewhere):
+        one.ImagePositionPatient[2] += 5
+    with pytest.raises(InputError, match="Slice 1 of the series does not lie where the labels lie"):
+        dicom_seg(labels, told, volume.affine, elsewhere, reviewed=False, **MODEL)
+
+
+def test_two_images_that_changed_places_do_not_lie_where_the_labels_lie(tmp_path: Path) -> None:
+    series = saved(tmp_path, ct_series(body(12, 64, 72)))
+    volume, headers = read_volume(series), slice_headers(series)
+    headers[5:7] = headers[6:4:-1]
+    labels = np.ones(volume.shape, np.uint8)
+    with pytest.raises(InputError, match="Slice 5 of the series does not lie where"):
+        dicom_seg(labels, labels, volume.affine, headers, reviewed=False, **MODEL)
+
+
 def test_nothing_labelled_is_nothing_to_write() -> None:
     nothing = np.zeros((2, 3, 4), np.uint8)
     with pytest.raises(InputError, match="Nothing is labelled"):
