@@ -195,5 +195,6 @@ def _scan(report: CtReport, scan: ReportedScan) -> ScanOfReport:
         phase=scan.phase,
         measures=scan.measures,
         corrections=len(scan.corrections),
+        doubts=scan.doubts,
         whence=reporting.whence(report, report.signature, report.amendments),
     )

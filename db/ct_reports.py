@@ -44,6 +44,8 @@ class ReportedScan:
         measures: Kidneys and lesions, with all that is measured of them.
         words: Which there are, in one to three sentences.
         corrections: What people changed, oldest first.
+        doubts: Doubts about its files, a sentence each, such as slices at uneven distances; none of reports that were
+            signed before these were kept.
     """
 
     scan_id: int
@@ -60,6 +62,7 @@ class ReportedScan:
     measures: Measures
     words: str
     corrections: tuple[Corrected, ...]
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +191,7 @@ def scans_of(snapshot: Mapping[str, Any]) -> tuple[ReportedScan, ...]:
                     Corrected(**one | {"voxel": tuple(one["voxel"]), "at": datetime.fromisoformat(one["at"])})
                     for one in scan["corrections"]
                 ),
+                "doubts": tuple(scan.get("doubts", ())),
             }
         )
         for scan in snapshot["scans"]
@@ -199,6 +203,7 @@ def _scan_to_json(scan: ReportedScan) -> dict[str, Any]:
         "spacing_mm": list(scan.spacing_mm),
         "measures": to_dict(scan.measures),
         "corrections": [asdict(one) | {"voxel": list(one.voxel), "at": one.at.isoformat()} for one in scan.corrections],
+        "doubts": list(scan.doubts),
     }
 
 
@@ -249,6 +254,7 @@ def _scan(scan: CtScan, sha256: str, found: Standing) -> ReportedScan:
         measures=found.measures,
         words=found.words,
         corrections=found.corrections,
+        doubts=tuple(flag["message"] for flag in scan.flags),
     )
 
 

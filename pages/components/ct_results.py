@@ -105,6 +105,8 @@ def signed_words(report: CtReport) -> Iterator[str]:
         words = f"{told.words} Kidney tissue: {tissue}." if tissue else told.words
         if told.corrections:
             words = f"{words} {corrections_in_words(told)}."
+        if told.doubts:
+            words = f"{words} Doubts about the scan: {' '.join(told.doubts)}"
         yield f"**{style.plain(told.name)}**: {style.plain(words)}"
         if told.measures.lesions:
             yield "\n".join(f"- {style.plain(_signed_lesion(each, told.measures))}" for each in told.measures.lesions)

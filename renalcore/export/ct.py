@@ -6,7 +6,7 @@ empty where the values of the CT were not at hand, R and E of R.E.N.A.L. for wha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -25,8 +25,8 @@ _KIDNEY: Final = (
 _WHOSE: Final = ("patient", "accession", "scanned_at", "scan", "phase")
 LESION_COLUMNS: Final = ("study", *_LESION)
 KIDNEY_COLUMNS: Final = ("study", *_KIDNEY)
-REPORTED_LESION_COLUMNS: Final = (*_WHOSE, *_LESION, "corrections", *WHENCE_COLUMNS)
-REPORTED_KIDNEY_COLUMNS: Final = (*_WHOSE, *_KIDNEY, "corrections", *WHENCE_COLUMNS)
+REPORTED_LESION_COLUMNS: Final = (*_WHOSE, *_LESION, "corrections", *WHENCE_COLUMNS, "doubts")
+REPORTED_KIDNEY_COLUMNS: Final = (*_WHOSE, *_KIDNEY, "corrections", *WHENCE_COLUMNS, "doubts")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +41,7 @@ class ScanOfReport:
         phase: Its contrast phase, or None.
         measures: What it holds.
         corrections: How many corrections of people stand.
+        doubts: Doubts about its files, a sentence each.
         whence: The model that searched it, and who answers for it.
     """
 
@@ -51,6 +52,7 @@ class ScanOfReport:
     phase: str | None
     measures: Measures
     corrections: int
+    doubts: Sequence[str]
     whence: Whence
 
 
@@ -90,7 +92,7 @@ def reported_kidneys_to_csv(scans: Iterable[ScanOfReport]) -> bytes:
 
 def _reported(scan: ScanOfReport, line: list[object]) -> list[object]:
     whose = (scan.patient, scan.accession, scan.scanned_at, scan.scan, scan.phase)
-    return [*whose, *line, scan.corrections, *scan.whence.cells]
+    return [*whose, *line, scan.corrections, *scan.whence.cells, " ".join(scan.doubts)]
 
 
 def _lesions(measures: Measures) -> Iterator[list[object]]:

@@ -58,6 +58,7 @@ def test_tables_have_a_line_a_lesion_or_a_kidney_of_many_studies(
     analysed(session, technologist, [body([LEFT])], accession="CT-2", identifier="H-2")
     where = first.analysis.id, first.scan.id
     tumour, _ = ct_findings.standing(session, *where).measures.lesions
+    first.scan.flags = [{"code": "uneven_spacing", "message": "Volumes may be off by as much."}]
     ct_findings.relabel(session, *where, tumour.voxel, "cyst", by=technologist)
     reviews.sign(session, first.specimen.id, by=reviewer, meaning="Released")
     many = {"by": technologist, "file_name": "all.csv", "entity": "specimens", "entity_id": "2026", "since": JUNE}
@@ -75,6 +76,8 @@ def test_tables_have_a_line_a_lesion_or_a_kidney_of_many_studies(
     assert [(row["accession"], row["side"], row["cysts"], row["reviewed"]) for row in kidneys] == [
         ("CT-1", "right", "1", "yes"), ("CT-1", "left", "1", "yes"), ("CT-2", "left", "0", "no"),
     ]  # fmt: skip
+    doubts = [row["doubts"] for row in (larger, *kidneys)]
+    assert doubts == ["Volumes may be off by as much."] * 3 + [""]
     (event,) = audit.events(session, action="export.csv", limit=1)
     assert (event.entity, event.new) == ("specimens", {"file_name": "all.csv", "table": "kidneys", "rows": 3})
 

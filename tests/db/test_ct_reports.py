@@ -103,6 +103,25 @@ def test_a_signed_report_stays_word_for_word_and_an_amendment_leaves_it_so(
     assert audit.verify(session)
 
 
+UNEVEN = {"code": "uneven_spacing", "message": "Volumes may be off by as much."}
+
+
+def test_doubts_about_a_scan_are_signed_with_it_and_a_report_signed_without_them_stays_as_it_was(
+    session: Session, study: Study, technologist: User, reviewer: User
+) -> None:
+    study.scan.flags = [UNEVEN]
+    reviews.sign(session, study.specimen.id, by=reviewer, meaning="Released")
+    study.scan.flags = []
+    signed = ct_reports.report(session, study.specimen.id)
+    assert [scan.doubts for scan in signed.scans] == [("Volumes may be off by as much.",), ()]
+    kept = reviews.history(session, study.specimen.id)[0].report
+    assert kept is not None
+    assert kept["scans"][0]["doubts"] == ["Volumes may be off by as much."]
+    before = {**kept, "scans": [{name: of for name, of in scan.items() if name != "doubts"} for scan in kept["scans"]]}
+    assert ct_reports.scans_of(before) == tuple(replace(scan, doubts=()) for scan in signed.scans)
+    assert audit.verify(session)
+
+
 def test_what_lacks_a_result_or_has_no_scan_left_is_not_signed(session: Session, study: Study, reviewer: User) -> None:
     another = session.query(CtResult.labels_id).limit(1).scalar()
     late = CtScan(

@@ -52,6 +52,13 @@ def test_a_reviewer_reads_each_lesion_what_was_corrected_and_what_stands(scan: R
     assert "1 lesion stands as the model outlined it; signing accepts it." in told
 
 
+def test_a_reviewer_reads_the_doubts_about_a_scan_before_signing(scan: ReportedScan) -> None:
+    assert "Doubts" not in "\n".join(ct_results.signed_words(report(scan)))
+    doubted = replace(scan, doubts=("Volumes may be off by as much.",))
+    told = "\n".join(ct_results.signed_words(report(doubted))).replace("\\", "")
+    assert "Doubts about the scan: Volumes may be off by as much." in told
+
+
 def test_a_scan_is_unreviewed_until_a_person_corrects_or_signs_it(scan: ReportedScan) -> None:
     assert "unreviewed" in ct_results.found_html(scan, signed=False, unvalidated=())
     assert "unreviewed" not in ct_results.found_html(scan, signed=True, unvalidated=())
