@@ -324,8 +324,6 @@ def _nifti(entry: Entry) -> _Found:
 
 
 def _dicom(planes: list[Plane], name: str) -> list[_Found]:
-    from renalcore.io.volume.stacking import separated
-
     series: dict[str, list[Plane]] = {}
     for plane in planes:
         series.setdefault(plane.picture.series, []).append(plane)
@@ -333,20 +331,37 @@ def _dicom(planes: list[Plane], name: str) -> list[_Found]:
     for members in series.values():
         pictures = [plane for plane in members if plane.picture.is_ct]
         axial = [plane for plane in pictures if not plane.picture.is_localiser]
-        flags = [_LOCALISERS] if 0 < len(axial) < len(pictures) else []
-        once = _without_copies(axial)
-        if len(once) < len(axial):
-            flags.append(_COPIES)
-        if any(plane.picture.burnt_in for plane in once):
-            flags.append(_BURNT_IN)
         if not pictures:
             found.append(_refused(members, _not_ct(members[0], name)))
         elif not axial:
             reason = f"{name}: only scout views (localisers). Choose the series of slices."
             found.append(_refused(pictures, reason))
         else:
-            found += [_stacked(scan, name, tuple(flags)) for scan in separated(once)]
+            found += _scans(axial, name, (_LOCALISERS,) if len(axial) < len(pictures) else ())
     return _with_keys(found)
+
+
+def _scans(axial: list[Plane], name: str, flags: tuple[QualityFlag, ...]) -> list[_Found]:
+    """The scans in one series."""
+    from renalcore.io.volume.stacking import separated
+
+    placed = [plane for plane in axial if plane.position and plane.orientation]
+    if unplaced := len(axial) - len(placed):
+        if unplaced < len(placed):
+            left_out = QualityFlag(
+                "images_left_out",
+                f"{unplaced} of {len(axial)} images were left out: they do not say where they lie.",
+            )
+            scans = _scans(placed, name, (*flags, left_out))
+            if not all(one.series.refused for one in scans):
+                return scans
+        return [_stacked(axial, name, flags)]  # refused for that
+    once = _without_copies(axial)
+    if len(once) < len(axial):
+        flags = (*flags, _COPIES)
+    if any(plane.picture.burnt_in for plane in once):
+        flags = (*flags, _BURNT_IN)
+    return [_stacked(scan, name, flags) for scan in separated(once)]
 
 
 def _without_copies(planes: list[Plane]) -> list[Plane]:

@@ -277,6 +277,22 @@ def test_copies_and_scout_views_are_left_out_and_the_volume_says_so(tmp_path: Pa
     assert codes(volume) == {"copies_left_out", "localiser_left_out", "few_slices"}
 
 
+def test_an_image_that_does_not_say_where_it_lies_is_left_out_of_its_series(tmp_path: Path) -> None:
+    dose = ct_slice(np.full((32, 40), 7), ImagePositionPatient=None, BurnedInAnnotation="YES")
+    pages = ct_slice(HU[0], NumberOfFrames=3)  # three pictures at one place
+    (found,) = find_series(saved(tmp_path / "a", [*ct_series(HU), dose, pages]))
+    assert (found.slices, codes(found)) == (12, {"images_left_out", "few_slices"})
+    assert found.flags[0].message.startswith("2 of 14 images were left out: they do not say where")
+    assert np.array_equal(read_volume(tmp_path / "a").hu, HU)
+    assert len(slice_headers(tmp_path / "a")) == 12
+    # Where most of them do not say it, or one is missed among the others, that is what is wrong with the series.
+    placeless = ct_series(HU, ImagePositionPatient=None)
+    assert "does not state its position" in refusal(saved(tmp_path / "b", [*ct_series(HU)[:6], *placeless[6:]]))
+    assert "IM0007 does not state its position" in refusal(
+        saved(tmp_path / "c", [*ct_series(HU)[:4], placeless[4], *ct_series(HU)[5:]])
+    )
+
+
 def test_slices_that_all_have_one_identifier_are_no_copies_of_each_other(tmp_path: Path) -> None:
     series = ct_series(HU)
     for dataset in series:
