@@ -40,7 +40,8 @@ def drawn_scans(patients: int) -> str:
     """What scans drawn around the label maps of some patients are."""
     return (
         f"drawn CT scans: the outlines of kidneys, tumours and cysts are those of {patients} real patients; "
-        "everything else, and every HU, is drawn from measured statistics; no real voxel of CT"
+        "everything else is drawn; HU of kidneys, tumours and cysts follow those measured on slices of KiTS19, HU of "
+        "other tissues are usual ones at 120 kV; no real voxel of CT"
     )
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from scipy import ndimage
 
 from renalcore import cli, models
+from renalcore.ct.card import drawn_scans
 from renalcore.ct.data import (
     Sample,
     folds_of,
@@ -169,6 +171,14 @@ def test_three_steps_become_one_model_whose_card_says_what_was_real(cases: Path,
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert 0 <= float(rows[1]["val/dice_kidney"]) <= 1
     assert (tmp_path / "run/rough/curves.png").is_file()
+
+
+def test_the_card_that_is_shipped_says_of_drawn_scans_what_training_says() -> None:
+    (note,) = (each.note for each in models.card("ct-segresnet").training_data if each.note.startswith("drawn"))
+    patients = re.search(r"those of (\d+) real patients", note)
+    assert patients is not None
+    assert note.startswith(drawn_scans(int(patients[1])))
+    assert "HU of kidneys, tumours and cysts follow those measured" in note
 
 
 def test_a_model_of_steps_that_saw_no_real_scan_says_so(cases: Path, tmp_path: Path) -> None:
