@@ -78,6 +78,14 @@ def share(text: str) -> float:
     return value
 
 
+def part(text: str) -> float:
+    """An argument that is a part of something: more than none, and 1 is all of it."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"must be more than 0 and at most 1, got {text}")
+    return value
+
+
 def count(text: str) -> int:
     """An argument that counts something: at least 1."""
     value = int(text)

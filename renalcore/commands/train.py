@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from renalcore.commands.command import Command, Family, count, hours, say
+from renalcore.commands.command import Command, Family, count, hours, part, say
 from renalcore.commands.reading import add_reading, add_slide_reading, reading, slide_reading
 from renalcore.errors import InputError
 
@@ -369,6 +369,10 @@ def _ct_arguments(parser: argparse.ArgumentParser) -> None:
         "--synthetic", type=count, default=None, metavar="N",
         help="scans to draw around the label maps, all of them together (300)",
     )  # fmt: skip
+    parser.add_argument(
+        "--randomised", type=part, default=None, metavar="SHARE",
+        help="part of these in which mean and deviation of each tissue's HU are random, as in SynthSeg; 1 for all (0)",
+    )  # fmt: skip
     parser.add_argument("--items", type=count, default=None, metavar="N", help="samples an epoch; by default each scan")
     parser.add_argument("--batch", type=count, default=None, metavar="N", help="samples a step")
     parser.add_argument(
@@ -437,7 +441,7 @@ def _ct(arguments: argparse.Namespace) -> int:
         validate_every=arguments.validate_every,
         seed=arguments.seed,
     )
-    given = ("width", "synthetic", "implants", "items", "batch", "epochs", "lr0")
+    given = ("width", "synthetic", "randomised", "implants", "items", "batch", "epochs", "lr0")
     asked = {name: getattr(arguments, name) for name in given if getattr(arguments, name) is not None}
     config = replace(with_recipe(config, arguments.recipe), **asked)
     config = replace(config, whole=config.whole or arguments.whole)

@@ -36,13 +36,19 @@ _NEVER: Final = "Never validated"
 _POORLY: Final = "are found poorly"
 
 
-def drawn_scans(patients: int) -> str:
-    """What scans drawn around the label maps of some patients are."""
-    return (
+def drawn_scans(patients: int, *, randomised: int = 0) -> str:
+    """What scans drawn around the label maps of some patients are.
+
+    Args:
+        patients: Whose label maps.
+        randomised: Scans of them whose tissues are as bright as chance has it.
+    """
+    told = (
         f"drawn CT scans: the outlines of kidneys, tumours and cysts are those of {patients} real patients; "
         "everything else is drawn; HU of kidneys, tumours and cysts follow those measured on slices of KiTS19, HU of "
         "other tissues are usual ones at 120 kV; no real voxel of CT"
     )
+    return told + (f"; mean and deviation of each tissue's HU are random in {randomised}" if randomised else "")
 
 
 def grown_slices(patients: int) -> str:

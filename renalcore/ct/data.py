@@ -166,7 +166,13 @@ def folds_of(cases: Sequence[Case], folds: int) -> list[tuple[str, ...]]:
 
 
 def prepare(
-    cases: Sequence[Case], folder: Path, *, drawn: int, validation: bool = False, workers: int = 1
+    cases: Sequence[Case],
+    folder: Path,
+    *,
+    drawn: int,
+    randomised: float = 0.0,
+    validation: bool = False,
+    workers: int = 1,
 ) -> list[Path]:
     """Files of samples of some patients, made where they are not there yet.
 
@@ -174,6 +180,7 @@ def prepare(
         cases: The patients.
         folder: Where the files go; runs that share it share them.
         drawn: Scans to draw around label maps, all of them together; patients take turns.
+        randomised: Share of these whose tissues are as bright as chance has it, see `is_randomised`.
         validation: Draw others than for training.
         workers: Processes that make them side by side.
 
@@ -191,8 +198,15 @@ def prepare(
     }
     for number in range(drawn if shapes else 0):
         case, seed = shapes[number % len(shapes)], first + number
-        wanted[f"{case.group}-{seed}"] = partial(_drawn, case.labels, seed)
+        by_chance = is_randomised(seed, randomised)
+        name = f"{case.group}-{seed}{'-randomised' if by_chance else ''}"
+        wanted[name] = partial(_drawn, case.labels, seed, randomised=by_chance)
     return _made(wanted, folder, workers)
+
+
+def is_randomised(seed: int, share: float) -> bool:
+    """Whether a drawn scan is one of a share whose tissues are as bright as chance has it; more keep those of fewer."""
+    return bool(np.random.default_rng((seed, 2)).random() < share)
 
 
 def prepare_slices(slices: Sequence[Slice], folder: Path, *, workers: int = 1) -> list[Path]:
@@ -316,8 +330,8 @@ def _of_scan(name: str, hu: NDArray[Any], labels: NDArray[np.uint8], grid: Grid)
     )
 
 
-def _drawn(shape_map: Path, seed: int) -> Samples:
-    scene = draw_scene(read_shape(shape_map), seed)
+def _drawn(shape_map: Path, seed: int, *, randomised: bool) -> Samples:
+    scene = draw_scene(read_shape(shape_map), seed, randomised=randomised)
     scan, shape = scene.scan(), scene.body.shape
     crops = kidney_grids(scan, shape.labels > 0, shape.grid)
     return _sampled(rough_grids(scan), crops, lambda to: _sample(*scene.render(to), to), seed=seed)

@@ -32,6 +32,7 @@ from renalcore.ct.card import drawn_scans, grown_slices, implanted_scans, unmeas
 from renalcore.ct.data import (
     Case,
     folds_of,
+    is_randomised,
     prepare,
     prepare_implants,
     prepare_slices,
@@ -88,6 +89,7 @@ class TrainConfig:
         network: One of `renalcore.ct.networks.NETWORKS`.
         width: Channels of its finest level.
         synthetic: Scans to draw around label maps.
+        randomised: Share of these whose tissues are as bright as chance has it, as in SynthSeg; none that validates.
         whole: Train on whole grids instead of on patches.
         patch: Voxels of a patch; None for that of `PATCHES`.
         batch: Samples a step.
@@ -126,6 +128,7 @@ class TrainConfig:
     network: str = "unet3d"
     width: int = SMALL_WIDTH
     synthetic: int = 300
+    randomised: float = 0.0
     whole: bool = False
     patch: Shape | None = None
     batch: int = 2
@@ -295,7 +298,7 @@ def train(config: TrainConfig) -> Path:
     training, validation = train_and_validation(cases, config.held_out, folder=config.data)
     samples = config.output / "samples"
     cores = usable_threads()
-    shown = prepare(training, samples, drawn=config.synthetic, workers=cores)
+    shown = prepare(training, samples, drawn=config.synthetic, randomised=config.randomised, workers=cores)
     validating = {case.group for case in validation}
     slices = _by_folder(config.slices, read_slices, without=validating)
     shown += prepare_slices([*chain(*slices.values())], samples, workers=cores)
@@ -511,10 +514,11 @@ def _describe(
     """Write down what this step was trained on, for the card of the model: one entry for each folder and kind."""
     real = sum(case.image is not None for case in training)
     drawn = config.synthetic if len(training) > real else 0
+    by_chance = sum(is_randomised(seed, config.randomised) for seed in range(drawn))
     data = config.data.resolve().name
     shown = [
         ("real of", data, real, "real CT scans with real labels"),
-        ("drawn of", data, drawn, drawn_scans(min(len(training) - real, drawn))),
+        ("drawn of", data, drawn, drawn_scans(min(len(training) - real, drawn), randomised=by_chance)),
     ]
     shown += [
         ("slices of", name, len(some), grown_slices(len({each.group for each in some})))

@@ -12,7 +12,7 @@ from renalcore.ct.steps import AIR_HU, Grid, resample_labels
 from renalcore.ct.synthetic.body import Body, draw_body, paint_body
 from renalcore.ct.synthetic.canvas import SmoothField, body_grid
 from renalcore.ct.synthetic.kidneys import OF_TISSUE, KidneyShape, inner_structure
-from renalcore.ct.synthetic.tissue import Palette, Tissue, draw_palette
+from renalcore.ct.synthetic.tissue import Palette, Tissue, draw_palette, randomised_palette
 
 _BEND_SCALE_MM = 70.0
 _UNEVEN_MM = 13.0
@@ -120,12 +120,13 @@ def point_spread(slice_mm: float, blur_mm: float, spacing_mm: NDArray[np.float64
     return np.asarray(np.hypot([slice_mm / 2.7, blur_mm, blur_mm], 0.45 * spacing_mm) / spacing_mm, np.float64)
 
 
-def draw_scene(shape: KidneyShape, seed: int) -> Scene:
+def draw_scene(shape: KidneyShape, seed: int, *, randomised: bool = False) -> Scene:
     """A scan of a patient with these kidneys.
 
     Args:
         shape: The kidneys, which are not changed.
         seed: Of everything else.
+        randomised: Each tissue is as bright as chance has it, instead of as in a contrast phase.
     """
     rng = np.random.default_rng(seed)
     body = draw_body(shape, rng)
@@ -140,5 +141,5 @@ def draw_scene(shape: KidneyShape, seed: int) -> Scene:
         feet_mm=shape.low_mm[0] - float(rng.uniform(5, 190)),
         head_mm=shape.high_mm[0] + float(rng.uniform(10, 120)),
     )
-    palette = draw_palette(rng)
+    palette = randomised_palette(rng) if randomised else draw_palette(rng)
     return Scene(body, palette, scanner, kidneys, (fields[0], fields[1], fields[2]), int(rng.integers(2**31)))

@@ -5,6 +5,8 @@ The HU of the kidney, of tumours and of cysts follow those measured on the slice
 pixels of 0.8 mm smoothed by 0, 2 and 4 pixels the kidney keeps 51, 37 and 29, a tumour 35, 21 and 17). A cyst's own HU
 are those of its middle, since border and values that the picture cut off at 0 brighten it: medians of 13, 14, 29 and 35
 HU. Those of the other tissues are the usual ones of a scan at 120 kV.
+
+A randomised palette knows none of this: what learns from it as well cannot lean on how bright a tissue is.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from typing import Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+
+from renalcore.ct.steps import WINDOW_HU
 
 Phase = Literal["plain", "arterial", "portal", "delayed"]
 PHASES: Final[tuple[Phase, ...]] = get_args(Phase)
@@ -124,17 +128,22 @@ EVENNESS_OF_PLAIN: Final = 0.3
 DENSE_CYSTS: Final = 0.12
 """Share of patients whose cysts hold protein or old blood, 40 to 90 HU in every phase."""
 
+RANDOM_DEVIATION_HU: Final = 70.0
+"""Largest deviation within a randomised tissue: as much of `WINDOW_HU` as SynthSeg's 35 are of its 255 grey values."""
+
+_NEVER_RANDOM: Final = frozenset({Tissue.AIR, Tissue.LUNG})
+
 
 @dataclass(frozen=True, slots=True)
 class Palette:
     """How bright each tissue is in one patient, indexed by `Tissue`.
 
     Attributes:
-        phase: The contrast phase.
+        phase: The contrast phase; None where each tissue is as bright as chance has it.
         mean, coarse, fine: Float32 tables of HU, see `Brightness`.
     """
 
-    phase: Phase
+    phase: Phase | None
     mean: NDArray[np.float32]
     coarse: NDArray[np.float32]
     fine: NDArray[np.float32]
@@ -174,3 +183,19 @@ def draw_palette(rng: np.random.Generator) -> Palette:
         coarse[Tissue.SPLEEN] *= 2.5  # mottled while its first blood arrives
         coarse[Tissue.TUMOUR] *= 1.6
     return Palette(PHASES[first], mean, coarse, fine)
+
+
+def randomised_palette(rng: np.random.Generator) -> Palette:
+    """HU as in SynthSeg (Billot et al., Medical Image Analysis 2023): for each tissue a mean and a deviation by chance.
+
+    Means are uniform over `WINDOW_HU`, deviations up to `RANDOM_DEVIATION_HU`, divided by chance between the two sizes
+    of texture. The air around the body and the lungs stay what they are.
+    """
+    mean = rng.uniform(*WINDOW_HU, len(Tissue)).astype(np.float32)
+    deviation = rng.uniform(0, RANDOM_DEVIATION_HU, len(Tissue))
+    share = rng.uniform(0, 1, len(Tissue))
+    coarse, fine = ((deviation * np.sqrt(part)).astype(np.float32) for part in (share, 1 - share))
+    for tissue in _NEVER_RANDOM:
+        known = BRIGHTNESS[tissue]
+        mean[tissue], coarse[tissue], fine[tissue] = known.hu[0], known.coarse, known.fine
+    return Palette(None, mean, coarse, fine)

@@ -7,11 +7,19 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from renalcore.ct.steps import CYST, KIDNEY, TUMOUR
+from renalcore.ct.steps import CYST, KIDNEY, TUMOUR, WINDOW_HU
 from renalcore.ct.synthetic import draw_scene, read_shape
 from renalcore.ct.synthetic.body import paint_body
 from renalcore.ct.synthetic.canvas import body_grid
-from renalcore.ct.synthetic.tissue import BRIGHTNESS, PHASE_SHARES, PHASES, Tissue, draw_palette
+from renalcore.ct.synthetic.tissue import (
+    BRIGHTNESS,
+    PHASE_SHARES,
+    PHASES,
+    RANDOM_DEVIATION_HU,
+    Tissue,
+    draw_palette,
+    randomised_palette,
+)
 from renalcore.errors import InputError, UnreadableFile
 from tests.renalcore.ct.kits import labels, write_labels
 
@@ -56,6 +64,52 @@ def test_the_same_seed_draws_the_same_scan_and_another_seed_another(tmp_path: Pa
     first, again, other = (draw_scene(shape, seed).render(grid)[0] for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+def test_seeds_draw_what_they_drew_when_the_shipped_model_was_trained_and_measured(tmp_path: Path) -> None:
+    write_labels(tmp_path / "case_00001.nii.gz")
+    shape = read_shape(tmp_path / "case_00001.nii.gz")
+    named = [Tissue.CORTEX, Tissue.TUMOUR, Tissue.CYST, Tissue.BLADDER]
+    for seed, phase, hu, noise_hu, last in (
+        (0, "portal", [153.25, 108.907, 16.276, 54.494], 22.259, 1775509963),
+        (1, "delayed", [125.159, 93.826, 12.254, 296.158], 25.195, 218393239),
+        (950_000, "delayed", [157.028, 83.733, 42.972, 305.477], 28.907, 1887764755),
+    ):
+        scene = draw_scene(shape, seed)
+        assert scene.palette.phase == phase
+        assert scene.palette.mean[named].tolist() == pytest.approx(hu, abs=1e-3)
+        assert scene.scanner.noise_hu == pytest.approx(noise_hu, abs=1e-3)
+        assert scene.seed == last  # the last number drawn: as many came before it
+
+
+def test_randomised_tissues_are_as_bright_as_chance_has_it_and_air_and_lungs_stay_dark() -> None:
+    drawn = [randomised_palette(np.random.default_rng(seed)) for seed in range(400)]
+    means = np.stack([palette.mean for palette in drawn])
+    deviations = np.stack([np.hypot(palette.coarse, palette.fine) for palette in drawn])
+    random = [tissue for tissue in Tissue if tissue not in (Tissue.AIR, Tissue.LUNG)]
+    low, high = WINDOW_HU
+    for values, lowest, highest in ((means, low, high), (deviations, 0.0, RANDOM_DEVIATION_HU)):
+        assert lowest <= values[:, random].min() <= values[:, random].max() <= highest
+        # The mean of 400 uniform numbers deviates by 1 / sqrt(12 * 400) of their range: 1.4 %.
+        assert values[:, random].mean(0) == pytest.approx((lowest + highest) / 2, abs=0.07 * (highest - lowest))
+        assert (np.ptp(values[:, random], axis=0) > 0.95 * (highest - lowest)).all()
+    related = np.corrcoef(means[:, random].T) - np.eye(len(random))
+    assert np.abs(related).max() < 0.3  # cortex and medulla, tumour and cyst: none tells of another one
+    assert {palette.phase for palette in drawn} == {None}
+    for tissue in (Tissue.AIR, Tissue.LUNG):
+        assert set(means[:, tissue]) == {BRIGHTNESS[tissue].hu[0]}
+
+
+def test_a_randomised_scan_is_the_same_patient_on_the_same_scanner_in_other_hu(tmp_path: Path) -> None:
+    write_labels(tmp_path / "case_00001.nii.gz")
+    shape = read_shape(tmp_path / "case_00001.nii.gz")
+    usual, random = (draw_scene(shape, 5, randomised=randomised) for randomised in (False, True))
+    assert random.scanner == usual.scanner
+    (hu, labels), (other, same) = (scene.render(COARSE) for scene in (usual, random))
+    assert np.array_equal(labels, same)
+    within = (labels == KIDNEY) | (hu > 40)  # organs and bones
+    assert np.abs(hu[within].astype(int) - other[within]).mean() > 50
+    assert other[:, 0].max() < -500  # air in front
 
 
 def test_a_bladder_of_urine_is_drawn_where_the_scan_reaches_the_pelvis(tmp_path: Path) -> None:

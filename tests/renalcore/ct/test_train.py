@@ -18,6 +18,7 @@ from renalcore.ct.card import drawn_scans
 from renalcore.ct.data import (
     Sample,
     folds_of,
+    is_randomised,
     prepare,
     read_cases,
     read_samples,
@@ -314,3 +315,30 @@ def test_the_command_trains_a_step_on_scans_drawn_around_label_maps(
     assert {source: each["images"] for source, each in told.items()} == {"drawn of shapes": 1}
     assert cli.main([*words.split(), "--fold", "1"]) == 1
     assert "--fold names one of --folds" in capsys.readouterr().err
+
+
+def test_a_share_of_the_drawn_scans_is_randomised_and_the_card_says_how_many(tmp_path: Path) -> None:
+    shapes = tmp_path / "shapes"
+    shapes.mkdir()
+    for number in range(2):
+        write_labels(shapes / f"case_{number:05d}.nii.gz")
+    words = f"train ct --data {shapes} --output {tmp_path / 'run'} --step rough --synthetic 3 --width 4 --batch 1"
+    words += " --items 1 --epochs 1 --validate-every 0 --hold-out case_00001 --randomised"
+    assert cli.main([*words.split(), "0.5"]) == 0
+    # Of seeds 0, 1 and 2 the first two; validation draws seed 900,000 as always.
+    assert sorted(path.stem for path in (tmp_path / "run/samples").iterdir()) == [
+        "case_00000-0-randomised",
+        "case_00000-1-randomised",
+        "case_00000-2",
+        "case_00001-900000",
+    ]
+    told = json.loads((tmp_path / "run/rough/trained_on.json").read_text())["drawn of shapes"]
+    assert told["images"] == 3
+    assert told["note"].endswith("no real voxel of CT; mean and deviation of each tissue's HU are random in 2")
+    assert [seed for seed in range(1000) if is_randomised(seed, 0.0)] == []
+    assert all(is_randomised(seed, 1.0) for seed in range(1000))
+    some, more = ({seed for seed in range(1000) if is_randomised(seed, share)} for share in (0.2, 0.4))
+    assert some < more
+    assert [len(some), len(more)] == pytest.approx([200, 400], abs=60)
+    with pytest.raises(SystemExit):
+        cli.main([*words.split(), "1.5"])
