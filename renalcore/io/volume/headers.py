@@ -40,9 +40,9 @@ _HEADER_BYTES: Final = 64 * 2**20
 _KEYWORDS: Final = (
     "SOPClassUID", "SOPInstanceUID", "Modality", "ImageType", "SeriesInstanceUID", "StudyInstanceUID", "SeriesNumber",
     "SeriesDescription", "ProtocolName", "ContrastBolusAgent", "ConvolutionKernel", "SliceThickness",
-    "AcquisitionNumber", "TemporalPositionIdentifier", "Rows", "Columns", "SamplesPerPixel", "BitsAllocated",
-    "NumberOfFrames", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "RescaleSlope",
-    "RescaleIntercept", "RescaleType", "BurnedInAnnotation", "SharedFunctionalGroupsSequence",
+    "AcquisitionNumber", "AcquisitionTime", "TemporalPositionIdentifier", "Rows", "Columns", "SamplesPerPixel",
+    "BitsAllocated", "NumberOfFrames", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient",
+    "RescaleSlope", "RescaleIntercept", "RescaleType", "BurnedInAnnotation", "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
 
@@ -63,6 +63,7 @@ class Plane:
         acquisition: Tells phases apart that share a series.
         gathering: Tells them apart where that does not: the number of the acquisition of a frame, which may also count
             the slices of one phase.
+        scanned_at: Tells them apart where neither does: a time of the day, of a phase or of each slice; as text.
     """
 
     picture: Picture
@@ -75,6 +76,7 @@ class Plane:
     unit: str
     acquisition: str
     gathering: str
+    scanned_at: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +266,7 @@ def _plane(picture: Picture, frame: int | None, places: list[Dataset | None]) ->
         unit=next(filter(None, words("PixelValueTransformationSequence", "RescaleType")), "").upper(),
         acquisition="|".join((stack, moment, scanned, moved)),
         gathering=gathering,
+        scanned_at=next(filter(None, words("", "AcquisitionTime")), ""),
     )
 
 

@@ -352,16 +352,20 @@ def _scans(axial: list[Plane], name: str, flags: tuple[QualityFlag, ...]) -> lis
                 "images_left_out",
                 f"{unplaced} of {len(axial)} images were left out: they do not say where they lie.",
             )
-            scans = _scans(placed, name, (*flags, left_out))
-            if not all(one.series.refused for one in scans):
-                return scans
+            found = _scans(placed, name, (*flags, left_out))
+            if not all(one.series.refused for one in found):
+                return found
         return [_stacked(axial, name, flags)]  # refused for that
     once = _without_copies(axial)
     if len(once) < len(axial):
         flags = (*flags, _COPIES)
     if any(plane.picture.burnt_in for plane in once):
         flags = (*flags, _BURNT_IN)
-    return [_stacked(scan, name, flags) for scan in separated(once)]
+    scans, few = separated(once)
+    if few:
+        message = f"{few} of {len(once)} slices were left out: they are of other acquisitions, too few for a scan."
+        flags = (*flags, QualityFlag("acquisitions_left_out", message))
+    return [_stacked(scan, name, flags) for scan in scans]
 
 
 def _without_copies(planes: list[Plane]) -> list[Plane]:

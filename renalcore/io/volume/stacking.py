@@ -6,7 +6,7 @@ all three are wrong in files of everyday practice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from renalcore.errors import TooLarge, UnreadableFile
+from renalcore.errors import InputError, TooLarge, UnreadableFile
 from renalcore.types import QualityFlag
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ _OUT_OF_LINE: Final = 0.5
 """In pixels."""
 _ROUNDED_MM: Final = 0.05
 """Affines are stored as float32, and positions as text."""
+_ACQUISITIONS: Final = (attrgetter("acquisition"), attrgetter("acquisition", "gathering"))
 _HU_UNITS: Final = ("", "HU", "US")
 """Where the file states no unit, or "unspecified", a CT image is in HU by the standard."""
 
@@ -139,17 +140,56 @@ def astray(corners: NDArray[np.float64], affine: NDArray[np.float64]) -> NDArray
     return away
 
 
-def separated(planes: Sequence[Plane]) -> list[list[Plane]]:
-    """The phases that share a series, where the files tell them apart; else all slices as one."""
-    if not _has_doubles(planes):
-        return [list(planes)]
-    for told in (attrgetter("acquisition"), attrgetter("acquisition", "gathering")):
-        scans: dict[object, list[Plane]] = {}
-        for plane in planes:
-            scans.setdefault(told(plane), []).append(plane)
-        if not any(len(scan) < MIN_SLICES or _has_doubles(scan) for scan in scans.values()):
-            return list(scans.values())
-    return [list(planes)]
+def separated(planes: Sequence[Plane]) -> tuple[list[list[Plane]], int]:
+    """The scans that share a series, where the files tell them apart, and how many slices belong to none of them.
+
+    What is no volume as it is may be phases: told apart where they lie at the very same places, else by the first
+    statement that makes each part a volume or leaves it too few slices for one. Only what lies over each other is
+    parted so: what lies end to end is one scan, and refused as one where slices are missing.
+    """
+    whole = list(planes)
+    if any(plane.position is None or plane.orientation is None for plane in planes) or _is_volume(planes):
+        return [whole], 0
+    if _has_doubles(planes):
+        for told in _ACQUISITIONS:
+            scans = _parted(planes, told)
+            if not any(len(scan) < MIN_SLICES or _has_doubles(scan) for scan in scans):
+                return scans, 0
+    for told in (*_ACQUISITIONS, attrgetter("scanned_at")):
+        scans = _parted(planes, told)
+        large = [scan for scan in scans if len({plane.position for plane in scan}) >= MIN_SLICES]
+        if all(map(_is_volume, large)) and _lie_over_each_other(scans, large):
+            return large, len(planes) - sum(map(len, large))
+    return [whole], 0
+
+
+def _parted(planes: Sequence[Plane], told: Callable[[Plane], object]) -> list[list[Plane]]:
+    parts: dict[object, list[Plane]] = {}
+    for plane in planes:
+        parts.setdefault(told(plane), []).append(plane)
+    return list(parts.values())
+
+
+def _is_volume(planes: Sequence[Plane]) -> bool:
+    try:
+        stack(planes, "")
+    except InputError:
+        return False
+    return True
+
+
+def _lie_over_each_other(scans: list[list[Plane]], large: list[list[Plane]]) -> bool:
+    """Whether each part shares a place with a large one: with another, unless there is but one."""
+    along_columns, along_rows = np.array(scans[0][0].orientation, np.float64).reshape(2, 3)
+    normal = np.cross(along_columns, along_rows)
+    heights = {id(scan): np.array([plane.position for plane in scan]) @ normal for scan in scans}
+    spans = {one: (float(found.min()), float(found.max())) for one, found in heights.items()}
+
+    def shared(one: list[Plane], other: list[Plane]) -> bool:
+        (low, high), (other_low, other_high) = spans[id(one)], spans[id(other)]
+        return low <= other_high and other_low <= high
+
+    return all(any(shared(one, other) for other in large if other is not one or len(large) == 1) for one in scans)
 
 
 def _has_doubles(planes: Sequence[Plane]) -> bool:

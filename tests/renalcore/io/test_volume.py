@@ -260,6 +260,61 @@ def test_phases_that_share_a_series_are_told_apart_by_their_acquisition(tmp_path
     assert [(one.key, one.slices, one.refused) for one in find_series(tmp_path)] == [("3", 12, ""), ("3b", 12, "")]
 
 
+TOLD_BY = {
+    "AcquisitionNumber": (1, 2),
+    "TemporalPositionIdentifier": (1, 2),
+    "AcquisitionTime": ("081530.25", "081605"),
+}
+
+
+def above(datasets: list[Dataset], mm: float) -> list[Dataset]:
+    for dataset in datasets:
+        dataset.ImagePositionPatient[2] += mm
+    return datasets
+
+
+@pytest.mark.parametrize("told_by", TOLD_BY)
+def test_phases_that_share_a_series_are_parted_also_where_they_do_not_lie_at_the_very_same_places(
+    told_by: str, tmp_path: Path
+) -> None:
+    first, second = ({told_by: value} for value in TOLD_BY[told_by])
+    saved(tmp_path / "a", ct_series(HU, **first))
+    saved(tmp_path / "b", above(ct_series(HU + 50, **second), 0.6))
+    assert [(one.key, one.slices, one.refused) for one in find_series(tmp_path)] == [("3", 12, ""), ("3b", 12, "")]
+    assert np.array_equal(read_volume(tmp_path, series="3").hu, HU)
+    assert read_volume(tmp_path, series="3b").affine[2, 3] == pytest.approx(30.6)
+
+
+@pytest.mark.parametrize("told_by", TOLD_BY)
+@pytest.mark.parametrize("mm", [0, 0.6])
+@pytest.mark.parametrize("place", ["three places", "one place"])
+def test_an_acquisition_of_too_few_slices_is_left_out_of_its_series(
+    told_by: str, mm: float, place: str, tmp_path: Path
+) -> None:
+    first, second = ({told_by: value} for value in TOLD_BY[told_by])
+    saved(tmp_path / "a", ct_series(HU, **first))
+    # As for a contrast medium that is awaited: many slices, but all at one place.
+    few = ct_series(HU[:3], **second) if place == "three places" else [ct_slice(HU[0], **second) for _ in range(8)]
+    saved(tmp_path / "b", above(few, mm))
+    (found,) = find_series(tmp_path)
+    assert (found.slices, found.refused, codes(found)) == (12, "", {"acquisitions_left_out", "few_slices"})
+    assert found.flags[0].message.startswith(f"{len(few)} of {12 + len(few)} slices were left out")
+    assert np.array_equal(read_volume(tmp_path).hu, HU)
+
+
+def test_one_scan_is_not_parted_where_its_acquisitions_lie_end_to_end(tmp_path: Path) -> None:
+    series = ct_series(HU)
+    for index, dataset in enumerate(series):
+        dataset.AcquisitionNumber, dataset.AcquisitionTime = 1 + index // 6, f"08153{index // 6}"
+    assert len(find_series(saved(tmp_path / "whole", series))) == 1
+    assert "1 of 12 slices are missing" in refusal(saved(tmp_path / "gap", series[:5] + series[6:]))
+    again = above(ct_series(HU[2:3], AcquisitionNumber=1, AcquisitionTime="081530"), 5)
+    assert "slices are doubled" in refusal(saved(tmp_path / "doubled", series + again))
+    for index, dataset in enumerate(shifted(series, 4, 2, 0.8)):
+        dataset.AcquisitionNumber, dataset.AcquisitionTime = index, f"0815{index:02d}"
+    assert "unevenly spaced" in refusal(saved(tmp_path / "each", series))
+
+
 def test_phases_of_one_enhanced_file_are_told_apart_by_the_acquisition_of_their_frames(tmp_path: Path) -> None:
     folder = saved(tmp_path, [two_phases(HU, HU + 50, told_by="FrameAcquisitionNumber")])
     assert [(one.key, one.slices, one.refused) for one in find_series(folder)] == [("3", 12, ""), ("3b", 12, "")]
