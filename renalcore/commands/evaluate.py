@@ -30,6 +30,7 @@ from renalcore.export.figures import write_json
 if TYPE_CHECKING:
     from renalcore.ct.data import Case
     from renalcore.ct.evaluate import Labelled
+    from renalcore.ct.evaluate import Round as CtRound
     from renalcore.ct.slices import Slice
     from renalcore.histology.annotations import LabelledSlide, Slides
     from renalcore.histology.evaluate import Round
@@ -317,14 +318,19 @@ def _ct_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default=CT_MODEL, metavar="KEY", help="one of `models` (%(default)s)")
     add_models(parser)
     add_device(parser)
-    parser.add_argument(
+    side = parser.add_mutually_exclusive_group()
+    side.add_argument(
         "--split", type=_split, default="val", metavar="SIDE",
         help="patients: train, val or all, as `train ct` divides them; or K/N, what `train ct --folds N` held out of "
         "its K-th fold (%(default)s)",
     )  # fmt: skip
-    parser.add_argument(
+    side.add_argument(
         "--hold-out", action="append", default=[], metavar="CASE",
         help="evaluate on this patient instead of a split; may be repeated",
+    )  # fmt: skip
+    side.add_argument(
+        "--folds", type=Path, metavar="RUN",
+        help="evaluate each fold of `train ct --folds` on the patients that it held out, instead of one model",
     )  # fmt: skip
     parser.add_argument(
         "--synthetic", type=count, default=None, metavar="N",
@@ -338,7 +344,8 @@ def _ct_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the tables")
     parser.add_argument(
         "--write-card", action="store_true",
-        help="put the figures on the model's card; none of the patients may have been trained on",
+        help="put the figures on the model's card; none of the patients may have been trained on (with --folds: by the "
+        "networks that searched them)",
     )  # fmt: skip
 
 
@@ -354,28 +361,34 @@ def _ct(arguments: argparse.Namespace) -> int:
     from renalcore.ct.predict import KidneyModel, card_of
 
     name = arguments.data.resolve().name
-    card = card_of(arguments.model, arguments.models)
-    if arguments.write_card:
+    card = card_of(arguments.model, arguments.models) if arguments.write_card else None
+    if card is not None:
         for folder in filter(None, (arguments.data, arguments.slices)):
             _check_untouched(arguments, folder.resolve().name, card)
-    cases = _cases(arguments)
+    cases, rounds = _ct_rounds(arguments)
+    network = rounds[0].card.network
+    if card is not None and card.network != network:
+        raise InputError(f"the folds are of {network}, {card.key} is a {card.network}: their figures are not its")
     scans, slices = _labelled(cases, arguments.synthetic), _slices_of(cases, arguments)
-    model = KidneyModel.load(arguments.model, device=arguments.device, root=arguments.models)
     make_folder(arguments.output)
     judged, judged_slices = [], []
     with bar(len(scans) + len(slices), "picture") as progress:
-        for scan in scans:
-            judged.append(evaluate.judge(model, scan))
-            progress.update(1)
-        for each in slices:
-            judged_slices.append(planes.judge_slice(model, each))
-            progress.update(1)
-    fold, _, folds = arguments.split.partition("/")
-    side = f"fold {fold} of {folds}" if folds else f"split {arguments.split}"
+        for each in rounds:
+            model = KidneyModel.load(each.card.key, device=arguments.device, root=each.root)
+            for scan in scans:
+                if scan.group in each.patients:
+                    judged.append(evaluate.judge(model, scan, fold=each.fold))
+                    progress.update(1)
+            for one in slices:
+                if one.group in each.patients:
+                    judged_slices.append(planes.judge_slice(model, one))
+                    progress.update(1)
+    side = _side_in_words(arguments, len(rounds))
     if arguments.hold_out:
         side = f"patients {', '.join(arguments.hold_out)}"
     on, command = f"{name} ({side})", _ct_command(arguments)
-    about: dict[str, Any] = {"model": card.key, "weights_sha256": card.sha256, "data": on, "command": command}
+    weights = " ".join(each.card.sha256 for each in rounds)
+    about: dict[str, Any] = {"model": rounds[0].card.key, "weights_sha256": weights, "data": on, "command": command}
     further: list[HeldOutFigure] = []
     if judged_slices:
         about |= {"slices": planes.written(judged_slices, arguments.output)}
@@ -385,7 +398,7 @@ def _ct(arguments: argparse.Namespace) -> int:
     sys.stdout.write(evaluate.as_printed(judged))
     if judged_slices:
         sys.stdout.write(f"\n{planes.as_printed(judged_slices)}")
-    if arguments.write_card:
+    if card is not None:
         path = models.weights_path(card, arguments.models)
         found = evaluate.summaries(judged)
         made = cards.measured(card, path, found, on=f"held out: {on}", command=command, further=further)
@@ -393,6 +406,22 @@ def _ct(arguments: argparse.Namespace) -> int:
         say(f"card: {path.parent / 'card.json'}")
     say(f"tables: {arguments.output}")
     return 0
+
+
+def _ct_rounds(arguments: argparse.Namespace) -> tuple[list[Case], list[CtRound]]:
+    """The patients to judge, and the models that search them, each with those that it was not trained on."""
+    from renalcore.ct import evaluate
+    from renalcore.ct.data import read_cases
+    from renalcore.ct.predict import card_of
+
+    if arguments.folds is None:
+        card = card_of(arguments.model, arguments.models)
+        cases = _cases(arguments)
+        return cases, [evaluate.Round("", card, arguments.models, frozenset(case.group for case in cases))]
+    cases = read_cases(arguments.data)
+    rounds = evaluate.folds_of(arguments.folds, cases, data=arguments.data)
+    patients = frozenset[str]().union(*(each.patients for each in rounds))
+    return [case for case in cases if case.group in patients], rounds
 
 
 def _labelled(cases: Sequence[Case], synthetic: int | None) -> list[Labelled]:
@@ -445,10 +474,11 @@ def _cases(arguments: argparse.Namespace) -> list[Case]:
 
 def _ct_command(arguments: argparse.Namespace) -> str:
     """The command that gives the figures again once the model is installed."""
-    words = ["--data", str(arguments.data), "--model", arguments.model]
+    words = ["--data", str(arguments.data)]
+    words += ["--folds", str(arguments.folds)] if arguments.folds is not None else ["--model", arguments.model]
     if arguments.hold_out:
         words += [word for group in arguments.hold_out for word in ("--hold-out", group)]
-    else:
+    elif arguments.folds is None:
         words += ["--split", arguments.split]
     if arguments.synthetic is not None:
         words += ["--synthetic", str(arguments.synthetic)]

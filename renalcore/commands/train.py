@@ -409,7 +409,7 @@ def _ct_arguments(parser: argparse.ArgumentParser) -> None:
         help="validate on this patient instead of a share chosen by name; may be repeated",
     )  # fmt: skip
     parser.add_argument(
-        "--folds", type=count, nargs="?", const=5, default=None, metavar="N",
+        "--folds", type=count, nargs="?", const=0, default=None, metavar="N",
         help="cross-validate: N trainings (5), each holding other patients out; figures in folds.csv",
     )  # fmt: skip
     parser.add_argument("--fold", type=count, default=None, metavar="K", help="with --folds: train the K-th alone")
@@ -423,7 +423,7 @@ def _ct(arguments: argparse.Namespace) -> int:
     check_folds(arguments)
 
     from renalcore.ct.steps import STEPS
-    from renalcore.ct.train import TrainConfig, cross_validate, train, train_all, with_recipe
+    from renalcore.ct.train import FOLDS, TrainConfig, cross_validate, train, train_all, with_recipe
 
     config = TrainConfig(
         data=arguments.data,
@@ -447,7 +447,7 @@ def _ct(arguments: argparse.Namespace) -> int:
     config = replace(config, whole=config.whole or arguments.whole)
     if arguments.folds is not None:
         steps = tuple(STEPS) if arguments.step == "all" else (arguments.step,)
-        say(f"folds: {cross_validate(config, arguments.folds, steps=steps, only=arguments.fold)}")
+        say(f"folds: {cross_validate(config, arguments.folds or FOLDS, steps=steps, only=arguments.fold)}")
     elif arguments.step == "all":
         say(f"weights: {train_all(config)}")
     else:

@@ -51,6 +51,8 @@ _APART_MM: Final = 40.0
 """Distance from the kidneys to what step 2 is shown as none."""
 _SOFT_HU: Final = (0, 250)
 """What could be taken for a kidney: it is neither fat nor gas nor hard bone."""
+HELD_OUT: Final = "held_out.json"
+"""What names the patients that a fold holds out, in its folder."""
 VAL_SHARE: Final = 0.15
 """Share of the patients that validate where no fold is asked for."""
 

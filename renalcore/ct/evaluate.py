@@ -6,6 +6,7 @@ those that trained and those that validated.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +17,17 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from renalcore import models
+from renalcore.ct.data import HELD_OUT, Case
 from renalcore.ct.nifti import read_labelled
 from renalcore.ct.predict import KidneyModel
 from renalcore.ct.synthetic import draw_scene, read_shape
+from renalcore.errors import InputError
 from renalcore.export.figures import markdown, plain, with_deviation, write_json, write_records
 from renalcore.io.volume import Volume
 from renalcore.metrics.segmentation import Spread
 from renalcore.metrics.surfaces import CLASSES, Summary, VolumeAgreement, compare_labels
+from renalcore.models import ModelCard
 
 Kind = Literal["real", "drawn"]
 
@@ -65,6 +70,7 @@ class Judged:
         agreements: By class of `renalcore.metrics.surfaces.CLASSES`.
         words: Which kidneys were found.
         seconds: Of the search.
+        fold: Whose model searched it; empty without folds.
     """
 
     name: str
@@ -73,6 +79,56 @@ class Judged:
     agreements: Mapping[str, VolumeAgreement]
     words: str
     seconds: float
+    fold: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A model and the patients that it is judged by.
+
+    Attributes:
+        fold: Which fold; empty without folds.
+        card: Of the model.
+        root: Where the model lies.
+        patients: None of them was trained on.
+    """
+
+    fold: str
+    card: ModelCard
+    root: Path
+    patients: frozenset[str]
+
+
+def folds_of(run: Path, cases: Sequence[Case], *, data: Path) -> list[Round]:
+    """The folds of a run of `train ct --folds`, each with the patients that it held out.
+
+    Args:
+        run: The folder of the run, with `fold-1`, `fold-2` ...
+        cases: The patients that it was trained on.
+        data: Where they lie.
+
+    Raises:
+        InputError: There are no folds, one is not finished, or the data lack a patient that it held out.
+    """
+    folders = sorted(run.glob("fold-*"), key=lambda path: (len(path.name), path.name))
+    if not folders:
+        raise InputError(f"{run} holds no folds; give the folder of a run of `renalcore train ct --folds N`")
+    known = {case.group for case in cases}
+    rounds = []
+    for folder in folders:
+        told, cards = folder / HELD_OUT, models.all_cards(folder)
+        if not told.is_file() or len(cards) != 1:
+            raise InputError(
+                f"{folder} is not finished, for it holds no model of all three steps: `renalcore train ct --folds N "
+                "--resume` ends it"
+            )
+        patients = frozenset(json.loads(told.read_text(encoding="utf-8")))
+        if lacking := sorted(patients - known):
+            raise InputError(
+                f"{folder} held out {lacking[0]}, which {data} lacks; give the data that it was trained on"
+            )
+        rounds.append(Round(folder.name.removeprefix("fold-"), cards[0], folder, patients))
+    return rounds
 
 
 def real_scan(name: str, image: Path, labels: Path) -> Labelled:
@@ -98,8 +154,13 @@ def _real(name: str, image: Path, segmentation: Path) -> tuple[Volume, NDArray[n
     return Volume(shown, grid.affine), labels
 
 
-def judge(model: KidneyModel, case: Labelled) -> Judged:
+def judge(model: KidneyModel, case: Labelled, *, fold: str = "") -> Judged:
     """Search one scan and hold what was found against its labels.
+
+    Args:
+        model: What searches.
+        case: The scan.
+        fold: Whose model it is; empty without folds.
 
     Raises:
         InputError: A file cannot be read.
@@ -109,7 +170,7 @@ def judge(model: KidneyModel, case: Labelled) -> Judged:
     found = model.search(volume)
     seconds = time.perf_counter() - start
     agreements = compare_labels(expert, found.labels, spacing_mm=volume.spacing_mm)
-    return Judged(case.name, case.group, case.kind, agreements, found.words, seconds)
+    return Judged(case.name, case.group, case.kind, agreements, found.words, seconds, fold)
 
 
 def summaries(judged: Sequence[Judged]) -> dict[Kind, dict[str, Summary]]:
@@ -165,6 +226,8 @@ def _printed(spread: Spread, digits: int) -> str:
 def write(judged: Sequence[Judged], folder: Path, *, about: Mapping[str, Any]) -> None:
     """Write `table2.csv`, `table2.md`, `cases.csv` and `evaluation.json` into a folder that exists.
 
+    The tables are of all scans together; where there are folds, `table2_folds.csv` is of each.
+
     Args:
         judged: At least one scan.
         folder: Where to.
@@ -175,11 +238,19 @@ def write(judged: Sequence[Judged], folder: Path, *, about: Mapping[str, Any]) -
     (folder / "table2.md").write_text(as_printed(judged), encoding="utf-8")
     cases = [_case_row(each) for each in judged]
     write_records(folder / "cases.csv", cases)
-    write_json(folder / "evaluation.json", plain({**about, "table": rows, "cases": cases}))
+    folds = [
+        {"fold": fold, **row}
+        for fold in dict.fromkeys(each.fold for each in judged if each.fold)
+        for row in table([each for each in judged if each.fold == fold])
+    ]
+    if folds:
+        write_records(folder / "table2_folds.csv", folds)
+    write_json(folder / "evaluation.json", plain({**about, "table": rows, "folds": folds, "cases": cases}))
 
 
 def _case_row(each: Judged) -> dict[str, Any]:
-    row: dict[str, Any] = {"case": each.name, "patient": each.group, "scans": each.kind, "seconds": each.seconds}
+    row: dict[str, Any] = {"case": each.name, "patient": each.group, "fold": each.fold, "scans": each.kind}
+    row |= {"seconds": each.seconds}
     for name, agreement in each.agreements.items():
         row |= {
             f"{name}_voxels": agreement.voxels.expert,

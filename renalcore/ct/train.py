@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader
 
 from renalcore.ct.card import drawn_scans, grown_slices, implanted_scans, unmeasured
 from renalcore.ct.data import (
+    HELD_OUT,
     Case,
     folds_of,
     is_randomised,
@@ -60,9 +61,8 @@ from renalcore.runs.training import Progress, autocast, averaging, pace, write_c
 
 FINISHED: Final = "figures.json"
 """What a step writes last; a step whose folder holds it is finished."""
-HELD_OUT: Final = "held_out.json"
-"""The patients that a fold holds out."""
 FOLDS: Final = 5
+"""The paper's; `train ct --folds N` may ask for others."""
 SHARE_OF_SCANS: Final = 0.25
 """Of what is shown, those of `TrainConfig.scans`, or more where they are many."""
 
@@ -225,7 +225,8 @@ def train_all(config: TrainConfig) -> Path:
 def cross_validate(config: TrainConfig, folds: int, *, steps: Sequence[StepName], only: int | None = None) -> Path:
     """Train some steps once for each fold, each time validating on the patients of that fold.
 
-    Fold K has its own run in `output/fold-K`; with `config.resume` what is finished stays, and the rest goes on.
+    Fold K has its own run in `output/fold-K`; with `config.resume` what is finished stays, and the rest goes on. Once
+    its three steps are there, `evaluate ct --folds output` judges each patient by the fold that held it out.
 
     Args:
         config: The run of one fold; its `held_out` and its `step` are chosen here.

@@ -134,6 +134,61 @@ def test_the_command_evaluates_on_held_out_patients_and_writes_the_card(
     assert "no slice of the patients that are judged" in capsys.readouterr().err
 
 
+@pytest.fixture
+def folds(tmp_path: Path) -> Path:
+    """A run of two folds of two patients; that of fold 1 takes everything for kidney, that of fold 2 nothing."""
+    for number in range(2):
+        write_case(tmp_path / f"kits/case_{number:05d}", seed=number)
+        bias = torch.tensor([-1000.0, 1000.0] if number == 0 else [1000.0, -1000.0])
+        networks = {step: build_network("unet3d", step, width=4) for step in STEPS}
+        with torch.no_grad():
+            for step in ("rough", "kidney"):
+                networks[step].body.answer.bias.copy_(bias)
+        folder = tmp_path / f"run/fold-{number + 1}/ct-unet3d"
+        folder.mkdir(parents=True)
+        save_networks(networks, folder / "ct-unet3d.safetensors")
+        write_card(card(key="ct-unet3d", **file_entries(folder / "ct-unet3d.safetensors")), folder)
+        (folder.parent / "held_out.json").write_text(json.dumps([f"case_{1 - number:05d}"]))
+    return tmp_path / "run"
+
+
+def test_each_patient_is_judged_by_the_fold_that_held_it_out_and_the_table_is_of_all(
+    folds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "evaluation"
+    words = ["evaluate", "ct", "--data", str(tmp_path / "kits"), "--folds", str(folds), "--output", str(output)]
+    words += ["--device", "cpu"]
+    installed = install(tmp_path)
+    assert cli.main([*words, "--models", str(installed), "--model", "bright", "--write-card"]) == 0
+    told = json.loads((output / "evaluation.json").read_text())
+    cases = {case["case"]: case for case in told["cases"]}
+    assert {name: case["fold"] for name, case in cases.items()} == {"case_00001": "1", "case_00000": "2"}
+    assert cases["case_00001"]["kidney_found"] > 0
+    assert cases["case_00000"]["kidney_found"] == 0
+    assert "cross-validation in 2 folds, each by a network that was not trained on it" in told["data"]
+    assert (told["model"], len(told["weights_sha256"].split())) == ("ct-unet3d", 2)
+    with (output / "table2.csv").open() as stream:
+        assert next((row["class"], row["cases"]) for row in csv.DictReader(stream)) == ("kidney", "2")
+    with (output / "table2_folds.csv").open() as stream:
+        rows = [row for row in csv.DictReader(stream) if row["class"] == "kidney"]
+    assert [(row["fold"], row["cases"], row["missed"]) for row in rows] == [("1", "1", "0"), ("2", "1", "1")]
+    figure = models.card("bright", installed).figures[0]
+    assert "cross-validation in 2 folds" in figure.on
+    assert f"--folds {folds}" in figure.command
+    assert "--split" not in figure.command
+    capsys.readouterr()
+    for told_wrongly, reason in ((["case_00007"], "held out case_00007, which"), (None, "fold-2 is not finished")):
+        held_out = folds / "fold-2/held_out.json"
+        held_out.write_text(json.dumps(told_wrongly)) if told_wrongly else held_out.unlink()
+        assert cli.main(words) == 1
+        assert reason in capsys.readouterr().err
+    assert cli.main([*words[:4], "--folds", str(tmp_path), *words[6:]]) == 1
+    assert "holds no folds" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main([*words, "--split", "all"])
+    assert "not allowed with argument" in capsys.readouterr().err
+
+
 def test_a_drawn_file_is_searched_and_each_stage_timed(tmp_path: Path) -> None:
     paths = [tmp_path / f"{slices}.nii" for slices in (20, 40)]
     for path, slices in zip(paths, (20, 40), strict=True):

@@ -278,6 +278,13 @@ def test_folds_hold_each_patient_out_once(cases: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run/fold-2/held_out.json").read_text()) == list(folds_of(read_cases(cases), 2)[1])
 
 
+def test_folds_without_a_number_are_the_papers_five(
+    cases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["train", "ct", "--data", str(cases), "--output", str(tmp_path / "run"), "--folds"]) == 1
+    assert "5 folds" in capsys.readouterr().err  # of two patients
+
+
 def test_the_papers_recipe_has_its_batch_epochs_and_whole_grids() -> None:
     config = with_recipe(TrainConfig(data=Path(), output=Path(), step="kidney"), "paper")
     assert (config.batch, config.epochs, config.width, config.shown) == (4, 50, 32, (80, 128, 128))
