@@ -57,6 +57,23 @@ EXTENT = """async ([plane, colour]) => {
 }"""
 """Where a colour is in a plane, in px of the screen, and the size of the picture without its strip."""
 
+CHANGED = """async plane => {
+    await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
+    const canvas = document.getElementById("place").shadowRoot.querySelector(`[data-plane=${plane}] canvas`);
+    const { width, height } = canvas;
+    const { data } = canvas.getContext("2d").getImageData(0, 0, width - 16, height);
+    const before = (window.seen ??= {})[plane] ?? data;
+    window.seen[plane] = data;
+    const [columns, rows] = [new Array(width - 16).fill(0), new Array(height).fill(0)];
+    for (let i = 0; i < data.length; i += 4) {
+        if (![0, 1, 2].some(at => Math.abs(data[i + at] - before[i + at]) > 8)) continue;
+        columns[(i / 4) % (width - 16)] += 1;
+        rows[Math.floor(i / 4 / (width - 16))] += 1;
+    }
+    return [columns, rows];
+}"""
+"""How many px of each column and of each row of a plane are others than when this was asked last."""
+
 
 @dataclass
 class Shown:
@@ -239,3 +256,46 @@ def test_a_device_with_too_little_memory_shows_every_second_slice_and_says_so(
     px_per_mm = min(wide / 320, high / 300)
     assert (right - left) / px_per_mm == pytest.approx(28, abs=4.5)
     assert (bottom - top) / px_per_mm == pytest.approx(28, abs=10.5), "slices of 10 mm"
+
+
+def test_a_click_in_one_plane_takes_the_others_and_the_lines_of_the_cross_hair_there(
+    page: Any, web_app: RunningApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer = shown(page, web_app, a_study(web_app, monkeypatch, "cross", *drawn()))
+    planes = {name: viewer.plane(name) for name in ("axial", "coronal", "sagittal")}
+    cyst, tumour = (np.argwhere(viewer.study.labels == label).mean(axis=0) for label in (3, 2))
+    page.evaluate("voxel => window.update({ go_to: voxel })", [int(index) for index in cyst.round()])
+    expect(viewer.root).to_have_attribute("data-hu", "0")
+    before = [int(plane.get_attribute("data-slice")) for plane in planes.values()]
+    assert before == pytest.approx(cyst + 1, abs=1)
+
+    left, top, right, bottom, *_ = viewer.extent("coronal", "tumour")
+    x, y = (left + right) / 2, (top + bottom) / 2
+    planes["coronal"].locator("canvas").click(position={"x": x, "y": y})
+    expect(viewer.root).to_have_attribute("data-hu", "1500")
+    slices = [int(plane.get_attribute("data-slice")) for plane in planes.values()]
+    assert slices == [int(index) + 1 for index in viewer.root.get_attribute("data-voxel").split()]
+    assert slices == pytest.approx(tumour + 1, abs=1), "axial and sagittal are where the tumour was clicked"
+    assert slices[1] == before[1], "the plane that was clicked stays"
+
+    page.keyboard.press("Escape")
+    expect(viewer.root).to_have_attribute("data-selected", "")
+    extents = {name: viewer.extent(name, "tumour") for name in planes}
+    for name in planes:
+        page.evaluate(CHANGED, name)
+    page.get_by_role("button", name="Cross-hair").click()
+    for name, (left, top, right, bottom, wide, high) in extents.items():
+        columns, rows = (np.array(changed) for changed in page.evaluate(CHANGED, name))
+        down, across = int(columns.argmax()), int(rows.argmax())
+        assert columns[down] > 0.8 * (high - 28), "one line from top to bottom but for its gap"
+        assert rows[across] > 0.8 * (wide - 28), "one from side to side"
+        assert (down, across) == pytest.approx(((left + right) / 2, (top + bottom) / 2), abs=8), "about a voxel"
+
+    for name, turned in (("coronal", [0, 1, 0]), ("sagittal", [0, 0, 1])):  # to the back, to the left
+        planes[name].hover()
+        page.mouse.wheel(0, 100)
+        for plane, number, by in zip(planes.values(), slices, turned, strict=True):
+            expect(plane).to_have_attribute("data-slice", str(number + by))
+        page.mouse.wheel(0, -100)
+        for plane, number in zip(planes.values(), slices, strict=True):
+            expect(plane).to_have_attribute("data-slice", str(number))
