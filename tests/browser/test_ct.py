@@ -175,6 +175,10 @@ def test_kidneys_are_found_corrected_signed_exported_and_amended(
     while coloured(solid.screenshot()) < 5_000:  # kidneys and lesions; nothing else tells when they are drawn
         assert time.monotonic() < until, "kidneys and lesions in their colours"
     shoot(page, "ct-3d")
+    both = coloured(solid.screenshot())
+    solid.locator(".legend .traces", has_text="Left kidney").locator(".legendtoggle").click()
+    while coloured(solid.screenshot()) > 0.8 * both:
+        assert time.monotonic() < until, "the legend hides what is clicked in it"
     page.get_by_role("tab", name="Slices").click()
 
     page.get_by_role("button", name="Sign", exact=True).click()
