@@ -17,6 +17,7 @@ from renalcore.export.csv import WHENCE_COLUMNS, Whence, table_to_csv
 _LESION: Final = (
     "number", "kidney", "side", "label", "volume_ml", "axial_diameter_mm", "diameter_mm", "mean_hu", "sd_hu",
     "x_lps_mm", "y_lps_mm", "z_lps_mm", "slice_index", "outside_kidney_percent", "renal_r", "renal_e", "note",
+    "place",
 )  # fmt: skip
 _KIDNEY: Final = (
     "number", "side", "place", "kidney_ml", "tumour_ml", "cyst_ml", "total_ml", "length_mm", "mean_hu", "sd_hu",
@@ -59,6 +60,8 @@ class ScanOfReport:
 def lesions_to_csv(study: str, measures: Measures) -> bytes:
     """A line for each lesion; `slice_index` counts from 0 along the array, `note` says what the score lacks.
 
+    `place` is that of its kidney: by `side` alone a lesion of a transplant is not told from one of a native kidney.
+
     Args:
         study: What the study is called; never the patient's name.
         measures: What it holds.
@@ -96,12 +99,13 @@ def _reported(scan: ScanOfReport, line: list[object]) -> list[object]:
 
 
 def _lesions(measures: Measures) -> Iterator[list[object]]:
+    places = {kidney.number: kidney.place for kidney in measures.kidneys}
     for lesion in measures.lesions:
         yield [
             lesion.number, lesion.kidney, lesion.side, lesion.label, lesion.volume_ml, lesion.axial_diameter_mm,
             lesion.diameter_mm, lesion.mean_hu, lesion.sd_hu, *lesion.centre_lps_mm, lesion.slice_index,
             None if lesion.outside_share is None else 100 * lesion.outside_share, lesion.renal_r, lesion.renal_e,
-            RENAL_NOTE if lesion.renal_r else None,
+            RENAL_NOTE if lesion.renal_r else None, places.get(lesion.kidney) if lesion.kidney else None,
         ]  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from renalcore.ct.measure import RENAL_NOTE, measure
 from renalcore.export.ct import KIDNEY_COLUMNS, LESION_COLUMNS, kidneys_to_csv, lesions_to_csv
+from tests.ct_analysed import transplanted
 
 AFFINE = np.array([[2.0, 0, 0, -100], [0, 2, 0, -80], [0, 0, 5, 0], [0, 0, 0, 1]])
 
@@ -33,6 +34,14 @@ def test_a_lesion_is_a_line_with_its_size_place_and_score() -> None:
     assert (tumour["volume_ml"], tumour["x_lps_mm"], tumour["mean_hu"]) == ("1.6", "59", "")
     assert (tumour["renal_r"], tumour["renal_e"], tumour["note"]) == ("1", "3", RENAL_NOTE)
     assert (cyst["side"], cyst["renal_r"], cyst["note"]) == ("right", "", "")
+
+
+def test_a_lesion_of_a_transplant_is_told_from_one_of_the_native_kidney_of_its_side() -> None:
+    volume, labels = transplanted()
+    labels[labels.shape[0] // 2, 37, 23] = 3  # 0.08 ml in the native one
+    tumour, cyst = rows(lesions_to_csv("CT-7", measure(labels, volume.affine)))
+    assert (tumour["side"], tumour["place"]) == ("right", "pelvis")
+    assert (cyst["side"], cyst["place"]) == ("right", "usual")
 
 
 def test_a_kidney_is_a_line_with_its_volumes_and_how_many_lesions_it_has() -> None:
