@@ -59,8 +59,23 @@ def test_the_unet_is_the_papers_four_levels_of_two_convolutions() -> None:
     ups = [module for module in body.modules() if isinstance(module, nn.ConvTranspose3d)]
     assert len(pools) == len(ups) == 3
     assert {module.kernel_size for module in ups} == {(2, 2, 2)}
-    weight = thick[3].weight  # Kaiming: deviation sqrt(2 / (27 * channels in))
-    assert weight.std().item() == pytest.approx((2 / (27 * 64)) ** 0.5, rel=0.02)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_convolution_begins_as_kaiming_has_it(name: str) -> None:
+    torch.manual_seed(0)
+    body = build_network(name, "rough", width=16).body
+    layers = {key: part for key, part in body.named_modules() if isinstance(part, nn.Conv3d | nn.ConvTranspose3d)}
+    assert len(layers) > 15
+    for key, layer in layers.items():
+        weight = layer.weight
+        # Kernels of all channels in; of an up-convolution torch counts the channels out.
+        deviation = (2 / weight[0].numel()) ** 0.5
+        sure = 4.5 / weight.numel() ** 0.5  # of the mean in deviations; that of the deviation itself is half as wide
+        assert abs(weight.mean().item()) < sure * deviation, key
+        assert weight.std().item() == pytest.approx(deviation, rel=sure / 2**0.5), key
+        # A normal distribution: what lies within one deviation.
+        assert (weight.abs() < deviation).float().mean().item() == pytest.approx(0.683, abs=sure / 2), key
 
 
 def test_the_three_small_networks_fit_into_a_release() -> None:

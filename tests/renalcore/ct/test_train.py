@@ -290,6 +290,22 @@ def test_the_papers_recipe_has_its_batch_epochs_and_whole_grids() -> None:
     assert (config.batch, config.epochs, config.width, config.shown) == (4, 50, 32, (80, 128, 128))
 
 
+def test_the_papers_recipe_scales_turns_and_recolours_without_more_and_steps_by_adam(
+    cases: Path, tmp_path: Path
+) -> None:
+    config = with_recipe(run(cases, tmp_path / "run"), "paper")
+    # Scaling, rotation, brightness, contrast and gamma as in the text; mirroring, noise and blur are ours.
+    assert config.augmentation == Augmentation(mirror=0, noise_hu=0, blur=0, region_mm=0)
+    assert min(config.augmentation.scale, config.augmentation.rotate_degrees, config.augmentation.brightness_hu) > 0
+    assert (config.augmentation.contrast > 0, config.augmentation.gamma > 1) == (True, True)
+    assert (config.warmup, config.annealed, config.average) == (0, False, 1)  # one rate, the last weights
+    small = replace(config, width=4, whole=False, batch=1, epochs=1, items=1)
+    train(small)
+    (told,) = torch.load(small.checkpoint, weights_only=True)["optimizer"]["param_groups"]
+    assert (told["decoupled_weight_decay"], told["weight_decay"], told["lr"]) == (False, 0, 1e-3)  # Adam, not AdamW
+    assert table(small.folder / "metrics.csv")[-1]["lr/lr"] == "0.001"
+
+
 def test_folders_that_cannot_be_trained_on_are_refused_with_the_reason(cases: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no case_xxxxx"):
