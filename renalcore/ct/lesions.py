@@ -52,7 +52,8 @@ def lesions_by_hu(hu: Floats, labels: NDArray[np.uint8], grid: Grid) -> NDArray[
     if not kidney.any():
         return labels
     spacing_mm = grid.spacing_mm
-    bright = float(np.percentile(hu[kidney], 75))
+    tissue = labels == KIDNEY
+    bright = float(np.percentile(hu[tissue if tissue.any() else kidney], 75))
     smooth = _smoothed(hu, kidney, spacing_mm)
     dark = kidney & (smooth > WATER_HU[0]) & (smooth < min(DARK_HU, bright - CONTRAST_HU))
     pieces, _, volumes_ml = pieces_of(_rounded(dark, spacing_mm), grid)

@@ -72,3 +72,11 @@ def test_fat_thin_layers_and_specks_are_no_cysts() -> None:
     told = lesions_by_hu(hu, labels(UPPER | speck), GRID)
     assert not (told == 3).any()
     assert np.array_equal(lesions_by_hu(hu, np.zeros_like(told), GRID), np.zeros_like(told))
+
+
+def test_a_cyst_that_is_most_of_its_kidney_stays_one() -> None:
+    large = ball((40, 40, 42), 30)  # 82 % of it
+    hu = (np.where(large, 12, scan(150)) + np.random.default_rng(1).normal(0, 5, KIDNEY.shape)).astype(np.float32)
+    told = lesions_by_hu(hu, labels(large), GRID)
+    assert (told[large] == 3).all()
+    assert (told[KIDNEY & ~large] == 1).mean() > 0.3  # a thin layer of it is blurred away

@@ -99,6 +99,31 @@ def test_a_horseshoe_is_seen_in_one_crop_and_found_whole() -> None:
     assert dice(expert == 1, found.labels == 1) > 0.9
 
 
+def test_two_kidneys_that_step_1_saw_as_one_are_both_found() -> None:
+    volume, expert = body([RIGHT, LEFT])
+    searched = model()
+    bridge = Bridges(searched.steps["rough"])
+    searched = KidneyModel(searched.card, {**searched.steps, "rough": bridge}, searched.device)
+    assert len(searched.rough(volume)) == 1
+    found = searched.search(volume)
+    assert [kidney.side for kidney in found.measures.kidneys] == ["right", "left"]
+    assert dice(expert == 1, found.labels == 1) > 0.9
+
+
+class Bridges:
+    """Step 1 with something between the kidneys that is none."""
+
+    def __init__(self, rough: object) -> None:
+        self.rough = rough
+
+    def run(self, volumes: np.ndarray) -> tuple[np.ndarray, ...]:
+        (found,) = self.rough.run(volumes)  # type: ignore[attr-defined]
+        _, middle, _ = (np.argwhere(found[0]).mean(0)).astype(int)
+        first, last = np.argwhere(found[0].any(axis=(0, 1)))[[0, -1], 0]
+        found[0, found.shape[1] // 2, middle, first:last] = 1
+        return (found,)
+
+
 def test_a_body_longer_than_the_network_sees_is_seen_in_parts_that_overlap() -> None:
     # 200 slices of 5 mm are 1,000 mm, and one part shows 437 mm; a kidney in the usual place, one in the pelvis.
     volume, expert = body([((250, 30, -64), (50, 26, 26)), ((-70, 0, 60), (50, 26, 26))], shape=(200, 60, 80))
