@@ -98,7 +98,7 @@ def unmeasured(
     limits += [
         "Tumours and cysts outside of the kidney that was found are not sought.",
         "Cysts are believed only where they hold water; without contrast medium only those that the network sees.",
-        "Bosniak classes, stones and the renal pelvis are not told.",
+        "Bosniak classes, stones and the renal pelvis are not told; a pelvis wide with urine may be called a cyst.",
     ]
     title = NETWORKS[network].title
     return ModelCard(

@@ -61,8 +61,8 @@ OVERLAP_MM: Final = 150.0
 BEYOND: Final = "A kidney reaches the edge of the scan: what lies beyond is not measured."
 """The last sentence of what was found, where that is so."""
 
-WIDENED: Final = 2
-"""How often a crop is widened at the most because a kidney touches its border."""
+WIDENED: Final = 6
+"""How often a crop is widened at the most because a kidney touches its border: by then it holds the whole abdomen."""
 
 ANOTHER_KIDNEY: Final = 1 / 3
 """Share of the largest piece's volume from which another one in a crop can be a kidney too."""

@@ -158,6 +158,16 @@ def test_a_kidney_that_step_1_saw_in_part_is_whole_in_its_crop() -> None:
     assert dice(expert == 1, whole.labels == 1) > 0.9
 
 
+def test_a_kidney_of_300_mm_of_which_step_1_saw_one_end_is_found_whole() -> None:
+    shape = (80, 60, 80)
+    end, _ = body([((-105, 30, -64), (40, 26, 26))], shape=shape)
+    volume, expert = body([((0, 30, -64), (150, 26, 26))], shape=shape)
+    searched = model()
+    kidney = searched.refine(volume, searched.rough(end))
+    found = searched.finish(volume, searched.lesions(volume, kidney))
+    assert dice(expert == 1, found.labels == 1) > 0.9
+
+
 def test_what_lies_apart_from_the_kidney_in_its_crop_is_not_kept() -> None:
     beside = ((0, -22, -64), (14, 10, 10))  # 6 ml, 16 mm in front of it: too little for a crop of its own
     volume, labels = body([RIGHT, LEFT, beside])
