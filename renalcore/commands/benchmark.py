@@ -102,7 +102,7 @@ def _ct_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--network", metavar="NAME",
-        help="time this network of `train ct`, with random weights, beside those of the model, which answer",
+        help="measure this network of `train ct` with random weights; what the model said before is its answer",
     )  # fmt: skip
     parser.add_argument(
         "--width", type=count, default=32, metavar="N", help="of that network (%(default)s, the paper's)"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import resource
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from renalcore import models
 from renalcore.ct.predict import KidneyModel
-from renalcore.ct.steps import STEPS
+from renalcore.ct.steps import STEPS, StepName
 from renalcore.engine.backends import Backend, Outputs
 from renalcore.io.volume import Volume, read_volume, write_labels
 from renalcore.models import ModelCard
@@ -96,21 +97,25 @@ class Measured:
         return {"model": self.model, "device": self.device, "scans": scans}
 
 
-class _Timed:
-    """A back end that counts its seconds and passes; where there is one, another gives the answers."""
+Answers = Mapping[StepName, Sequence[Outputs]]
+"""What the networks of each step said of one scan, in their order."""
 
-    def __init__(self, backend: Backend, answering: Backend | None) -> None:
+
+class _Timed:
+    """A back end that counts its seconds and passes and keeps its answers; those that are given take their place."""
+
+    def __init__(self, backend: Backend, given: Sequence[Outputs] | None) -> None:
         self.seconds = 0.0
-        self.passes = 0
+        self.answers: list[Outputs] = []
         self._backend = backend
-        self._answering = answering
+        self._given = given
 
     def run(self, batch: NDArray[Any]) -> Outputs:
         start = time.perf_counter()
         found = self._backend.run(batch)
         self.seconds += time.perf_counter() - start
-        self.passes += len(batch)
-        return found if self._answering is None else self._answering.run(batch)
+        self.answers.append(found if self._given is None else self._given[len(self.answers)])
+        return self.answers[-1]
 
 
 def run(
@@ -128,8 +133,8 @@ def run(
         key: The model.
         scan: A scan; by default two are drawn.
         slices: Of the larger drawn one.
-        timed: Name and width of networks that run beside those of the model, which still answer; the time inside the
-            networks is theirs, and the whole holds both. Their weights are random, for time does not depend on them.
+        timed: Name and width of networks that are measured in the place of those of the model. Their weights are
+            random, for time does not depend on them: what the model said of the scan before is taken for their answer.
         device: What runs the networks.
         root: Folder of models.
 
@@ -141,13 +146,16 @@ def run(
     model = KidneyModel.load(key, device=device, root=root)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        others = None if timed is None else _random(model.card, *timed, device=device, folder=folder)
         paths = [scan] if scan is not None else []
         for count in () if scan is not None else (max(1, slices // 2), slices):
             paths.append(folder / f"drawn-{count}.nii")
             write_drawn(paths[-1], count, side_px=SIDE_PX)
-        name = key if timed is None else f"{timed[0]} of width {timed[1]}, random, beside {key} that answers"
-        return Measured(name, str(model.device), measure(model, paths, others))
+        if timed is None:
+            return Measured(key, str(model.device), measure(model, paths))
+        given = [_searched(model, path, None)[1] for path in paths]
+        model = _random(model.card, *timed, device=device, folder=folder)
+        name = f"{timed[0]} of width {timed[1]}, random, with the answers of {key}"
+        return Measured(name, str(model.device), measure(model, paths, given))
 
 
 def _random(card: ModelCard, network: str, width: int, *, device: str, folder: Path) -> KidneyModel:
@@ -164,22 +172,22 @@ def _random(card: ModelCard, network: str, width: int, *, device: str, folder: P
     return KidneyModel.load(card.key, device=device, root=folder)
 
 
-def measure(model: KidneyModel, paths: list[Path], others: KidneyModel | None = None) -> tuple[Scan, ...]:
+def measure(model: KidneyModel, paths: Sequence[Path], given: Sequence[Answers] | None = None) -> tuple[Scan, ...]:
     """Search each scan, the first of them twice: networks are compiled when they are first used.
 
     Args:
         model: Finds the kidneys.
         paths: The scans.
-        others: A model whose networks are timed in the place of those of `model`.
+        given: Of each scan, answers that take the place of those of the model.
     """
-    return tuple(_timed(model, others, path) for path in (paths[0], *paths))[1:]
+    of_each = [None] * len(paths) if given is None else given
+    scans = list(zip(paths, of_each, strict=True))
+    return tuple(_searched(model, path, answers)[0] for path, answers in (scans[0], *scans))[1:]
 
 
-def _timed(model: KidneyModel, others: KidneyModel | None, path: Path) -> Scan:
-    steps = {
-        step: _Timed(own, None) if others is None else _Timed(others.steps[step], own)
-        for step, own in model.steps.items()
-    }
+def _searched(model: KidneyModel, path: Path, given: Answers | None) -> tuple[Scan, Answers]:
+    """What a scan took, and what the networks said of it."""
+    steps = {step: _Timed(own, given[step] if given else None) for step, own in model.steps.items()}
     timed = KidneyModel(model.card, steps, model.device, least=model.least)
     start = time.perf_counter()
     volume = read_volume(path)
@@ -189,15 +197,16 @@ def _timed(model: KidneyModel, others: KidneyModel | None, path: Path) -> Scan:
     with tempfile.TemporaryDirectory() as folder:
         write_labels(Path(folder) / "labels.nii.gz", found.labels, volume)
         written = time.perf_counter()
-    return Scan(
+    scan = Scan(
         shape=volume.shape,
-        kidneys=steps["lesion"].passes,
-        passes=sum(each.passes for each in steps.values()),
+        kidneys=len(steps["lesion"].answers),
+        passes=sum(len(each.answers) for each in steps.values()),
         seconds=written - start,
         stages_s={"reading": read - start, **found.seconds, "writing": written - searched},
         networks_s=sum(each.seconds for each in steps.values()),
         peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     )
+    return scan, {step: each.answers for step, each in steps.items()}
 
 
 def write_drawn(path: Path, slices: int, *, side_px: int) -> None:
