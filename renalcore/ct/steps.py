@@ -22,6 +22,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from threadpoolctl import ThreadpoolController
 
 KIDNEY: Final = 1
 TUMOUR: Final = 2
@@ -40,6 +41,10 @@ Shape = tuple[int, int, int]
 Floats = NDArray[np.float32]
 Affine = NDArray[np.float64]
 Floats64 = Sequence[float] | NDArray[np.float64]
+
+
+_BLAS: Final = ThreadpoolController().select(user_api="blas")
+"""numpy's own threads. The products of `resample` are small: beside other work they mostly wait for each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,12 +300,13 @@ def resample(array: NDArray[Any], of: Grid, to: Grid, *, outside: float = AIR_HU
     within = np.zeros((len(slices), len(rows), len(columns)), np.float32)
     left = np.ascontiguousarray(along_h[rows][:, needs[1]])
     right = np.ascontiguousarray(along_w[columns][:, needs[2]].T)
-    for d in range(needs[0].start, needs[0].stop):
-        weights = along_d[slices, d]
-        asking = np.flatnonzero(weights)
-        if len(asking):
-            flat = left @ array[d, needs[1], needs[2]].astype(np.float32) @ right
-            within[asking] += weights[asking, None, None] * flat
+    with _BLAS.limit(limits=1):
+        for d in range(needs[0].start, needs[0].stop):
+            weights = along_d[slices, d]
+            asking = np.flatnonzero(weights)
+            if len(asking):
+                flat = left @ array[d, needs[1], needs[2]].astype(np.float32) @ right
+                within[asking] += weights[asking, None, None] * flat
     cover = (along_d[slices].sum(1)[:, None, None] * along_h[rows].sum(1)[:, None]) * along_w[columns].sum(1)
     result[np.ix_(slices, rows, columns)] = within + (1 - cover) * np.float32(outside)
     return result

@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from threadpoolctl import ThreadpoolController
 
 from renalcore.ct.steps import (
     CYST,
@@ -38,6 +39,23 @@ def test_labels_of_kits_become_the_classes_of_each_step() -> None:
     assert STEPS["rough"].targets(labels).tolist() == [0, 1, 1, 1]
     assert STEPS["kidney"].targets(labels).tolist() == [0, 1, 1, 1]
     assert STEPS["lesion"].targets(labels).tolist() == [0, 0, 1, 2]
+
+
+def test_resampling_starts_no_threads_of_its_own_and_leaves_those_of_others_as_they_are() -> None:
+    blas = ThreadpoolController().select(user_api="blas")
+    during: list[int] = []
+
+    class Watched(np.ndarray):
+        def astype(self, *args: object, **options: object) -> np.ndarray:
+            during.extend(each["num_threads"] for each in blas.info())
+            return np.asarray(self).astype(*args, **options)
+
+    of = scan((2, 8, 8), (1.0, 1.0, 1.0))
+    with blas.limit(limits=2):
+        before = [each["num_threads"] for each in blas.info()]
+        resample(np.zeros(of.shape, np.int16).view(Watched), of, of)
+        assert [each["num_threads"] for each in blas.info()] == before
+    assert set(during) == {1}
 
 
 def test_a_coarser_voxel_is_the_mean_of_what_it_covers_and_a_finer_one_lies_on_the_line_between() -> None:
