@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import nibabel
 import numpy as np
 import pydicom
@@ -25,6 +26,7 @@ from pydicom.pixels import pixel_array
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    HTJ2KLossless,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLosslessSV1,
@@ -132,18 +134,23 @@ def compressed(syntax: str) -> Callable[[Path], Path]:
     return write
 
 
-def jpeg_lossless(path: Path) -> Path:
-    """Process 14 with selection value 1, which archives use most and nothing here writes."""
-    datasets = ct_series(HU, intercept=0, syntax=JPEGLosslessSV1)
-    for dataset in datasets:
-        stored = np.frombuffer(dataset.PixelData, "<u2").reshape(dataset.Rows, dataset.Columns)
-        dataset.PixelData = encapsulate([jpeg_of(stored)])
-        dataset["PixelData"].VR = "OB"
-    return saved(path, datasets)
+def encoded(syntax: str, encode: Callable[[NDArray[np.uint16]], bytes]) -> Callable[[Path], Path]:
+    """In a syntax that pydicom does not write."""
+
+    def write(path: Path) -> Path:
+        datasets = ct_series(HU, intercept=0, syntax=syntax)
+        for dataset in datasets:
+            stored = np.frombuffer(dataset.PixelData, "<u2").reshape(dataset.Rows, dataset.Columns)
+            dataset.PixelData = encapsulate([encode(stored)])
+            dataset["PixelData"].VR = "OB"
+        return saved(path, datasets)
+
+    return write
 
 
 def jpeg_of(pixels: NDArray[np.uint16]) -> bytes:
-    """Each pixel as its difference to the left one, in Huffman codes that all have five bits."""
+    """Process 14 with selection value 1, which archives use most: each pixel as its difference to the left one, in
+    Huffman codes that all have five bits."""
     before = np.empty(pixels.shape, np.int64)
     before[:, 1:], before[1:, 0], before[0, 0] = pixels[:, :-1], pixels[:-1, 0], 2**15
     bits = []
@@ -188,9 +195,10 @@ FORMS = {
     "big endian": big_endian,
     "run lengths": compressed(RLELossless),
     "deflated": lambda path: saved(path, ct_series(HU, syntax=DeflatedExplicitVRLittleEndian)),
-    "JPEG lossless": jpeg_lossless,
+    "JPEG lossless": encoded(JPEGLosslessSV1, jpeg_of),
     "JPEG-LS": compressed(JPEGLSLossless),
     "JPEG 2000": compressed(JPEG2000Lossless),
+    "high-throughput JPEG 2000": encoded(HTJ2KLossless, imagecodecs.htj2k_encode),
     "gzip": gzipped,
     "enhanced": multi_frame,
     "enhanced in zip": multi_frame_in_zip,
