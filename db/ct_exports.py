@@ -19,7 +19,7 @@ from db.ct_reports import CtReport, ReportedScan
 from db.engine import beforehand
 from db.models import User
 from db.reporting import Which
-from renalcore.ct.measure import sides, sites
+from renalcore.ct.measure import sites
 from renalcore.errors import InputError
 from renalcore.export import meshes
 from renalcore.export.ct import ScanOfReport, reported_kidneys_to_csv, reported_lesions_to_csv
@@ -126,7 +126,7 @@ def to_dicom_seg(session: Session, scan_id: int, *, by: User, file_name: str) ->
         labels = ct_files.labels(scan.labels_sha256)
         content = dicom_seg(
             labels,
-            sides(labels, volume.affine, hu=volume.hu),
+            sites(labels, volume.affine, hu=volume.hu),
             volume.affine,
             headers,
             algorithm=asked.report.model_key or "",

@@ -342,24 +342,6 @@ def without_kidney(
     return changed, (d, h, w)
 
 
-def sides(
-    labels: Labels,
-    affine: NDArray[np.floating[Any]],
-    *,
-    hu: NDArray[Any] | None = None,
-    least: LeastVolumes = LeastVolumes(),
-) -> Labels:
-    """The side of each labelled voxel, as `measure` tells it, whose arguments these are.
-
-    Returns:
-        `(D, H, W)`: 1 right, 2 left, 0 where nothing is or the side cannot be told.
-
-    Raises:
-        ValueError: As `measure`.
-    """
-    return sites(labels, affine, hu=hu, least=least) % np.uint8(3)
-
-
 def sites(
     labels: Labels,
     affine: NDArray[np.floating[Any]],

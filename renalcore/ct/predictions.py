@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from renalcore.ct.kidneys import SITES, Site
-from renalcore.ct.measure import RENAL_NOTE, sides, sites
+from renalcore.ct.measure import RENAL_NOTE, sites
 from renalcore.ct.predict import Found
 from renalcore.ct.steps import LABELS
 from renalcore.export.ct import kidneys_to_csv, lesions_to_csv
@@ -72,7 +72,7 @@ def write_seg(path: Path, found: Found, volume: Volume, headers: Sequence[Datase
 
     content = dicom_seg(
         found.labels,
-        sides(found.labels, volume.affine, hu=volume.hu),
+        sites(found.labels, volume.affine, hu=volume.hu),
         volume.affine,
         headers,
         algorithm=card.key,

@@ -1,6 +1,6 @@
 """Labels of a CT as a DICOM Segmentation that refers to the original series, by highdicom.
 
-One segment for each label and side that holds something and none that is empty: viewers stumble over empty ones. What
+One segment for each label and site that holds something and none that is empty: viewers stumble over empty ones. What
 a segment is, SNOMED CT says, in the codes that DICOM PS3.16 lists (CID 7150, 7151, 7159; sides CID 244), so that 3D
 Slicer and OHIF name it without being told. A tumour is a "mass": what it is, no CT says. The labels themselves are not
 altered: the same voxels lie in the same place.
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from renalcore.ct.kidneys import box_of
+from renalcore.ct.kidneys import SITES, Site, box_of
 from renalcore.ct.steps import CYST, KIDNEY, LABELS, TUMOUR
 from renalcore.errors import InputError
 from renalcore.io.volume.stacking import astray
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 Labels = NDArray[np.uint8]
 _Order = NDArray[np.intp] | slice
-SIDES: Final = {1: "right", 2: "left", 0: ""}
-"""Of each code of `renalcore.ct.measure.sides`; right before left, and last what has no side."""
+ORDER: Final[tuple[Site, ...]] = ("right", "left", "middle", "pelvis_right", "pelvis_left", "pelvis_middle")
+"""Of the segments: right before left, and last what is no native kidney."""
 
 COLOURS: Final = {KIDNEY: (86, 180, 233), TUMOUR: (213, 94, 0), CYST: (240, 228, 66)}
 """RGB that viewers are advised to use, of the Okabe-Ito palette."""
@@ -47,7 +47,7 @@ SERIES_NUMBER: Final = 9001
 
 def dicom_seg(
     labels: Labels,
-    sides: Labels,
+    sites: Labels,
     affine: NDArray[np.floating[Any]],
     source: Sequence[Dataset],
     *,
@@ -59,7 +59,7 @@ def dicom_seg(
 
     Args:
         labels: `(D, H, W)`: 0 background, 1 kidney, 2 tumour, 3 cyst.
-        sides: `(D, H, W)` as `renalcore.ct.measure.sides` tells them.
+        sites: `(D, H, W)` as `renalcore.ct.measure.sites` tells them.
         affine: 4 x 4, as that of a `Volume`: `(column, row, slice, 1)`, the reverse of an index, to LPS mm.
         source: Headers of the original slices, as `renalcore.io.volume.slice_headers` gives them; patient and study are
             taken from them.
@@ -81,15 +81,16 @@ def dicom_seg(
     order = _order(labels.shape, np.asarray(affine, np.float64), source)
     complete = _complete(source, slice_mm=float(np.linalg.norm(np.asarray(affine, np.float64)[:3, 2])))
     box = box_of(labels)
-    kinds = sides[box] * np.uint8(4) + labels[box]
-    held = np.bincount(kinds.ravel(), minlength=4 * len(SIDES))
-    numbers = np.zeros(4 * len(SIDES), np.uint8)
+    kinds = sites[box] * np.uint8(4) + labels[box]
+    held = np.bincount(kinds.ravel(), minlength=4 * len(SITES))
+    numbers = np.zeros(4 * len(SITES), np.uint8)
     segments: list[SegmentDescription] = []
-    for side in SIDES:
+    for site in ORDER:
         for label in LABELS:
-            if held[4 * side + label]:
-                numbers[4 * side + label] = len(segments) + 1
-                segments.append(_segment(len(segments) + 1, label, side, algorithm, version, reviewed))
+            kind = 4 * SITES.index(site) + label
+            if held[kind]:
+                numbers[kind] = len(segments) + 1
+                segments.append(_segment(len(segments) + 1, label, site, algorithm, version, reviewed))
     segmented = np.zeros(labels.shape, np.uint8)
     segmented[box] = numbers[kinds]
     written = highdicom.seg.Segmentation(
@@ -188,7 +189,7 @@ def _complete(source: Sequence[Dataset], *, slice_mm: float) -> list[Dataset]:
     return headers
 
 
-def _segment(number: int, label: int, side: int, algorithm: str, version: str, reviewed: bool) -> SegmentDescription:
+def _segment(number: int, label: int, site: Site, algorithm: str, version: str, reviewed: bool) -> SegmentDescription:
     import highdicom
     from highdicom.sr import CodedConcept
     from pydicom.sr.codedict import codes
@@ -198,7 +199,9 @@ def _segment(number: int, label: int, side: int, algorithm: str, version: str, r
         TUMOUR: (codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Mass),
         CYST: (codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Cyst),
     }[label]
-    name = f"{SIDES[side]} {LABELS[label]}".strip()
+    sides = {"right": codes.SCT.Right, "left": codes.SCT.Left}
+    in_pelvis, side = site.startswith("pelvis_"), site.removeprefix("pelvis_")
+    name = f"{side if side in sides else ''} {LABELS[label]}{' in the pelvis' if in_pelvis else ''}".strip()
     described = highdicom.seg.SegmentDescription(
         segment_number=number,
         segment_label=name.capitalize(),
@@ -213,8 +216,8 @@ def _segment(number: int, label: int, side: int, algorithm: str, version: str, r
         anatomic_regions=None if label == KIDNEY else [codes.SCT.Kidney],
         display_color=highdicom.color.CIELabColor.from_rgb(*COLOURS[label]),
     )
-    if SIDES[side]:
-        modifier = [CodedConcept.from_code({"right": codes.SCT.Right, "left": codes.SCT.Left}[SIDES[side]])]
+    if side in sides:
+        modifier = [CodedConcept.from_code(sides[side])]
         if label == KIDNEY:
             described.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = modifier
         else:

@@ -12,7 +12,8 @@ import pydicom
 import pytest
 from numpy.typing import NDArray
 
-from renalcore.ct.measure import sides
+from renalcore.ct.kidneys import SITES
+from renalcore.ct.measure import sites
 from renalcore.errors import InputError
 from renalcore.export.dicom_seg import dicom_seg
 from renalcore.io.volume import Volume, read_volume, slice_headers
@@ -40,7 +41,7 @@ def slab(shared_data: Path) -> tuple[Volume, list[pydicom.Dataset], NDArray[np.u
 def written(slab: tuple[Volume, list[pydicom.Dataset], NDArray[np.uint8]], **changed: object) -> bytes:
     volume, headers, labels = slab
     options = {"reviewed": False, **MODEL, **changed}
-    return dicom_seg(labels, sides(labels, volume.affine, hu=volume.hu), volume.affine, headers, **options)
+    return dicom_seg(labels, sites(labels, volume.affine, hu=volume.hu), volume.affine, headers, **options)
 
 
 @pytest.mark.shared_data
@@ -57,7 +58,7 @@ def test_the_same_voxels_lie_in_the_same_place_when_read_back(slab: tuple) -> No
     back = read.get_volume(combine_segments=True).match_geometry(place).array
     np.testing.assert_array_equal(back > 0, labels > 0)
     np.testing.assert_array_equal(back == 3, labels == 2)
-    told = sides(labels, volume.affine, hu=volume.hu)
+    told = sites(labels, volume.affine, hu=volume.hu)
     np.testing.assert_array_equal(back == 1, (labels == 1) & (told == 1))
 
 
@@ -104,7 +105,7 @@ def test_a_patient_s_name_goes_into_the_file_and_into_no_warning(slab: tuple) ->
 @pytest.mark.shared_data
 def test_a_series_that_lies_elsewhere_is_refused(slab: tuple) -> None:
     volume, headers, labels = slab
-    told = sides(labels, volume.affine)
+    told = sites(labels, volume.affine)
     with pytest.raises(InputError, match=r"Slice 1 of the series does not lie where the labels lie"):
         dicom_seg(labels, told, volume.affine, headers[::-1], reviewed=False, **MODEL)
     with pytest.raises(InputError, match="11 slices are labelled, the series has 10; export NIfTI instead"):
@@ -148,7 +149,7 @@ def test_slices_that_state_no_thickness_are_as_thick_as_they_lie_apart(form: str
     series = saved(tmp_path, datasets)
     volume, labels = read_volume(series), np.zeros(hu.shape, np.uint8)
     labels[3:8, 20:40, 30:50] = 1
-    told = sides(labels, volume.affine)
+    told = sites(labels, volume.affine)
     written = dicom_seg(labels, told, volume.affine, slice_headers(series), reviewed=False, **MODEL)
     read = highdicom.seg.segread(io.BytesIO(written))
     (measures,) = read.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
@@ -157,6 +158,25 @@ def test_slices_that_state_no_thickness_are_as_thick_as_they_lie_apart(form: str
         volume.affine[:, [2, 1, 0, 3]], volume.shape, "PATIENT", frame_of_reference_uid=read.FrameOfReferenceUID
     )
     np.testing.assert_array_equal(read.get_volume(combine_segments=True).match_geometry(place).array, labels)
+
+
+def test_a_kidney_in_the_pelvis_is_a_segment_of_its_own(tmp_path: Path) -> None:
+    hu = body(12, 64, 72)
+    series = saved(tmp_path, ct_series(hu, step_mm=5))
+    volume, labels, told = read_volume(series), np.zeros(hu.shape, np.uint8), np.zeros(hu.shape, np.uint8)
+    for site, (first, column) in enumerate(((6, 10), (6, 50), (1, 10)), start=1):
+        labels[first : first + 3, 20:40, column : column + 10] = 1
+        told[first : first + 3, 20:40, column : column + 10] = SITES.index("pelvis_right") if site == 3 else site
+    labels[2, 25:30, 12:16] = 2
+    read = highdicom.seg.segread(
+        io.BytesIO(dicom_seg(labels, told, volume.affine, slice_headers(series), reviewed=False, **MODEL))
+    )
+    described = [read.get_segment_description(number) for number in read.segment_numbers]
+    assert [each.segment_label for each in described] == [
+        "Right kidney", "Left kidney", "Right kidney in the pelvis", "Right tumour in the pelvis",
+    ]  # fmt: skip
+    kind = described[2].SegmentedPropertyTypeCodeSequence[0]
+    assert kind.SegmentedPropertyTypeModifierCodeSequence[0].CodeMeaning == "Right"
 
 
 def placed(datasets: list[pydicom.Dataset]) -> list[pydicom.Dataset]:
@@ -181,7 +201,7 @@ def test_each_frame_lies_where_its_image_lies_also_in_a_series_that_is_not_quite
     assert any(flag.code == "uneven_spacing" for flag in volume.flags) == doubted
     for index in range(3, 9):
         labels[index, 20 : 30 + index, 30:50] = 1  # the number of rows tells which slice it is
-    told = sides(labels, volume.affine)
+    told = sites(labels, volume.affine)
     file = pydicom.dcmread(
         io.BytesIO(dicom_seg(labels, told, volume.affine, slice_headers(series), reviewed=False, **MODEL))
     )
