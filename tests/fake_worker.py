@@ -70,10 +70,16 @@ def models(options: argparse.Namespace) -> Models:
                 noted(options, f"row {block.first_row} of {slide.name}", slide.name)
                 yield next(coming)
 
-    def step(name: StepName, does: Callable[[Volume, Crops], Crops]) -> Callable[[Volume, Crops], Crops]:
+    def step(name: StepName, does: Callable[..., Crops]) -> Callable[[Volume, Crops], Crops]:
         def taken(volume: Volume, crops: Crops) -> Crops:
-            noted(options, f"{name} of {volume.slices} slices", "a scan")
-            return does(volume, crops)
+            call = f"{name} of {volume.slices} slices"
+            noted(options, call, "a scan")
+
+            def passed(done: int, of: int) -> None:
+                if done < of and options.die_at == f"middle of {call}":
+                    os._exit(9)
+
+            return does(volume, crops, progress=passed)
 
         return taken
 
@@ -89,7 +95,7 @@ def models(options: argparse.Namespace) -> Models:
         return bytes([len(found)])
 
     steps: dict[StepName, Callable[[Volume, Crops], Crops]] = {
-        "rough": step("rough", lambda volume, _nothing: scans.rough(volume)),
+        "rough": step("rough", lambda volume, _nothing, progress: scans.rough(volume, progress=progress)),
         "kidney": step("kidney", scans.refine),
         "lesion": step("lesion", scans.lesions),
     }

@@ -46,7 +46,7 @@ def test_a_worker_killed_in_the_middle_of_step_two_goes_on_with_what_step_one_ga
 ) -> None:
     lab: Laboratory = request.getfixturevalue(laboratory)
     analysis_id = lab.study(portal=PORTAL)
-    killed = lab.start("--name", "anna", "--die-at", "kidney of 60 slices")
+    killed = lab.start("--name", "anna", "--die-at", "middle of kidney of 60 slices")
     assert killed.wait(timeout=300) == 9
     assert (lab.analysis(analysis_id).state, lab.steps_done()) == ("running", ["rough"])
     with session_scope(read_only=True) as session:
@@ -133,7 +133,7 @@ def test_a_study_of_a_thousand_slices_comes_in_pieces_is_gone_on_with_after_a_ki
             by=lab.user,
         ).id  # fmt: skip
     queue.enqueue(analysis_id)
-    assert lab.start("--name", "anna", "--die-at", "kidney of 1000 slices").wait(timeout=900) == 9
+    assert lab.start("--name", "anna", "--die-at", "middle of kidney of 1000 slices").wait(timeout=900) == 9
     worker = lab.start("--name", "anna")
     lab.until_all_ended(analysis_id, within_s=900)
     assert lab.analysis(analysis_id).state == "done", lab.log()
