@@ -380,6 +380,10 @@ def _ct_arguments(parser: argparse.ArgumentParser) -> None:
         help="show whole grids instead of patches: slower, and as the networks are used; best with --start",
     )  # fmt: skip
     parser.add_argument(
+        "--coarse", action="store_true",
+        help="train on voxels twice as wide: many more samples an hour; the network is used so too",
+    )  # fmt: skip
+    parser.add_argument(
         "--slices", action="append", default=[], type=Path, metavar="DIR",
         help="folder of labelled axial slices to train on as well; may be repeated",
     )  # fmt: skip
@@ -437,6 +441,7 @@ def _ct(arguments: argparse.Namespace) -> int:
         scans=tuple(arguments.scans),
         start=arguments.start,
         held_out=tuple(arguments.hold_out),
+        coarse=arguments.coarse,
         resume=arguments.resume,
         validate_every=arguments.validate_every,
         seed=arguments.seed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -17,12 +17,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from renalcore.ct.data import Sample, read_samples
-from renalcore.ct.steps import AIR_HU, CYST, TUMOUR, WINDOW_HU, Shape, Step, StepName, closely, within
+from renalcore.ct.steps import AIR_HU, COARSE, CYST, TUMOUR, WINDOW_HU, Floats64, Shape, Step, StepName, closely, within
 from renalcore.errors import InputError
 
-SOUGHT: Final[Mapping[StepName, float]] = MappingProxyType({"rough": 0.0, "kidney": 0.4, "lesion": 0.8})
+SOUGHT: Final[Mapping[StepName, float]] = MappingProxyType({"rough": 0.0, "kidney": 0.4, "lesion": 0.3})
 """Share of the items of a step that are kidneys with a lesion. Half of the patients of KiTS have a cyst, on one kidney
-mostly, and slices and whole scans have hardly any: who took files in turn would show a cyst with one item of six."""
+mostly, and slices and whole scans have hardly any: who took files in turn would show a cyst with one item of six. But
+kidneys without a lesion have to be shown too, so that none is found there."""
 _OVERFLOW_MM: Final = 8.0
 """How far the kidney of step 2 may flow over into what lies beside it, in step 3's training."""
 _ROOM_VOXELS: Final = 12
@@ -73,6 +74,7 @@ class StepDataset(Dataset[dict[str, Tensor]]):
         augmentation: How samples are changed.
         patch: Voxels of an item; None for the whole grid of the step. Smaller ones are laid around the kidneys mostly,
             and about lesions in step 3.
+        coarse: Show voxels `COARSE` times as wide: an hour holds many more samples.
         items: Items an epoch; None gives each file once.
         seed: Makes the items of a run repeatable.
 
@@ -87,6 +89,7 @@ class StepDataset(Dataset[dict[str, Tensor]]):
         *,
         augmentation: Augmentation = Augmentation(),
         patch: Shape | None = None,
+        coarse: bool = False,
         items: int | None = None,
         seed: int = 0,
     ) -> None:
@@ -99,8 +102,12 @@ class StepDataset(Dataset[dict[str, Tensor]]):
         self.step = step
         self.augmentation = augmentation
         self.patch = patch
+        self.coarse = coarse
+        if coarse:  # its noise is less
+            self.augmentation = replace(augmentation, noise_hu=augmentation.noise_hu / COARSE**1.5)
         self.items = items or len(self.paths)
         self._holding = _holding(self.paths) if SOUGHT[step.name] else {}
+        self._kept: dict[Path, list[Sample]] = {}
         self.seed = seed
         self.epoch = 0
 
@@ -119,22 +126,31 @@ class StepDataset(Dataset[dict[str, Tensor]]):
         order = np.random.default_rng((self.seed, turn)).permutation(len(self.paths))
         rng = np.random.default_rng((self.seed, self.epoch, index))
         path, lesion = self._sought(self.paths[order[place]], rng)
-        samples = read_samples(path, self.step.name)
+        samples = self._samples(path)
         if lesion is not None:
-            samples = [sample for sample in samples if sample.holds(lesion)]
+            samples = [sample for sample in samples if sample.holds(lesion)] or samples  # a small one is gone if coarse
         if not samples:  # a scan without a kidney has no crop
             samples = [self._nothing()]
         sample = samples[int(rng.integers(len(samples)))]
-        if self.step.name == "lesion":
-            sample = sample.part(closely(sample.labels > 0, clear=_ROOM_VOXELS))
         hu, labels = self._placed(sample, rng)
         hu = _recoloured(hu, self.augmentation, rng)
         if self.step.name == "lesion":
-            region = _region(labels, self.step, self.augmentation.region_mm, rng)
-            window = closely(region)
+            region = _region(labels, sample.spacing_mm, self.augmentation.region_mm, rng)
+            window = closely(region, clear=4 // COARSE, sides=8) if self.coarse else closely(region)
             hu = within(hu, region)[window]
             labels = np.where(region, labels, np.uint8(0))[window]  # nothing is sought in air
         return {"image": torch.from_numpy(hu)[None], "labels": torch.from_numpy(labels).long()}
+
+    def _samples(self, path: Path) -> list[Sample]:
+        """Those of a file, as they are shown. Coarse ones are kept: they are small, and reading takes longest."""
+        if path in self._kept:
+            return self._kept[path]
+        samples = read_samples(path, self.step.name)
+        if self.step.name == "lesion":
+            samples = [sample.part(closely(sample.labels > 0, clear=_ROOM_VOXELS)) for sample in samples]
+        if self.coarse:
+            samples = self._kept[path] = [sample.coarse() for sample in samples]
+        return samples
 
     def _sought(self, path: Path, rng: np.random.Generator) -> tuple[Path, int | None]:
         """The file whose turn it is; or one with a cyst or, as often, with a tumour, and which of them is sought."""
@@ -198,7 +214,9 @@ def _holding(paths: Sequence[Path]) -> dict[int, list[Path]]:
     return {lesion: [path for path in paths if lesion in lesions[path]] for lesion in (TUMOUR, CYST)}
 
 
-def _region(labels: NDArray[np.uint8], step: Step, wrong_mm: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+def _region(
+    labels: NDArray[np.uint8], spacing_mm: Floats64, wrong_mm: float, rng: np.random.Generator
+) -> NDArray[np.bool_]:
     """The kidney as step 2 might find it, without holes.
 
     It is a little too large or too small, and unevenly so; half of the time it also flows over here and there, into the
@@ -209,12 +227,12 @@ def _region(labels: NDArray[np.uint8], step: Step, wrong_mm: float, rng: np.rand
         return kidney
     uneven = ndimage.gaussian_filter(rng.standard_normal(labels.shape, np.float32), 4)
     uneven *= rng.uniform(0, 0.35) / max(float(uneven.std()), 1e-6)
-    sigma = wrong_mm / np.array(step.spacing_mm) / 1.5
+    sigma = wrong_mm / np.asarray(spacing_mm) / 1.5
     soft = ndimage.gaussian_filter(kidney.astype(np.float32), sigma, truncate=2)
     found: NDArray[np.bool_] = soft > np.clip(0.4 + rng.uniform(-0.25, 0.2) + uneven, 0.05, 0.95)
     if rng.random() < 0.5:
         lumps = ndimage.gaussian_filter(rng.standard_normal(labels.shape, np.float32), 5)
-        beside = ndimage.distance_transform_edt(~kidney, step.spacing_mm) < rng.uniform(0, _OVERFLOW_MM)
+        beside = ndimage.distance_transform_edt(~kidney, spacing_mm) < rng.uniform(0, _OVERFLOW_MM)
         found |= beside & (lumps > rng.uniform(0.5, 2) * lumps.std())
     return np.asarray(ndimage.binary_fill_holes(found), np.bool_)
 
@@ -259,10 +277,11 @@ def _recoloured(hu: NDArray[np.float32], options: Augmentation, rng: np.random.G
     return hu.astype(np.float32)
 
 
-def whole_samples(paths: Sequence[Path], step: Step) -> Iterator[tuple[Tensor, Tensor]]:
+def whole_samples(paths: Sequence[Path], step: Step, *, coarse: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
     """Unchanged samples for validation: HU `(1, 1, D, H, W)`, labels `(D, H, W)` of KiTS; step 3 is told the kidney."""
     for path in paths:
-        for sample in read_samples(path, step.name):
+        for read in read_samples(path, step.name):
+            sample = read.coarse() if coarse else read
             if step.name == "lesion":
                 sample = sample.part(closely(sample.labels > 0))
                 hu = within(sample.hu.astype(np.float32), sample.labels > 0)

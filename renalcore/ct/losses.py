@@ -23,9 +23,10 @@ class Loss:
     Attributes:
         weights: One for each label. The paper names none: a voxel of what is rare counts more.
         classes: The class of each label, as `Step.from_labels`; by default each label is a class of its own.
-        dice: Weight of the Dice loss, whose sums run over the batch and begin at `SMOOTH_VOXELS`: where a class is
-            absent, each voxel that is found falsely counts, and finding none costs nothing.
+        dice: Weight of the Dice loss, whose sums run over the batch and begin at `smooth`: where a class is absent,
+            each voxel that is found falsely counts, and finding none costs nothing.
         cross_entropy: Weight of the cross-entropy.
+        smooth: Voxels at which these sums begin.
 
     Raises:
         ValueError: A weight is negative, those of the two parts are both 0, or not every label has a class.
@@ -35,6 +36,7 @@ class Loss:
     classes: tuple[int, ...] | None = None
     dice: float = 1.0
     cross_entropy: float = 1.0
+    smooth: float = SMOOTH_VOXELS
 
     def __post_init__(self) -> None:
         every = (*self.weights, self.dice, self.cross_entropy)
@@ -54,7 +56,7 @@ class Loss:
         wanted = named if self.classes is None else torch.tensor(self.classes, device=found.device)[named]
         overlap = DiceLoss(
             include_background=False, to_onehot_y=True, softmax=True, batch=True,
-            smooth_nr=SMOOTH_VOXELS, smooth_dr=SMOOTH_VOXELS,
+            smooth_nr=self.smooth, smooth_dr=self.smooth,
         )  # fmt: skip
         terms = []
         if self.dice:

@@ -6,7 +6,8 @@ stronger of the two for the same time. The width, channels of the finest level, 
 plain CPU.
 
 Every network takes `(B, 1, D, H, W)` float HU with sides that are multiples of 8, and gives the logits of its step's
-classes `(B, C, D, H, W)`. The three networks of a model are stored in one file.
+classes `(B, C, D, H, W)`. A lesion is told by its HU, in themselves and beside those of its kidney, and in one window
+normalisation takes both away: step 3 is shown them in three ways. The three networks of a model are stored in one file.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import torch
+import torch.nn.functional as F
 from monai.networks.nets import SegResNet
 from monai.networks.nets.basic_unet import Down, TwoConv, UpCat
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from renalcore.ct.steps import STEPS, WINDOW_HU, StepName
+from renalcore.ct.steps import AIR_HU, COARSE, STEPS, WINDOW_HU, StepName
 from renalcore.errors import ModelError
 
 FULL_WIDTH: Final = 32
@@ -35,9 +37,18 @@ SMALL_WIDTH: Final = 8
 """What a plain CPU trains in hours and runs in a second."""
 
 SIDE_MULTIPLE: Final = 8
-"""Three halvings: sides of a volume are multiples of this."""
+"""Three halvings: sides of a volume are multiples of this, and of twice as much for a coarse network."""
 
 LEAST_WIDTH: Final = 4
+
+WATER_WINDOW_HU: Final = (-30.0, 90.0)
+"""What step 3 looks at closely: a cyst is full of water, and a tumour is often between it and the kidney."""
+
+FAT_HU: Final = -50.0
+"""What of a kidney is denser counts for its mean in step 3."""
+
+BESIDE_HU: Final = 120.0
+"""Difference from that mean above which, up or down, it does not matter how much."""
 
 _NORM: Final = ("instance", {"affine": True, "eps": 1e-3})
 """torch's 1e-5 would multiply gradients by 300 in each layer where a patch is nothing but air."""
@@ -50,14 +61,15 @@ class UNet3D(nn.Module):
 
     Args:
         width: Channels of the finest of the four levels; each coarser one has twice as many.
+        inputs: Channels of what it is shown.
         classes: Channels of the answer.
     """
 
-    def __init__(self, width: int, classes: int) -> None:
+    def __init__(self, width: int, inputs: int, classes: int) -> None:
         super().__init__()
         act, norm = ("ReLU", {"inplace": True}), _NORM
         channels = [width * 2**level for level in range(4)]
-        self.first = TwoConv(3, 1, channels[0], act, norm, bias=True)
+        self.first = TwoConv(3, inputs, channels[0], act, norm, bias=True)
         self.down = nn.ModuleList(
             Down(3, finer, coarser, act, norm, bias=True) for finer, coarser in pairwise(channels)
         )
@@ -73,7 +85,7 @@ class UNet3D(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, volumes: Tensor) -> Tensor:
-        """`(B, 1, D, H, W)` to logits `(B, classes, D, H, W)`."""
+        """`(B, inputs, D, H, W)` to logits `(B, classes, D, H, W)`."""
         levels = [self.first(volumes)]
         for down in self.down:
             levels.append(down(levels[-1]))
@@ -84,11 +96,11 @@ class UNet3D(nn.Module):
         return logits
 
 
-def _segresnet(width: int, classes: int) -> nn.Module:
+def _segresnet(width: int, inputs: int, classes: int) -> nn.Module:
     network: nn.Module = SegResNet(
         spatial_dims=3,
         init_filters=width,
-        in_channels=1,
+        in_channels=inputs,
         out_channels=classes,
         norm=_NORM,
         blocks_down=(1, 2, 2, 4),
@@ -107,11 +119,11 @@ class Architecture:
 
     Attributes:
         title: Its name for people.
-        assemble: Makes it from its width and its number of classes.
+        assemble: Makes it from its width, channels of what it is shown, and number of classes.
     """
 
     title: str
-    assemble: Callable[[int, int], nn.Module]
+    assemble: Callable[[int, int, int], nn.Module]
 
 
 NETWORKS: Final = MappingProxyType(
@@ -121,7 +133,11 @@ NETWORKS: Final = MappingProxyType(
 
 
 class StepNetwork(nn.Module):
-    """One of `NETWORKS` for one step, with what all have in common: HU are brought to the window inside.
+    """One of `NETWORKS` for one step, with what all have in common: HU are brought to what it looks at inside.
+
+    Attributes:
+        coarse: Work on voxels `COARSE` times as wide as those that it is shown, as it was trained; sides are then
+            multiples of 16. Where a voxel lies half in air, that half does not count.
 
     Args:
         name: Its name in `NETWORKS`.
@@ -134,13 +150,47 @@ class StepNetwork(nn.Module):
         self.name = name
         self.step = step
         self.width = width
-        self.body: Any = NETWORKS[name].assemble(width, len(STEPS[step].classes))
+        self.coarse = False
+        inputs = 3 if step == "lesion" else 1
+        self.body: Any = NETWORKS[name].assemble(width, inputs, len(STEPS[step].classes))
 
     def forward(self, volumes: Tensor) -> Tensor:
         """Volumes `(B, 1, D, H, W)` in HU to logits `(B, C, D, H, W)`, the classes of the step."""
-        low, high = WINDOW_HU
-        logits: Tensor = self.body((volumes.clamp(low, high) - (low + high) / 2) / ((high - low) / 4))
+        if self.coarse:
+            logits = self._logits(_coarse(volumes))
+            return F.interpolate(logits, scale_factor=float(COARSE), mode="trilinear", align_corners=False)
+        return self._logits(volumes)
+
+    def _logits(self, volumes: Tensor) -> Tensor:
+        hu = volumes.clamp(*WINDOW_HU)
+        seen = _windowed(hu, *WINDOW_HU)
+        if self.step == "lesion":
+            seen = torch.cat([seen, _windowed(hu, *WATER_WINDOW_HU), _beside_its_kidney(hu)], dim=1)
+        logits: Tensor = self.body(seen)
         return logits
+
+
+def _coarse(volumes: Tensor) -> Tensor:
+    """The mean of what is no air in each voxel that is `COARSE` times as wide; air where that is less than half."""
+    hu = volumes.float()
+    there = (hu > AIR_HU).float()
+    share = F.avg_pool3d(there, COARSE)
+    mean = F.avg_pool3d(hu * there, COARSE) / share.clamp(min=0.5)
+    return torch.where(share >= 0.5, mean, torch.full_like(mean, AIR_HU)).to(volumes.dtype)
+
+
+def _windowed(volumes: Tensor, low: float, high: float) -> Tensor:
+    """HU of a window as -2 to 2."""
+    return (volumes.clamp(low, high) - (low + high) / 2) / ((high - low) / 4)
+
+
+def _beside_its_kidney(volumes: Tensor) -> Tensor:
+    """HU beside the mean of what is shown, -2 to 2; air and fat are 0."""
+    hu = volumes.float()  # half precision ends at 65,504
+    kidney = (hu > FAT_HU).float()
+    every = (2, 3, 4)
+    mean = (hu * kidney).sum(every, keepdim=True) / kidney.sum(every, keepdim=True).clamp(min=1)
+    return (_windowed(hu - mean, -BESIDE_HU, BESIDE_HU) * kidney).to(volumes.dtype)
 
 
 def build_network(name: str, step: StepName, *, width: int = SMALL_WIDTH) -> StepNetwork:
@@ -173,7 +223,9 @@ def save_networks(networks: Mapping[StepName, StepNetwork], path: Path) -> None:
         for step, network in networks.items()
         for key, value in network.state_dict().items()
     }
-    path.write_bytes(save(tensors, {"network": name, "width": str(width), "steps": " ".join(networks)}))
+    coarse = " ".join(step for step, network in networks.items() if network.coarse)
+    told = {"network": name, "width": str(width), "steps": " ".join(networks), "coarse": coarse}
+    path.write_bytes(save(tensors, told))
 
 
 def load_networks(path: Path) -> dict[StepName, StepNetwork]:
@@ -208,6 +260,7 @@ def load_networks(path: Path) -> dict[StepName, StepNetwork]:
                 f"unexpected or of another shape (first: {step.name}.{wrong[0]}). Use the weights of the model's card."
             )
         network.load_state_dict(own)
+        network.coarse = step.name in said.get("coarse", "").split()
         networks[step.name] = network.eval()
     return networks
 

@@ -33,6 +33,9 @@ LABELS: Final = MappingProxyType({KIDNEY: "kidney", TUMOUR: "tumour", CYST: "cys
 WINDOW_HU: Final = (-200.0, 300.0)
 """What a network sees; below is air and above is bone or contrast medium, and how far does not matter."""
 
+COARSE: Final = 2
+"""How many times as wide the voxels are that a coarse network works on."""
+
 AIR_HU: Final = -1000
 """What lies where nothing was scanned, and outside of the kidney in step 3."""
 
@@ -253,21 +256,22 @@ def within(hu: Floats, region: NDArray[np.bool_]) -> Floats:
     return np.where(region, hu, np.float32(AIR_HU))
 
 
-def closely(region: NDArray[np.bool_], *, clear: int = 4) -> tuple[slice, slice, slice]:
+def closely(region: NDArray[np.bool_], *, clear: int = 4, sides: int = 8 * COARSE) -> tuple[slice, slice, slice]:
     """The part of a crop that step 3 is shown, a quarter of it as a rule: elsewhere is nothing but air.
 
     Args:
         region: `(D, H, W)`, the kidney.
         clear: Voxels of air on each side at least, where the crop reaches that far.
+        sides: Those of the window are multiples of this, or those of the crop.
 
     Returns:
-        A window whose sides are multiples of 8, or those of the crop; of the smallest size where there is no kidney.
+        A window; of the smallest size where there is no kidney.
     """
     windows = []
     for axis, whole in enumerate(region.shape):
         used = np.flatnonzero(region.any(axis=tuple(other for other in range(3) if other != axis)))
         first, last = (int(used[0]), int(used[-1])) if len(used) else (whole // 2, whole // 2)
-        side = min(whole, -(-(last - first + 1 + 2 * clear) // 8) * 8)
+        side = min(whole, -(-(last - first + 1 + 2 * clear) // sides) * sides)
         start = min(max((first + last + 1 - side) // 2, 0), whole - side)
         windows.append(slice(start, start + side))
     return windows[0], windows[1], windows[2]

@@ -41,7 +41,7 @@ from renalcore.ct.data import (
     train_and_validation,
 )
 from renalcore.ct.items import Augmentation, StepDataset, batched, whole_samples
-from renalcore.ct.losses import Loss
+from renalcore.ct.losses import SMOOTH_VOXELS, Loss
 from renalcore.ct.networks import (
     FULL_WIDTH,
     SMALL_WIDTH,
@@ -51,7 +51,7 @@ from renalcore.ct.networks import (
     save_networks,
 )
 from renalcore.ct.slices import Slice, Texture, read_slices, tumour_textures
-from renalcore.ct.steps import STEPS, Shape, Step, StepName
+from renalcore.ct.steps import COARSE, STEPS, Shape, Step, StepName
 from renalcore.engine.devices import usable_threads
 from renalcore.errors import InputError, ModelError
 from renalcore.models import TrainingData, write_card
@@ -92,6 +92,7 @@ class TrainConfig:
         randomised: Share of these whose tissues are as bright as chance has it, as in SynthSeg; none that validates.
         whole: Train on whole grids instead of on patches.
         patch: Voxels of a patch; None for that of `PATCHES`.
+        coarse: Train on voxels twice as wide (`COARSE`): an hour holds many more samples. The network is used so too.
         batch: Samples a step.
         augmentation: How samples are changed.
         epochs: Length of the run, unless `hours` is given.
@@ -113,7 +114,7 @@ class TrainConfig:
         implants: Scans of these to train on with lesions put into them (`renalcore.ct.synthetic.implants`): outlines
             of those in `data`, texture of those on `slices`.
         start: Weights to begin from (safetensors), of the same network and width: those of this step, or of another
-            one but for its last layer.
+            one but for its first and last layers where they differ.
         held_out: Patients to validate on, instead of a share chosen by their names.
         resume: Go on from the checkpoint.
         validate_every: Measure after every so many epochs, and at the end; 0 at the end only.
@@ -131,6 +132,7 @@ class TrainConfig:
     randomised: float = 0.0
     whole: bool = False
     patch: Shape | None = None
+    coarse: bool = False
     batch: int = 2
     augmentation: Augmentation = field(default_factory=Augmentation)
     epochs: int = 50
@@ -186,8 +188,10 @@ class TrainConfig:
     @property
     def loss(self) -> Loss:
         """What is minimised."""
-        classes = STEPS[self.step].from_labels
-        return Loss(LABEL_WEIGHTS[self.step], classes, dice=self.dice, cross_entropy=self.cross_entropy)
+        return Loss(
+            LABEL_WEIGHTS[self.step], STEPS[self.step].from_labels, dice=self.dice, cross_entropy=self.cross_entropy,
+            smooth=SMOOTH_VOXELS / (COARSE**3 if self.coarse else 1),
+        )  # fmt: skip
 
     @property
     def key(self) -> str:
@@ -320,8 +324,9 @@ def train(config: TrainConfig) -> Path:
     checked = prepare(validation, samples, drawn=config.validation_scans, validation=True, workers=cores)
     step = STEPS[config.step]
     items = StepDataset(
-        shown, step, augmentation=config.augmentation, patch=config.shown, items=config.items, seed=config.seed
-    )
+        shown, step, augmentation=config.augmentation, patch=config.shown, coarse=config.coarse, items=config.items,
+        seed=config.seed,
+    )  # fmt: skip
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         torch.set_num_threads(cores)
@@ -349,7 +354,7 @@ def train(config: TrainConfig) -> Path:
 
     figures: dict[str, float] = {}
     if run.share >= 1 and checked:  # killed after its last epoch
-        figures = measure(averaged.module, checked, step, config.loss, device)
+        figures = measure(config, averaged.module, checked, device)
     run.begin()
     while run.share < 1:
         torch.manual_seed(config.seed + run.epoch)
@@ -366,7 +371,7 @@ def train(config: TrainConfig) -> Path:
                 break
         run.epoch += 1
         due = run.share >= 1 or (config.validate_every and run.epoch % config.validate_every == 0)
-        figures = measure(averaged.module, checked, step, config.loss, device) if due and checked else {}
+        figures = measure(config, averaged.module, checked, device) if due and checked else {}
         values = {"train/loss": sum(losses) / len(losses)}
         values |= {f"val/{name}": figures.get(name, math.nan) for name in _measured(step)}
         values |= {"lr/lr": config.lr0 * rate}
@@ -383,6 +388,7 @@ def train(config: TrainConfig) -> Path:
             },
         )
 
+    averaged.module.coarse = config.coarse  # from now on it is shown fine voxels
     save_networks({config.step: averaged.module}, config.weights)
     draw_curves(table, config.folder / "curves.png")
     told = {"epoch": run.epoch, "scans": len(checked), **{name: round(value, 5) for name, value in figures.items()}}
@@ -417,7 +423,7 @@ def _begun(config: TrainConfig) -> StepNetwork:
         )
     own = network.state_dict()
     fitting = {name: value for name, value in before.state_dict().items() if value.shape == own[name].shape}
-    network.load_state_dict(own | fitting)  # another step has other classes: its last layer begins anew
+    network.load_state_dict(own | fitting)  # another step has other classes and inputs: those layers begin anew
     return network
 
 
@@ -448,18 +454,17 @@ def _measured(step: Step) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def measure(
-    network: StepNetwork, paths: Sequence[Path], step: Step, loss: Loss, device: torch.device
-) -> dict[str, float]:
-    """What a network of one step reaches on whole samples that it was not trained on.
+def measure(config: TrainConfig, network: StepNetwork, paths: Sequence[Path], device: torch.device) -> dict[str, float]:
+    """What a network of one step reaches on whole samples that it was not trained on, as coarse as in training.
 
     Returns:
         `loss`, the mean over the samples, and `dice_CLASS` for each class: the mean over the samples that hold it.
     """
     network.eval()
+    step, loss = STEPS[config.step], config.loss
     losses = []
     dices: dict[str, list[float]] = {name: [] for name in step.classes[1:]}
-    for volume, labels in whole_samples(paths, step):
+    for volume, labels in whole_samples(paths, step, coarse=config.coarse):
         with autocast(device, enabled=True):
             logits = network(volume.to(device).contiguous(memory_format=torch.channels_last_3d))
         losses.append(loss(logits, labels[None].to(device)).item())

@@ -54,7 +54,7 @@ class Shown:
 
 
 PICTURES: Final = Shown((1, 64, 96, 3), "uint8", beside=True)
-VOLUMES: Final = Shown((1, 16, 24, 32), "int16", beside=False)
+VOLUMES: Final = Shown((1, 16, 32, 48), "int16", beside=False)
 
 
 class Backend(Protocol):

@@ -50,6 +50,52 @@ def test_every_network_learns_to_tell_a_bright_ball_from_what_is_around_it(name:
     assert 2 * (found * ball).sum() / (found.sum() + ball.sum()) > 0.9
 
 
+def test_a_coarse_network_works_on_the_means_of_what_is_no_air_and_its_answer_is_as_fine_as_its_volume(
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(0)
+    network = build_network("segresnet", "lesion", width=4).half().float().eval()
+    blocks = torch.randint(0, 200, (1, 1, 8, 16, 8)).float()
+    fine = blocks
+    for axis in (2, 3, 4):
+        fine = fine.repeat_interleave(2, axis)
+    fine[:, :, ::2] += 30
+    fine[:, :, 1::2] -= 30
+    with torch.inference_mode():
+        wanted = torch.nn.functional.interpolate(network(blocks), scale_factor=2, mode="trilinear")
+        network.coarse = True
+        assert torch.allclose(network(fine), wanted, atol=1e-4)
+        holed = fine.clone()
+        holed[:, :, 4:6, :2, :2] = -1000  # a block of air, and half of another one
+        holed[:, :, 4:6, 4:6, 4] = -1000
+        blocks[:, :, 2, 0, 0] = -1000
+        network.coarse = False
+        wanted = torch.nn.functional.interpolate(network(blocks), scale_factor=2, mode="trilinear")
+        network.coarse = True
+        assert torch.allclose(network(holed), wanted, atol=1e-4)
+        save_networks({"lesion": network}, tmp_path / "w.safetensors")
+        assert torch.equal(load_networks(tmp_path / "w.safetensors")["lesion"](fine), network(fine))
+
+
+def test_step_3_tells_water_from_tissue_where_there_is_nothing_to_compare_it_with() -> None:
+    """In one window and normalised channel by channel, two balls in air are the same whatever their HU."""
+    torch.manual_seed(0)
+    network = build_network("segresnet", "lesion", width=4)
+    axis = torch.arange(16) - 7.5
+    ball = axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2 < 30
+    volumes = torch.stack([torch.where(ball, hu, -1000.0) for hu in (10.0, 110.0)])[:, None]
+    wanted = torch.stack([2 * ball, 0 * ball]).long()
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+    for _ in range(120):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(network(volumes), wanted).backward()
+        optimizer.step()
+    with torch.inference_mode():
+        water, tissue = network(volumes).argmax(1)
+    assert (water[ball] == 2).float().mean() > 0.9
+    assert not (tissue[ball] == 2).any()
+
+
 def test_the_unet_is_the_papers_four_levels_of_two_convolutions() -> None:
     body = build_network("unet3d", "rough", width=32).body
     thick = [module for module in body.modules() if isinstance(module, nn.Conv3d) and module.kernel_size == (3, 3, 3)]
