@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from renalcore.ct.networks import NETWORKS
-from renalcore.ct.steps import LABELS, STEPS
+from renalcore.ct.steps import LABELS, STEPS, StepName
 from renalcore.models import HeldOutFigure, InputScale, ModelCard, TrainingData, file_entries
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def unmeasured(
     *,
     network: str,
     width: int,
+    coarse: Sequence[StepName],
     training_data: Sequence[TrainingData],
     real_scans: bool,
 ) -> ModelCard:
@@ -89,6 +90,7 @@ def unmeasured(
         weights: The safetensors file.
         network: One of `renalcore.ct.networks.NETWORKS`.
         width: Channels of its finest level.
+        coarse: Steps that work on voxels twice as wide.
         training_data: What it was trained on.
         real_scans: Whether real CT scans were among that.
     """
@@ -101,6 +103,7 @@ def unmeasured(
         "Bosniak classes, stones and the renal pelvis are not told; a pelvis wide with urine may be called a cyst.",
     ]
     title = NETWORKS[network].title
+    wide = f", on voxels twice as wide in the step {' and '.join(coarse)}" if coarse else ""
     return ModelCard(
         key=key,
         title=f"{title} in three steps for kidneys, tumours and cysts",
@@ -111,7 +114,7 @@ def unmeasured(
         input=InputScale(slice_px=STEPS["rough"].shape[1], overlap=0.0),
         min_score=0.5,
         **file_entries(weights),
-        architecture=f"{title} of width {width}, once for each of three steps (Lv and Wang, 2021), from scratch",
+        architecture=f"{title} of width {width}, once for each of three steps (Lv and Wang, 2021){wide}, from scratch",
         scale=str(width),
         training_data=tuple(training_data),
         figures=(),

@@ -580,7 +580,8 @@ def model_of(config: TrainConfig) -> Path | None:
     for each in steps.values():
         sources |= _trained_on(each.folder)
     made = unmeasured(
-        config.key, weights, network=config.network, width=config.width, training_data=tuple(sources.values()),
+        config.key, weights, network=config.network, width=config.width,
+        coarse=[step for step, network in networks.items() if network.coarse], training_data=tuple(sources.values()),
         real_scans=any(source.startswith(("real of", "scans of")) for source in sources),
     )  # fmt: skip
     write_card(made, folder)
