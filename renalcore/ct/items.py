@@ -61,17 +61,27 @@ class Augmentation:
     region_mm: float = 3.0
 
 
+AUGMENTATIONS: Final[Mapping[StepName, Augmentation]] = MappingProxyType(
+    {
+        "rough": Augmentation(),
+        "kidney": Augmentation(),
+        "lesion": Augmentation(brightness_hu=8.0, contrast=0.08, gamma=1.1, noise_hu=11.0, blur=0.5),
+    }
+)
+"""Of each step. Step 3 tells lesions by their HU, which drawn scans vary as far as patients do: it gets little more."""
+
+
 class StepDataset(Dataset[dict[str, Tensor]]):
     """Changed samples of one step.
 
     An item holds `image` `(1, D, H, W)` float32 HU and `labels` `(D, H, W)` int64, those of KiTS. Items differ from
     epoch to epoch and are the same in every run with the same seed. Those of step 3 are of different sizes
-    (`renalcore.ct.steps.closely`): `batched` joins them.
+    (`renalcore.ct.steps.closely`): `alike` and `batched` join them.
 
     Args:
         paths: Files of `prepare`.
         step: The step.
-        augmentation: How samples are changed.
+        augmentation: How samples are changed; None for that of `AUGMENTATIONS`.
         patch: Voxels of an item; None for the whole grid of the step. Smaller ones are laid around the kidneys mostly,
             and about lesions in step 3.
         coarse: Show voxels `COARSE` times as wide: an hour holds many more samples.
@@ -87,7 +97,7 @@ class StepDataset(Dataset[dict[str, Tensor]]):
         paths: Sequence[Path],
         step: Step,
         *,
-        augmentation: Augmentation = Augmentation(),
+        augmentation: Augmentation | None = None,
         patch: Shape | None = None,
         coarse: bool = False,
         items: int | None = None,
@@ -100,11 +110,11 @@ class StepDataset(Dataset[dict[str, Tensor]]):
             raise InputError(f"sides of a patch are multiples of 8 within {step.shape}, got {patch}")
         self.paths = tuple(paths)
         self.step = step
-        self.augmentation = augmentation
+        self.augmentation = augmentation or AUGMENTATIONS[step.name]
         self.patch = patch
         self.coarse = coarse
         if coarse:  # its noise is less
-            self.augmentation = replace(augmentation, noise_hu=augmentation.noise_hu / COARSE**1.5)
+            self.augmentation = replace(self.augmentation, noise_hu=self.augmentation.noise_hu / COARSE**1.5)
         self.items = items or len(self.paths)
         self._holding = _holding(self.paths) if SOUGHT[step.name] else {}
         self._kept: dict[Path, list[Sample]] = {}
@@ -235,6 +245,12 @@ def _region(
         beside = ndimage.distance_transform_edt(~kidney, spacing_mm) < rng.uniform(0, _OVERFLOW_MM)
         found |= beside & (lumps > rng.uniform(0.5, 2) * lumps.std())
     return np.asarray(ndimage.binary_fill_holes(found), np.bool_)
+
+
+def alike(items: Sequence[Mapping[str, Tensor]], *, batch: int) -> list[dict[str, Tensor]]:
+    """Batches of those items of a `StepDataset` that are nearest in size, so that little air is computed."""
+    ordered = sorted(items, key=lambda item: item["labels"].numel())
+    return [batched(ordered[first : first + batch]) for first in range(0, len(ordered), batch)]
 
 
 def batched(items: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

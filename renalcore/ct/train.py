@@ -17,6 +17,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
@@ -40,7 +41,7 @@ from renalcore.ct.data import (
     read_cases,
     train_and_validation,
 )
-from renalcore.ct.items import Augmentation, StepDataset, batched, whole_samples
+from renalcore.ct.items import Augmentation, StepDataset, alike, whole_samples
 from renalcore.ct.losses import SMOOTH_VOXELS, Loss
 from renalcore.ct.networks import (
     FULL_WIDTH,
@@ -69,13 +70,16 @@ SHARE_OF_SCANS: Final = 0.25
 _OfPatient = TypeVar("_OfPatient", Slice, Case)
 
 LABEL_WEIGHTS: Final = MappingProxyType(
-    {"rough": (1.0, 4.0, 4.0, 4.0), "kidney": (1.0, 2.0, 4.0, 8.0), "lesion": (1.0, 1.0, 2.0, 4.0)}
+    {"rough": (1.0, 4.0, 4.0, 4.0), "kidney": (1.0, 2.0, 4.0, 8.0), "lesion": (1.0, 1.0, 2.0, 3.0)}
 )
 """Of the cross-entropy, by step and label of KiTS: the rarer a label, the more its voxels count. The paper names no
 numbers. A cyst is a hundredth of the kidney that it lies on: step 2 would cut it off, and step 3 never see it."""
 
 PATCHES: Final = MappingProxyType({"rough": (64, 96, 112), "kidney": (64, 80, 80), "lesion": (48, 64, 64)})
 """Voxels of a training patch on a CPU: a seventh to a third of the grid, so that an hour holds more steps."""
+
+CHOSEN_FROM: Final = 4
+"""Batches that are made at once, each of items of about one size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,7 @@ class TrainConfig:
         patch: Voxels of a patch; None for that of `PATCHES`.
         coarse: Train on voxels twice as wide (`COARSE`): an hour holds many more samples. The network is used so too.
         batch: Samples a step.
-        augmentation: How samples are changed.
+        augmentation: How samples are changed; None for that of `renalcore.ct.items.AUGMENTATIONS`.
         epochs: Length of the run, unless `hours` is given.
         hours: End after this time of training, all parts of the run together.
         items: Samples an epoch; None gives each scan once.
@@ -134,7 +138,7 @@ class TrainConfig:
     patch: Shape | None = None
     coarse: bool = False
     batch: int = 2
-    augmentation: Augmentation = field(default_factory=Augmentation)
+    augmentation: Augmentation | None = None
     epochs: int = 50
     hours: float | None = None
     items: int | None = None
@@ -332,9 +336,8 @@ def train(config: TrainConfig) -> Path:
         torch.set_num_threads(cores)
     loader: DataLoader[Any] = DataLoader(
         items,  # random already
-        batch_size=config.batch,
-        collate_fn=batched,
-        drop_last=len(items) > config.batch,
+        batch_size=CHOSEN_FROM * config.batch,
+        collate_fn=partial(alike, batch=config.batch),
         num_workers=config.workers if device.type == "cuda" else 0,
         pin_memory=device.type == "cuda",
     )
@@ -342,7 +345,7 @@ def train(config: TrainConfig) -> Path:
     averaged: Any = AveragedModel(network, multi_avg_fn=averaging(config.average), use_buffers=True)
     made = torch.optim.AdamW if config.optimizer == "AdamW" else torch.optim.Adam
     optimizer = made(network.parameters(), lr=config.lr0, weight_decay=config.weight_decay)
-    run = Progress(steps_an_epoch=len(loader), epochs=config.epochs, hours=config.hours)
+    run = Progress(steps_an_epoch=-(-len(items) // config.batch), epochs=config.epochs, hours=config.hours)
     if config.resume:
         _restore(config, run, network, averaged, optimizer, device)
     config.folder.mkdir(parents=True, exist_ok=True)
@@ -361,7 +364,7 @@ def train(config: TrainConfig) -> Path:
         items.start_epoch(run.epoch)
         network.train()
         losses = []
-        for batch in loader:
+        for batch in chain.from_iterable(loader):
             rate = pace(run.share, warmup=config.warmup, annealed=config.annealed)
             optimizer.param_groups[0]["lr"] = config.lr0 * rate
             losses.append(_step(config, network, optimizer, batch, device))

@@ -24,7 +24,7 @@ from renalcore.ct.data import (
     read_samples,
     train_and_validation,
 )
-from renalcore.ct.items import Augmentation, StepDataset, batched
+from renalcore.ct.items import Augmentation, StepDataset, alike, batched
 from renalcore.ct.networks import load_networks
 from renalcore.ct.steps import STEPS, StepName, closely
 from renalcore.ct.train import TrainConfig, cross_validate, model_of, often, train, train_all, with_recipe
@@ -114,6 +114,13 @@ def test_items_of_several_sizes_are_one_batch_continued_with_air() -> None:
     assert batch["image"][0, :, 8:].unique().tolist() == batch["image"][1, :, :, 8:].unique().tolist() == [-1000]
     assert not batch["labels"][0, 8:].any()
     assert not batch["labels"][1, :, 8:].any()
+
+
+def test_each_item_is_in_one_batch_with_those_of_its_size() -> None:
+    sides = (8, 24, 16, 24, 8, 16, 8)
+    items = [{"image": torch.zeros(1, side, 8, 8), "labels": torch.zeros(side, 8, 8)} for side in sides]
+    batches = alike(items, batch=3)
+    assert [tuple(batch["labels"].shape[:2]) for batch in batches] == [(3, 8), (3, 24), (1, 24)]
 
 
 def test_step_3_is_asked_for_no_lesion_in_a_part_of_the_kidney_that_it_is_not_shown(
