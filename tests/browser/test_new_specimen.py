@@ -65,6 +65,22 @@ def test_what_is_being_typed_stays_when_a_worker_comes_and_its_absence_is_no_lon
         workers.stopped(session, "bench")
 
 
+def test_a_field_that_is_clicked_before_the_form_takes_keys_can_be_typed_in(
+    page: Any, web_app: RunningApp, technologist: Person
+) -> None:
+    # Keys without a pause, as those of a scan that began before the form was there, keep it from taking any.
+    page.add_init_script("""
+        setInterval(() => document.dispatchEvent(new KeyboardEvent("keydown", {key: "Shift"})), 20);
+    """)
+    sign_in(page, web_app, technologist, "/new")
+    field = page.get_by_label("Accession number")
+    field.wait_for()
+    drawn(page)
+    field.click()
+    page.keyboard.type("S-1")
+    expect(field).to_have_value("S-1")
+
+
 def test_a_specimen_is_scanned_checked_and_sent_to_analysis(
     page: Any, web_app: RunningApp, technologist: Person, files: list[Path]
 ) -> None:

@@ -10,17 +10,21 @@ export default function mount({ data, parentElement }) {
   parentElement.leave?.();
 
   // A scan that began before this form was there has lost its first digits: the rest of it is left out, too. The form
-  // takes keys once nobody has typed for a moment, and keeps its first field in focus until somebody does something.
+  // takes keys once nobody has typed for a moment, or somebody points at something, and keeps its first field in focus
+  // until somebody does something.
   let isReady = parentElement.chain === data.keys[0];
   let lastKey = performance.now();
   let lastTick = lastKey;
+  const takeKeys = () => {
+    isReady = true;
+    parentElement.chain = data.keys[0];
+  };
   const begin = setInterval(() => {
     const now = performance.now();
     if (now - lastTick > LATE_MS) lastKey = now; // the browser was busy: keys may wait that were typed meanwhile
     lastTick = now;
     if (now - lastKey < QUIET_MS || !inputs().length) return;
-    isReady = true;
-    parentElement.chain = data.keys[0];
+    takeKeys();
     if (nothingFocused() || document.activeElement.tagName === "BUTTON") inputs()[0].focus();
   }, 50);
   if (isReady) clearInterval(begin);
@@ -45,7 +49,10 @@ export default function mount({ data, parentElement }) {
       next?.select?.();
     }, 0);
   };
-  const onPointer = () => clearInterval(begin);
+  const onPointer = () => {
+    clearInterval(begin);
+    takeKeys();
+  };
   document.addEventListener("keydown", onKey, true);
   document.addEventListener("pointerdown", onPointer, true);
   parentElement.leave = () => {
