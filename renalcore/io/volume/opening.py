@@ -294,13 +294,14 @@ def _doubted(found: _Found, flag: QualityFlag) -> _Found:
 
 
 def _nifti(entry: Entry) -> _Found:
-    from renalcore.io.volume.stacking import MIN_SLICES, check_voxels
+    from renalcore.io.volume.stacking import MIN_SLICES, check_extent, check_voxels
 
     stated: NiftiHeader | None = None
     refused = ""
     try:
         stated = header(entry)
         check_voxels(*stated.shape, entry.name)
+        check_extent(stated.shape, stated.affine, entry.name)
         if min(stated.shape) < MIN_SLICES:
             raise UnreadableFile(f"{entry.name}: too few slices; {MIN_SLICES} are the least. Choose a whole volume.")
     except InputError as error:

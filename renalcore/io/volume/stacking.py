@@ -24,6 +24,8 @@ MAX_SIDE: Final = 4096
 MAX_SLICES: Final = 5_000
 MAX_VOXELS: Final = 512 * 512 * 4_000
 """2 GiB of int16: a scan of the whole body every 0.5 mm."""
+MAX_MM: Final = 3_000.0
+"""From end to end: more than the longest person, and than any scanner sees."""
 MIN_SLICES: Final = 5
 _SHORT_MM: Final = 60.0
 """A kidney is 90 to 130 mm long."""
@@ -74,7 +76,7 @@ def stack(planes: Sequence[Plane], name: str) -> Stack:
 
     Raises:
         UnreadableFile: They are no volume in HU: the message says why and what to do.
-        TooLarge: More voxels than can be.
+        TooLarge: More voxels, or more millimetres, than can be.
     """
     first = planes[0].picture
     if len(planes) > MAX_SLICES or max(first.rows, first.columns) > MAX_SIDE:
@@ -99,6 +101,7 @@ def stack(planes: Sequence[Plane], name: str) -> Stack:
     affine[:3, 0] = along_columns * spacing[0, 1]
     affine[:3, 1] = along_rows * spacing[0, 0]
     affine[:3, 2], affine[:3, 3] = step, corner[0]
+    check_extent((len(planes), first.rows, first.columns), affine, name)
     if float(step @ normal) * (len(planes) - 1) < _SHORT_MM:
         flags.append(_SHORT)
     return Stack(tuple(planes), affine, tuple(flags))
@@ -114,6 +117,25 @@ def check_voxels(slices: int, rows: int, columns: int, name: str) -> None:
         raise TooLarge(
             f"{name}: {slices} slices of {columns} x {rows} px are more than {MAX_VOXELS // 10**6} million voxels. "
             "Export the abdomen only."
+        )
+
+
+def check_extent(shape: tuple[int, int, int], affine: NDArray[np.float64], name: str) -> None:
+    """Refuses what cannot be of this size, such as a file in mm that says metres: what is searched grows with it.
+
+    Args:
+        shape: Slices, rows and columns.
+        affine: As of `renalcore.io.volume.Volume`.
+        name: What the upload is called, for messages.
+
+    Raises:
+        TooLarge: More millimetres than `MAX_MM` from end to end.
+    """
+    longest_mm = float((np.linalg.norm(affine[:3, 2::-1], axis=0) * shape).max())
+    if not longest_mm <= MAX_MM:
+        raise TooLarge(
+            f"{name}: {longest_mm / 1000:.3g} m from end to end, which no scan has: its distances or their unit are "
+            "wrong. Export or convert the series again."
         )
 
 

@@ -655,6 +655,17 @@ def test_nifti_2_is_read(tmp_path: Path) -> None:
     assert np.array_equal(read_volume(tmp_path / "ct.nii").hu, HU)
 
 
+def test_what_is_longer_than_any_person_is_refused_before_memory_is_taken_for_it(tmp_path: Path) -> None:
+    written = nibabel.Nifti1Image(HU.transpose(2, 1, 0), RAS)
+    written.header.set_xyzt_units("meter")  # of numbers that are millimetres
+    written.to_filename(tmp_path / "ct.nii")
+    # 64 rows of 0.8 m are more than 72 columns of 0.7 m, and than 12 slices of 2.5 m.
+    assert refusal(tmp_path / "ct.nii").startswith("ct.nii: 51.2 m from end to end, which no scan has")
+    sparse = refusal(saved(tmp_path / "s", ct_series(HU, step_mm=251)))
+    assert sparse.startswith("s: 3.01 m from end to end"), "12 times 251 mm"
+    assert read_volume(saved(tmp_path / "t", ct_series(HU, step_mm=250))).spacing_mm[0] == 250
+
+
 def test_scaled_numbers_and_numbers_that_are_none_become_hu(tmp_path: Path) -> None:
     image = nibabel.Nifti1Image((HU + 1024).transpose(2, 1, 0), RAS)
     image.header.set_slope_inter(1, -1024)
