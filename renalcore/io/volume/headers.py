@@ -6,9 +6,10 @@ import io
 import logging
 import math
 import warnings
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, cast
 
 import pydicom
 import pydicom.config
@@ -37,6 +38,10 @@ _DIRECTORY: Final = "1.2.840.10008.1.3.10"
 MAX_FRAMES: Final = 8_000
 """Slices in one file, all phases together: of 512 x 512 px they fill the largest that is read."""
 _HEADER_BYTES: Final = 64 * 2**20
+_DEFLATED_BYTES: Final = 512 * 2**20
+"""Of a deflated data set, which is inflated with its pixels before anything is read of it."""
+_DEFLATED_RATIO: Final = 200
+"""Bytes of it to packed ones, where they are more than a header has; real slices stay below 20."""
 _KEYWORDS: Final = (
     "SOPClassUID", "SOPInstanceUID", "Modality", "ImageType", "SeriesInstanceUID", "StudyInstanceUID", "SeriesNumber",
     "SeriesDescription", "ProtocolName", "ContrastBolusAgent", "ConvolutionKernel", "SliceThickness",
@@ -116,6 +121,41 @@ class Picture:
     burnt_in: bool
 
 
+class HeaderOf:
+    """A DICOM file of which no more than a header is read: a value may state any length, and deflated ones grow."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._left = _HEADER_BYTES
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        """As of any file; all of it is asked for where the data set is deflated, and what is returned is deflated too.
+
+        Raises:
+            ValueError: It is more than a header can be.
+        """
+        if size < 0:
+            return self._deflated()
+        content = self._file.read(min(size, self._left + 1))
+        self._left -= len(content)
+        if self._left < 0:
+            raise ValueError("more than a header can be")
+        return content
+
+    def _deflated(self) -> bytes:
+        content, grown = bytearray(), 0  # in pieces: a buffer for all that may come is not made
+        inflating = zlib.decompressobj(-zlib.MAX_WBITS)
+        while piece := self._file.read(2**16):
+            content += piece
+            while piece:
+                grown += len(inflating.decompress(piece, 2**20))
+                if grown > min(_DEFLATED_BYTES, max(_HEADER_BYTES, _DEFLATED_RATIO * len(content))):
+                    raise ValueError("more than a deflated CT image can be")
+                piece = inflating.unconsumed_tail
+        return bytes(content)
+
+
 def is_dicom(head: bytes) -> bool:
     """Whether 512 bytes begin a DICOM file, be it without its preamble or its meta header."""
     if head[128:132] == b"DICM":
@@ -134,6 +174,7 @@ def read(file: BinaryIO, *, header_only: bool) -> Dataset:
         Exception: Any of `DICOM_ERRORS`.
     """
     tags = list(_KEYWORDS) if header_only else None
+    file = cast(BinaryIO, HeaderOf(file)) if header_only else file
     dataset = pydicom.dcmread(file, force=True, stop_before_pixels=header_only, specific_tags=tags)
     if not hasattr(dataset, "file_meta"):
         dataset.file_meta = FileMetaDataset()

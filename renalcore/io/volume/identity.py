@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final, cast
 
 from pydicom.filereader import read_partial
 from pydicom.multival import MultiValue
@@ -19,7 +19,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.valuerep import PersonName
 
 from renalcore.io.volume.entries import Entry, opened
-from renalcore.io.volume.headers import DICOM_ERRORS, is_dicom
+from renalcore.io.volume.headers import DICOM_ERRORS, HeaderOf, is_dicom
 
 _TAGS: Final[list[BaseTag | int]] = [
     Tag(keyword)
@@ -98,7 +98,10 @@ def _stated(entry: Entry) -> Stated | None:
     try:
         with entry.open() as file:
             dataset = read_partial(
-                file, stop_when=lambda tag, _vr, _length: tag > _LAST_TAG, force=True, specific_tags=_TAGS
+                cast(BinaryIO, HeaderOf(file)),
+                stop_when=lambda tag, _vr, _length: tag > _LAST_TAG,
+                force=True,
+                specific_tags=_TAGS,
             )
         if str(dataset.get("Modality", "")) != "CT":
             return None

@@ -4,10 +4,12 @@ import contextlib
 import gzip
 import random
 import shutil
+import struct
 import tarfile
 import threading
 import tracemalloc
 import zipfile
+import zlib
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
@@ -507,6 +509,29 @@ def test_archives_that_are_locked_nested_damaged_or_bombs_are_refused(tmp_path: 
     wide.Rows = wide.Columns = 60_000
     with pytest.raises(UnreadableFile, match="60000 px are more than can be read"):
         read_volume(saved(tmp_path / "wide", [wide] * 1))
+
+
+def test_a_header_that_would_fill_the_memory_is_refused_without_taking_it(tmp_path: Path) -> None:
+    """A value of any length, and a deflated data set that grows to a thousand times its size."""
+    whole = saved(tmp_path / "s", ct_series(HU[:1], syntax=ImplicitVRLittleEndian)) / "IM0000"
+    meta = whole.read_bytes().partition(b"\x08\x00\x08\x00")[0]
+    long = tmp_path / "long"
+    with long.open("wb") as file:  # a series description of 200 MB, which take no room on a disk
+        file.write(meta + struct.pack("<HHI", 8, 0x60, 2) + b"CT" + struct.pack("<HHI", 8, 0x103E, 200 * 2**20))
+        file.truncate(file.tell() + 200 * 2**20)
+    deflated = saved(tmp_path / "d", ct_series(HU[:1], syntax=DeflatedExplicitVRLittleEndian)) / "IM0000"
+    meta = deflated.read_bytes()[: 144 + struct.unpack("<I", deflated.read_bytes()[140:144])[0]]
+    modality = struct.pack("<HH2sH", 8, 0x60, b"CS", 2) + b"CT"
+    pixels = struct.pack("<HH2sHI", 0x7FE0, 0x10, b"OB", 0, 200 * 2**20) + bytes(200 * 2**20)
+    packing = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    deflated.write_bytes(meta + packing.compress(modality + pixels) + packing.flush())
+    for path in (long, deflated):
+        tracemalloc.start()
+        assert "cut off or damaged" in refusal(path)
+        stated(path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 140 * 2**20, "the 64 MB of a header, and what is made of them"
 
 
 def test_a_message_tells_nothing_of_the_patient(tmp_path: Path) -> None:
