@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -53,7 +54,7 @@ class SeriesFound:
 
     Attributes:
         key: What `read_volume` is told to choose it: the series' number at the scanner (with a letter where several
-            share it), of a NIfTI file its name.
+            share it), of a NIfTI file its name (with a number where several have the same).
         format: What it is stored as.
         modality: "CT", "MR", ... as stated; "CT" for NIfTI, which cannot state it; empty where DICOM does not.
         slices: Number of slices, or of other objects.
@@ -261,6 +262,7 @@ def _sorted_out(entries: list[Entry], name: str) -> list[_Found]:
     found: list[_Found] = []
     planes: list[Plane] = []
     unreadable: list[str] = []
+    names: Counter[str] = Counter()  # of NIfTI files: those in several folders may have the same, as in KiTS
     from renalcore.io.volume.headers import is_dicom
     from renalcore.io.volume.headers import planes as planes_of
 
@@ -268,7 +270,9 @@ def _sorted_out(entries: list[Entry], name: str) -> list[_Found]:
         try:
             head = entry.head()
             if is_nifti(head):
-                found.append(_nifti(entry))
+                names[entry.name] += 1
+                again = f" ({names[entry.name]})" if names[entry.name] > 1 else ""
+                found.append(_nifti(entry, key=entry.name + again))
             elif is_dicom(head):
                 planes += planes_of(entry)
         except UnreadableFile:
@@ -293,7 +297,7 @@ def _doubted(found: _Found, flag: QualityFlag) -> _Found:
     return replace(found, series=replace(found.series, flags=(*found.series.flags, flag)))
 
 
-def _nifti(entry: Entry) -> _Found:
+def _nifti(entry: Entry, *, key: str) -> _Found:
     from renalcore.io.volume.stacking import MIN_SLICES, check_extent, check_voxels
 
     stated: NiftiHeader | None = None
@@ -308,7 +312,7 @@ def _nifti(entry: Entry) -> _Found:
         refused = str(error)
     slices, rows, columns = stated.shape if stated else (0, 0, 0)
     series = SeriesFound(
-        key=entry.name,
+        key=key,
         format="NIfTI",
         modality="CT",
         slices=slices,

@@ -675,6 +675,14 @@ def test_nifti_is_read_in_whole_hu_and_lps(tmp_path: Path, name: str, dtype: Any
     assert volume.affine @ (5, 7, 2, 1) == pytest.approx((12 - 3.5, -5 - 5.6, 35.0, 1.0))
 
 
+def test_nifti_files_of_one_name_in_several_folders_are_told_apart(tmp_path: Path) -> None:
+    for case in range(3):
+        (tmp_path / f"case_{case}").mkdir()
+        nifti(tmp_path / f"case_{case}" / "imaging.nii", HU + case, RAS)
+    assert [one.key for one in find_series(tmp_path)] == ["imaging.nii", "imaging.nii (2)", "imaging.nii (3)"]
+    assert np.array_equal(read_volume(tmp_path, series="imaging.nii (3)").hu, HU + 2)
+
+
 def test_nifti_2_is_read(tmp_path: Path) -> None:
     nibabel.Nifti2Image(HU.transpose(2, 1, 0), RAS).to_filename(tmp_path / "ct.nii")
     assert np.array_equal(read_volume(tmp_path / "ct.nii").hu, HU)
