@@ -85,6 +85,21 @@ def damaged(name: str) -> UnreadableFile:
     return UnreadableFile(f"{name}: the file is cut off or damaged. Copy or export it again.")
 
 
+def head_of(path: Path, name: str) -> bytes:
+    """The first 512 bytes of a file.
+
+    Raises:
+        UnreadableFile: The system does not give them.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(512)
+    except OSError as error:
+        raise UnreadableFile(
+            f"{name}: cannot be read ({error.strerror}). Check who may read it, and the disk that it lies on."
+        ) from None
+
+
 @contextmanager
 def opened(paths: Sequence[Path], *, name: str | None = None) -> Iterator[list[Entry]]:
     """The files of folders, zip and tar archives, and loose files, readable until the end of the block.
@@ -95,7 +110,7 @@ def opened(paths: Sequence[Path], *, name: str | None = None) -> Iterator[list[E
             their names may hold the patient's.
 
     Raises:
-        UnreadableFile: A path does not exist, or an archive is damaged, locked or holds another archive.
+        UnreadableFile: A path does not exist or cannot be read, or an archive is damaged, locked or holds another one.
         TooLarge: Too many files, too many bytes, or an archive that unpacks to far more than it is.
     """
     numbers = itertools.count(1)
@@ -109,13 +124,14 @@ def opened(paths: Sequence[Path], *, name: str | None = None) -> Iterator[list[E
                 )
             files = sorted(_files(path)) if path.is_dir() else [path]
             for file in files:
-                called, head = name or safe_name(file.name), _head(file)
+                called = name or safe_name(file.name)
+                head = head_of(file, called)
                 if media_type(head) == "application/zip":
                     found += _zipped(stack.enter_context(_archive(file, called)), called, told)
                 elif head[257:262] == b"ustar":
                     found += _tarred(file, called, told)
                 else:
-                    found.append(_plain(file, called))
+                    found.append(_plain(file, called, head))
             if len(found) > MAX_FILES:
                 raise TooLarge(
                     f"{name or safe_name(path.name)}: more than {MAX_FILES} files. Choose the folder of one study only."
@@ -137,15 +153,10 @@ def _is_clutter(name: str) -> bool:
     return (name.startswith(".") and name.strip(".") != "") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(512)
-
-
-def _plain(path: Path, name: str) -> Entry:
+def _plain(path: Path, name: str, head: bytes) -> Entry:
     if path.stat().st_size > MAX_FILE_BYTES:
         raise TooLarge(f"{name}: larger than {MAX_FILE_BYTES // 2**30} GiB. Export the study as single slices.")
-    if _head(path)[:2] == b"\x1f\x8b":
+    if head[:2] == b"\x1f\x8b":
         return Entry(name, lambda: cast(BinaryIO, gzip.open(path, "rb")), bounded=False)
     return Entry(name, lambda: path.open("rb"), on_disk=True)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from renalcore.errors import InputError, UnknownName, UnreadableFile
 from renalcore.io.image import media_type, safe_name
-from renalcore.io.volume.entries import Entry, opened
+from renalcore.io.volume.entries import Entry, head_of, opened
 from renalcore.io.volume.nifti import NiftiHeader, header, is_nifti, voxels
 from renalcore.io.volume.volume import Volume
 from renalcore.types import QualityFlag
@@ -232,15 +232,14 @@ def _with_referenced(paths: list[Path], name: str | None) -> tuple[list[Path], i
     That of an upload, which has a `name`, stands for itself: what lies beside it is somebody else's.
 
     Raises:
-        UnreadableFile: It is damaged, or none of its files is there.
+        UnreadableFile: It is damaged or cannot be read, or none of its files is there.
     """
     if name is not None or len(paths) != 1 or not paths[0].is_file():
         return paths, 0
     from renalcore.io.volume.headers import is_dicom, referenced
 
     path = paths[0]
-    with path.open("rb") as file:
-        head = file.read(512)
+    head = head_of(path, safe_name(path.name))
     if not is_dicom(head) or b"1.2.840.10008.1.3.10" not in head:
         return paths, 0
     named = referenced(Entry(safe_name(path.name), lambda: path.open("rb"), on_disk=True))

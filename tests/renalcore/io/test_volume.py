@@ -445,6 +445,12 @@ def test_frames_that_a_file_states_without_their_places_are_never_built(tmp_path
     assert "IM0000: states 8001 frames; one file may hold 8000" in refusal(saved(tmp_path / "grouped", [grouped]))
 
 
+def test_a_file_that_the_system_does_not_give_is_an_error_with_a_message(tmp_path: Path) -> None:
+    """As one on a broken disk, or of somebody else: the other scans of a command are still searched."""
+    (tmp_path / "ct.nii").symlink_to("/proc/self/mem")  # is there, and where it begins nothing can be read
+    assert refusal(tmp_path / "ct.nii").startswith("ct.nii: cannot be read (Input/output error). Check who may read it")
+
+
 def test_a_file_that_cannot_be_read_beside_a_series_is_told(tmp_path: Path) -> None:
     folder = saved(tmp_path, ct_series(HU))
     (folder / "notes.txt").write_text("nothing of interest")
