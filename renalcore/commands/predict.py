@@ -214,7 +214,7 @@ def _search_scan(model: KidneyModel, path: Path, folder: Path, arguments: argpar
     if arguments.stl:
         predictions.write_surfaces(folder, found, volume)
     if arguments.seg:
-        predictions.write_seg(folder / "labels.dcm", found, volume, headers, card=model.card)
+        predictions.write_seg(folder, found, volume, headers, card=model.card)
 
 
 def _read_ahead(paths: Sequence[Path]) -> Iterator[tuple[Path, Field | RenalError]]:

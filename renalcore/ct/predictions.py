@@ -21,12 +21,17 @@ from renalcore.models import ModelCard
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+SEG: Final = "labels.dcm"
+"""What the DICOM SEG of a scan is called."""
+
 _NATIVE: Final[tuple[Site, ...]] = ("right", "left")
 """Told of every scan; any other site only where a kidney lies there."""
 
 
 def write(folder: Path, found: Found, volume: Volume, *, card: ModelCard, name: str, seconds: float) -> None:
     """Write `labels.nii.gz`, `summary.json`, `lesions.csv` and `kidneys.csv`.
+
+    A DICOM SEG and surfaces that lie in the folder from before are removed: they are of another search.
 
     Args:
         folder: Where to; it exists.
@@ -36,6 +41,10 @@ def write(folder: Path, found: Found, volume: Volume, *, card: ModelCard, name: 
         name: What the input is called.
         seconds: From opening its files to the labels.
     """
+    from renalcore.export import meshes
+
+    for left in (SEG, *(f"{surface}.stl" for surface in meshes.NAMES)):
+        (folder / left).unlink(missing_ok=True)
     write_labels(folder / "labels.nii.gz", found.labels, volume)
     (folder / "lesions.csv").write_bytes(lesions_to_csv(name, found.measures))
     (folder / "kidneys.csv").write_bytes(kidneys_to_csv(name, found.measures))
@@ -54,11 +63,11 @@ def write_surfaces(folder: Path, found: Found, volume: Volume) -> list[Path]:
     return written
 
 
-def write_seg(path: Path, found: Found, volume: Volume, headers: Sequence[Dataset], *, card: ModelCard) -> None:
-    """Write a DICOM SEG that refers to the series that was read.
+def write_seg(folder: Path, found: Found, volume: Volume, headers: Sequence[Dataset], *, card: ModelCard) -> None:
+    """Write `labels.dcm`, a DICOM SEG that refers to the series that was read.
 
     Args:
-        path: Where to.
+        folder: Where to; it exists.
         found: What was found; it holds something.
         volume: The scan.
         headers: Those of its slices, as `slice_headers` gives them.
@@ -79,7 +88,7 @@ def write_seg(path: Path, found: Found, volume: Volume, headers: Sequence[Datase
         version=__version__,
         reviewed=False,
     )
-    path.write_bytes(content)
+    (folder / SEG).write_bytes(content)
 
 
 def _figures(found: Found, volume: Volume, *, card: ModelCard, name: str, seconds: float) -> dict[str, Any]:

@@ -44,6 +44,9 @@ _SITES: Final[Mapping[Site, str]] = {
 }
 """What surfaces are named by."""
 
+NAMES: Final = tuple(f"{organ}-{site}" for organ in LABELS.values() for site in _SITES.values())
+"""Of all surfaces that `surfaces` may give."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mesh:

@@ -104,6 +104,18 @@ def test_a_kidney_in_the_pelvis_has_figures_and_surfaces_apart_from_the_native_o
     ]  # fmt: skip
 
 
+def test_a_seg_and_surfaces_of_an_earlier_scan_do_not_stay_beside_the_labels_of_another(tmp_path: Path) -> None:
+    for name in ("labels.dcm", "tumour-pelvis-left.stl", "kidney-right.stl", "of-the-clinic.stl"):
+        (tmp_path / name).write_bytes(b"of the scan before")
+    volume, labels = transplanted()
+    measures = measure(labels, volume.affine, hu=volume.hu)
+    found = Found(labels, measures, in_words(labels, measures), {})
+    predictions.write(tmp_path, found, volume, card=card(), name="study", seconds=1.0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "kidneys.csv", "labels.nii.gz", "lesions.csv", "of-the-clinic.stl", "summary.json",
+    ]  # fmt: skip
+
+
 def test_nothing_found_is_written_as_empty_labels_and_is_no_error(
     registry: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
