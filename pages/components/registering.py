@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from html import escape
 from types import MappingProxyType
 from typing import NoReturn
@@ -23,6 +23,9 @@ KINDS: Mapping[Modality, str] = MappingProxyType(
     {"sediment": "a urine sediment", "histology": "kidney slides", "ct": "a CT study"}
 )
 """What stands under an accession number, in words."""
+
+EARLIEST = date(1900, 1, 1)
+"""Dates from it on are taken; without it Streamlit shows those of more than ten years ago, but loses them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,12 @@ def numbers(form: str, *, collected: str, after: str = "no-button") -> Numbers:
         )
         name = st.text_input("Patient name (optional)", key=key(form, "name"), max_chars=200, width=218)
         at = st.datetime_input(
-            f"{collected} (optional)", None, key=key(form, "collected"), format="YYYY-MM-DD", width=218
+            f"{collected} (optional)",
+            None,
+            min_value=EARLIEST,
+            key=key(form, "collected"),
+            format="YYYY-MM-DD",
+            width=218,
         )
     chained = [key(form, name) for name in ("identifier", "accession", "name")]
     focus_chain(chained, after=key(form, after))
