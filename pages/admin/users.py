@@ -24,7 +24,7 @@ _LINK_KEY = "admin_users_link"
 def _invite() -> None:
     with st.form("invite", border=False):
         username = st.text_input("User name", help="What the person types to sign in; an e-mail address works well.")
-        full_name = st.text_input("Full name", help="As it stands on reports and in the audit trail.")
+        full_name = st.text_input("Full name", help="As it stands on reports. The audit trail has the user name.")
         role = st.radio("Role", ROLES, captions=[_WHAT_ROLES_MAY[role] for role in ROLES])
         if not st.form_submit_button("Create a one-time link", type="primary"):
             return

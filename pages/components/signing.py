@@ -7,7 +7,7 @@ from html import escape
 
 import streamlit as st
 
-from db import audit, reviews
+from db import accounts, audit, reviews
 from db.engine import session_scope
 from db.models import AuditEvent, Specimen
 from db.reporting import Signature
@@ -114,11 +114,13 @@ def history(specimen_id: int, about: Iterable[tuple[str, int]], in_words: Callab
     """
     with session_scope(read_only=True) as session:
         lines = [(entry.at, entry.by, _in_words(entry)) for entry in reviews.history(session, specimen_id)]
+        full_names = {user.id: user.full_name for user in accounts.list_users(session)}
         for entity, entity_id in about:
             for event in audit.events(session, entity=entity, entity_id=entity_id, limit=100):
                 words = in_words(event)
                 if words is not None:
-                    lines.append((event.at, event.actor_name, words))
+                    by = full_names.get(event.actor_id) if event.actor_id is not None else None
+                    lines.append((event.at, by or event.actor_name, words))
     newest_first = sorted(lines, key=lambda line: line[0], reverse=True)
     if not newest_first:
         st.html('<span class="rc-quiet-text">No corrections and no signature yet.</span>')

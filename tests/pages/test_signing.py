@@ -1,14 +1,15 @@
-"""What a reviewer is shown before signing is what is signed."""
+"""What a reviewer is shown before signing is what is signed, and whom the history names."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from db import accounts, analyses, reviews, specimens
+from db import accounts, analyses, audit, reviews, specimens
 from db.engine import session_scope, upgrade
 from db.models import SignOff, User
 from pages.components import auth
@@ -66,3 +67,25 @@ def test_a_report_changed_by_another_person_is_read_again_before_it_is_signed(
     with session_scope(read_only=True) as session:
         kept = session.get_one(SignOff, 1).report["rows"]
     assert sum(row["total"] for row in kept) == 2
+
+
+def _history() -> None:
+    from pages.components import signing
+
+    signing.history(1, [("specimen", 1)], lambda event: event.action)
+
+
+def test_the_history_has_the_full_name_of_who_did_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'renalcore.db'}")
+    upgrade()
+    with session_scope() as session:
+        tess = User(username="tess", full_name="Tess Technologist", role="technologist")
+        session.add(tess)
+        session.flush()
+        audit.record(session, actor=tess, action="specimen.register", entity="specimen", entity_id=1)
+        audit.record(session, actor=None, action="specimen.sweep", entity="specimen", entity_id=1)
+    (lines,) = AppTest.from_function(_history, default_timeout=PATIENCE_S).run().get("html")
+    assert re.findall(r"· (.+?)</span><br>(.+?)</div>", lines.proto.body) == [
+        ("system", "specimen.sweep"),
+        ("Tess Technologist", "specimen.register"),
+    ]
