@@ -287,9 +287,11 @@ def _gaps(places: NDArray[np.float64], planes: Sequence[Plane], name: str) -> li
         return [_UNEVEN]
     multiples = np.rint(gaps / usual)
     if (abs(gaps / usual - multiples) <= _NEARLY_EVEN).all() and (multiples >= 1).all() and (multiples > 1).any():
+        lacking = int((multiples - 1).sum())
+        where = f"is missing, {between}" if lacking == 1 else f"are missing, most of them {between}"
         raise UnreadableFile(
-            f"{name}: {int((multiples - 1).sum())} of {int(multiples.sum()) + 1} slices are missing, most of them "
-            f"{between}, {gaps[worst]:.2f} mm apart instead of {usual:.2f}. Export the series again with every slice."
+            f"{name}: {lacking} of {int(multiples.sum()) + 1} slices {where}, {gaps[worst]:.2f} mm apart instead of "
+            f"{usual:.2f}. Export the series again with every slice."
         )
     raise UnreadableFile(
         f"{name}: the slices are unevenly spaced, from {gaps.min():.2f} to {gaps.max():.2f} mm, most unlike the others "
