@@ -28,6 +28,8 @@ h1 { font-size: 1.55rem !important; font-weight: 620 !important; padding: 0 !imp
   line-height: 1.25 !important; letter-spacing: -0.01em; }
 .stApp:not(:has([data-testid="stExpandSidebarButton"])) [data-testid="stSidebar"] {
   width: 236px !important; min-width: 236px !important; }
+.stApp:has([data-testid="stExpandSidebarButton"]) [data-testid="stSidebar"] {
+  visibility: hidden; } /* Tab goes past the links of a closed menu, which nobody sees */
 [data-testid="stSidebarHeader"]::before { content: "RenalCore"; font-size: 1.25rem; font-weight: 650;
   letter-spacing: -0.01em; padding-left: 0.45rem; }
 [data-testid="stHeading"] h2 { font-size: 1.2rem !important; font-weight: 600 !important;

@@ -87,6 +87,9 @@ def test_the_menu_leaves_the_room_of_a_tablet_to_the_page(page: Any, new_app: Ru
     page.set_viewport_size(TABLET)
     sign_in(page, new_app, technologist)
     menu = page.get_by_test_id("stSidebar")
-    page.get_by_test_id("stExpandSidebarButton").click()  # there only while the menu is closed
+    expand = page.get_by_test_id("stExpandSidebarButton")
+    expand.wait_for()
+    expect(menu.get_by_role("link", name="Patients")).to_have_count(0)  # Tab would stop at what nobody sees
+    expand.click()  # there only while the menu is closed
     menu.get_by_role("link", name="Patients").click()
     page.wait_for_selector("h1:has-text('Patients')")
