@@ -20,7 +20,7 @@ from pages.components import auth, counts, ct_history, download, glomeruli, link
 from pages.components.numbers import asked_number
 from pages.components.rows import Row, rows
 from renalcore import taxonomy
-from renalcore.errors import NotFound
+from renalcore.errors import NotFound, RenalError
 from renalcore.sediment.measure import ReportedValue
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
@@ -57,6 +57,22 @@ def _search() -> None:
         links.open_page("patient", patient=answer.opened)
 
 
+@st.dialog("Change the name")
+def _rename(patient: Patient) -> None:
+    """Ask for a patient's right name, and why it changes."""
+    st.markdown(f"Of patient **{style.plain(patient.identifier)}**. Both names are kept in the audit trail.")
+    name = st.text_input("Patient name", patient.name or "", max_chars=200, key=f"new-name-{patient.id}")
+    reason = st.text_input("Reason", key=f"new-name-reason-{patient.id}", placeholder="Why the name changes")
+    if st.button("Change", type="primary", key=f"rename-now-{patient.id}"):
+        try:
+            with session_scope() as session:
+                patients.rename(session, patient.id, name, by=auth.require(), reason=reason)
+        except RenalError as error:
+            st.error(style.plain(str(error)))
+            return
+        st.rerun()
+
+
 def _patient(patient_id: int) -> None:
     with session_scope(read_only=True) as session:
         patient = patients.get(session, patient_id)
@@ -78,6 +94,8 @@ def _patient(patient_id: int) -> None:
                 disabled=not history,
                 patient_id=patient_id,
             )
+        if st.button("Change name", key=f"rename-{patient_id}"):
+            _rename(patient)
         if st.button("All patients", key="patients-all"):
             links.open_page("patient")
     if scanned:

@@ -6,7 +6,7 @@ from typing import Any
 import pandas
 import pytest
 
-from db import audit, reviews
+from db import audit, patients, reviews
 from tests.browser.conftest import drawn, expect, sign_in
 from tests.browser.records import analysed, user_of
 from tests.running_app import Person, RunningApp
@@ -46,6 +46,27 @@ def test_a_patients_value_leads_to_the_field_it_was_counted_in(
     page.get_by_role("link", name="field 3").click()
     page.wait_for_url(f"**/review?specimen={bench.specimen_id}&field={bench.field_ids[2]}")
     page.wait_for_selector(f".viewer[data-picture='{bench.field_ids[2]}']")
+
+
+def test_a_patients_name_is_changed_with_a_reason(page: Any, web_app: RunningApp, reviewer: Person) -> None:
+    bench = analysed(web_app, reviewer)
+    with web_app.database() as session:
+        patient = patients.find(session, bench.patient)
+    sign_in(page, web_app, reviewer, f"/patient?patient={patient.id}")
+    page.get_by_role("button", name="Change name").click()
+    page.get_by_label("Patient name").fill("Ann Schmidt")
+    page.get_by_role("button", name="Change", exact=True).click()
+    page.get_by_text("Say why the patient's name changes.").wait_for()
+    page.get_by_label("Reason").fill("She married")
+    page.get_by_role("button", name="Change", exact=True).click()
+    expect(page.locator(".rc-subtitle", has_text="Ann Schmidt")).to_be_visible()
+    with web_app.database() as session:
+        (renamed,) = audit.events(session, entity="patient", entity_id=patient.id, action="patient.rename")
+    assert (renamed.actor_name, renamed.new, renamed.reason) == (
+        reviewer.username,
+        {"name": "Ann Schmidt"},
+        "She married",
+    )
 
 
 def test_a_specimen_is_exported_and_the_export_recorded(page: Any, web_app: RunningApp, reviewer: Person) -> None:
