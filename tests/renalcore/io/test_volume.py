@@ -632,6 +632,11 @@ def test_headers_of_the_slices_come_in_the_order_of_the_volume(tmp_path: Path) -
     [
         ("ABD  PORTAL_1.5_B30f", "Iomeron", "portal venous"),
         ("Abdomen art. + pv", "", "arterial, portal venous"),
+        ("Late_arterial 2.0", "", "arterial"),
+        ("arterial, late, portal", "", "arterial, portal venous, excretory"),
+        ("Abd. spätarteriell, spät-venös", "", "arterial, portal venous"),
+        ("hepatic arterial", "", "arterial"),
+        ("late", "", "excretory"),
         ("nativ", "", "non-contrast"),
         ("AP w/o + w delayed", "x", "excretory"),
         ("Miller, Venedig", "", ""),
