@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from datetime import datetime, timedelta
 from html import escape
 
@@ -32,6 +32,8 @@ _IN_PELVIS = (
     ("pelvis_side_unknown_ml", "side unknown"),
 )
 
+_CUT_OFF = "kidney cut off by the edge of the scan"
+
 _LESIONS = frozenset({"tumour_ml", "cyst_ml"})
 
 
@@ -44,13 +46,14 @@ def show(scanned: Sequence[StudyRow], history: Sequence[CtReport], patient_id: i
         patient_id: The patient.
     """
     points = volumes(history)
-    _table(scanned, {point.scan_id: point for point in points}, history)
+    cut_off = {scan.scan_id for one in history for scan in one.scans if ct_results.is_cut_off(scan)}
+    _table(scanned, {point.scan_id: point for point in points}, history, cut_off)
     first = list({point.specimen_id: point for point in reversed(points)}.values())[::-1]
     moments = [(point.scanned_at, point) for point in first if point.scanned_at is not None]
     undated = len(first) - len(moments)
     told = []
     if len({moment for moment, _ in moments}) > 1:
-        _chart(moments, patient_id)
+        _chart(moments, patient_id, cut_off)
         if len(first) < len(points):
             told.append("Of a study with several scans the chart shows the first.")
         if undated:
@@ -62,7 +65,12 @@ def show(scanned: Sequence[StudyRow], history: Sequence[CtReport], patient_id: i
         st.html(f'<p class="rc-quiet-text">{" ".join(told)}</p>')
 
 
-def _table(scanned: Sequence[StudyRow], points: dict[int, VolumesAtOneTime], history: Sequence[CtReport]) -> None:
+def _table(
+    scanned: Sequence[StudyRow],
+    points: dict[int, VolumesAtOneTime],
+    history: Sequence[CtReport],
+    cut_off: Container[int],
+) -> None:
     lesions = {scan.scan_id: ct_results.lesions_in_words(scan.measures) for one in history for scan in one.scans}
     lines = []
     for row, scan in ((study, scan) for study in scanned for scan in study.scans):
@@ -80,6 +88,8 @@ def _table(scanned: Sequence[StudyRow], points: dict[int, VolumesAtOneTime], his
                 ct_results.ml(point.cyst_ml),
             ]
             found = escape(lesions[scan.id])
+            if scan.id in cut_off:
+                state += f'<div class="rc-narrow" style="margin:0.2rem 0 0">{status.flag_html(_CUT_OFF)}</div>'
             if point.side_unknown_ml is not None:
                 found += f"<br>{status.flag_html(f'{ct_results.ml(point.side_unknown_ml)} ml, side unknown')}"
             for name, side in _IN_PELVIS:
@@ -97,14 +107,20 @@ def _table(scanned: Sequence[StudyRow], points: dict[int, VolumesAtOneTime], his
         )
     st.html(
         '<div style="overflow-x:auto"><table class="rc-table"><thead><tr><th>Scan</th><th>State</th>'
-        '<th class="rc-num">Right kidney<br>ml</th><th class="rc-num">Left kidney<br>ml</th>'
+        '<th class="rc-num" style="white-space:normal">Right kidney<br>ml</th>'
+        '<th class="rc-num" style="white-space:normal">Left kidney<br>ml</th>'
         '<th class="rc-num">Tumours<br>ml</th><th class="rc-num">Cysts<br>ml</th><th>Lesions</th></tr>'
         f"</thead><tbody>{''.join(lines)}</tbody></table></div>"
         '<p class="rc-quiet-text">The volume of a kidney includes its tumours and cysts.</p>'
     )
 
 
-def _chart(moments: Sequence[tuple[datetime, VolumesAtOneTime]], patient_id: int) -> None:
+def _about(point: VolumesAtOneTime, cut_off: Container[int]) -> str:
+    signed = "signed" if point.is_signed else "not signed"
+    return f"{signed}, {_CUT_OFF}" if point.scan_id in cut_off else signed
+
+
+def _chart(moments: Sequence[tuple[datetime, VolumesAtOneTime]], patient_id: int, cut_off: Container[int]) -> None:
     """Kidneys, and below them lesions with a scale of their own: beside a kidney nobody sees a tumour grow."""
     zone = style.browser_zone()
     taken = [moment.astimezone(zone).replace(tzinfo=None) for moment, _ in moments]
@@ -120,7 +136,7 @@ def _chart(moments: Sequence[tuple[datetime, VolumesAtOneTime]], patient_id: int
             col=1,
             x=taken,
             y=values,
-            customdata=[[point.accession, "signed" if point.is_signed else "not signed"] for point in points],
+            customdata=[[point.accession, _about(point, cut_off)] for point in points],
             mode="lines+markers",
             name=words,
             line={"color": colour, "dash": dash, "width": 2},

@@ -31,6 +31,11 @@ def voxel_key(voxel: tuple[int, int, int]) -> str:
     return "-".join(map(str, voxel))
 
 
+def is_cut_off(found: ReportedScan) -> bool:
+    """Whether a kidney reaches beyond the scan, so that its volume is of a part only."""
+    return found.words.endswith(BEYOND)
+
+
 def found_html(found: ReportedScan, *, signed: bool, unvalidated: Sequence[str]) -> str:
     """Which kidneys and lesions there are, in words, and how far to trust that.
 
@@ -42,11 +47,11 @@ def found_html(found: ReportedScan, *, signed: bool, unvalidated: Sequence[str])
     as_outlined = "as the model outlined it" if signed else "unreviewed: as the model outlined it"
     mark = corrections_in_words(found) or as_outlined
     doubt = status.flag_html(f"never validated on real scans: {', '.join(unvalidated)}") if unvalidated else ""
-    words, beyond = found.words.removesuffix(BEYOND).rstrip(), found.words.endswith(BEYOND)
+    words = found.words.removesuffix(BEYOND).rstrip()
     return (
         f'<div data-value="found"><strong>{escape(words)}</strong></div>'
         f'<div style="margin:0.4rem 0">{status.quiet_chip_html(mark)} {doubt}</div>'
-        + (f'<div class="rc-banner" role="status">{escape(BEYOND)}</div>' if beyond else "")
+        + (f'<div class="rc-banner" role="status">{escape(BEYOND)}</div>' if is_cut_off(found) else "")
     )
 
 

@@ -15,6 +15,7 @@ from db.ct_list import StudyRow
 from db.ct_reports import CtReport, ReportedScan
 from db.models import CtScan
 from renalcore.ct.measure import measure
+from renalcore.ct.predict import in_words
 from renalcore.io.volume import Volume
 from tests.ct_analysed import CYST, TUMOUR, drawn, transplanted
 from tests.renalcore.ct.bright import LEFT, RIGHT, body
@@ -35,7 +36,9 @@ def shown(*studies: tuple[datetime | None, tuple[Volume, NDArray[np.uint8]]]) ->
     for number, (date, (volume, labels)) in enumerate(studies, start=1):
         measures = measure(labels, volume.affine)
         name, sizes = f"CT-{number}", (*volume.shape, volume.spacing_mm)
-        scan = ReportedScan(number, 0, "portal", "a" * 64, "DICOM", None, *sizes, "b" * 64, measures, "", ())
+        scan = ReportedScan(
+            number, 0, "portal", "a" * 64, "DICOM", None, *sizes, "b" * 64, measures, in_words(labels, measures), ()
+        )
         reports.append(
             CtReport(
                 number, name, 1, "P-1", None, "needs_review", date, NOVEMBER, number, "ct-segresnet", "c" * 64, "0.1.0",
@@ -106,3 +109,15 @@ def test_a_kidney_in_the_pelvis_has_a_line_of_its_own_beside_the_native_one_of_i
     assert lines["Right kidney"] == pytest.approx(lines["Left kidney"], rel=0.02), "not twice as much"
     table = page.get("html")[0].value
     assert f"kidney in the pelvis, right: {lines['Right kidney (in the pelvis)']:.1f} ml" in table
+
+
+def test_a_kidney_that_the_scan_cuts_off_is_told_beside_its_volumes_and_over_time() -> None:
+    volume, labels = drawn()
+    lower = int(np.flatnonzero(labels.any((1, 2)))[0]) + 3
+    part = Volume(volume.hu[lower:], volume.affine)
+    page = shown((JUNE, (volume, labels)), (JULY, (part, labels[lower:])))
+    whole, cut = re.findall(r"<tr><td>.*?</tr>", page.get("html")[0].value)
+    told = "kidney cut off by the edge of the scan"
+    assert (told in whole, told in cut) == (False, True)
+    (chart,) = (json.loads(chart.proto.spec)["data"] for chart in page.get("plotly_chart"))
+    assert [point[1] for point in chart[0]["customdata"]] == ["not signed", f"not signed, {told}"]
