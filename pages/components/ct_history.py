@@ -26,11 +26,7 @@ _LINES = (
 )
 """What is drawn over time: attribute, name, colour, dash and symbol, so that colour is never alone."""
 
-_IN_PELVIS = (
-    ("pelvis_right_ml", "right"),
-    ("pelvis_left_ml", "left"),
-    ("pelvis_side_unknown_ml", "side unknown"),
-)
+_IN_PELVIS = [(name, words) for name, words, *_ in _LINES if name.startswith("pelvis_")]
 
 _CUT_OFF = "kidney cut off by the edge of the scan"
 
@@ -92,10 +88,9 @@ def _table(
                 state += f'<div class="rc-narrow" style="margin:0.2rem 0 0">{status.flag_html(_CUT_OFF)}</div>'
             if point.side_unknown_ml is not None:
                 found += f"<br>{status.flag_html(f'{ct_results.ml(point.side_unknown_ml)} ml, side unknown')}"
-            for name, side in _IN_PELVIS:
+            for name, words in _IN_PELVIS:
                 if (volume_ml := getattr(point, name)) is not None:
-                    words = f"kidney in the pelvis, {side}: {ct_results.ml(volume_ml)} ml"
-                    found += f"<br>{status.quiet_chip_html(words)}"
+                    found += f"<br>{status.quiet_chip_html(f'{words}: {ct_results.ml(volume_ml)} ml')}"
         about = ", ".join([*([scan.phase] if scan.phase else []), f"{scan.slices} slices"])
         lines.append(
             f'<tr><td><a href="{links.address("scan", scan=scan.id)}" target="_self">'

@@ -108,7 +108,7 @@ def test_a_kidney_in_the_pelvis_has_a_line_of_its_own_beside_the_native_one_of_i
     assert list(lines) == ["Right kidney", "Left kidney", "Right kidney (in the pelvis)", "Tumours"]
     assert lines["Right kidney"] == pytest.approx(lines["Left kidney"], rel=0.02), "not twice as much"
     table = page.get("html")[0].value
-    assert f"kidney in the pelvis, right: {lines['Right kidney (in the pelvis)']:.1f} ml" in table
+    assert f"Right kidney (in the pelvis): {lines['Right kidney (in the pelvis)']:.1f} ml" in table
 
 
 def test_a_kidney_that_the_scan_cuts_off_is_told_beside_its_volumes_and_over_time() -> None:
