@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from renalcore.ct.data import Sample, read_samples
+from renalcore.ct.kidneys import TOUCHING
 from renalcore.ct.steps import AIR_HU, COARSE, CYST, TUMOUR, WINDOW_HU, Floats64, Shape, Step, StepName, closely, within
 from renalcore.errors import InputError
 
@@ -26,6 +27,12 @@ mostly, and slices and whole scans have hardly any: who took files in turn would
 kidneys without a lesion have to be shown too, so that none is found there."""
 _OVERFLOW_MM: Final = 8.0
 """How far the kidney of step 2 may flow over into what lies beside it, in step 3's training."""
+_EVEN_ML: Final = 8.0
+"""A lesion of this volume counts in step 3's training as its voxels do, a smaller one more and a larger one less."""
+_EVEN_POWER: Final = 2 / 3
+"""Between 0, where each voxel counts the same, and 1, where each lesion does."""
+_COUNTS: Final = (0.3, 10.0)
+"""The least and the most that a voxel counts."""
 _ROOM_VOXELS: Final = 12
 """Voxels around a kidney that step 3 may be turned, scaled and shifted into."""
 
@@ -74,7 +81,8 @@ AUGMENTATIONS: Final[Mapping[StepName, Augmentation]] = MappingProxyType(
 class StepDataset(Dataset[dict[str, Tensor]]):
     """Changed samples of one step.
 
-    An item holds `image` `(1, D, H, W)` float32 HU and `labels` `(D, H, W)` int64, those of KiTS. Items differ from
+    An item holds `image` `(1, D, H, W)` float32 HU, `labels` `(D, H, W)` int64, those of KiTS, and `counts`
+    `(D, H, W)` float32, how often each voxel counts in the loss (`evened`; once in steps 1 and 2). Items differ from
     epoch to epoch and are the same in every run with the same seed. Those of step 3 are of different sizes
     (`renalcore.ct.steps.closely`): `alike` and `batched` join them.
 
@@ -144,12 +152,18 @@ class StepDataset(Dataset[dict[str, Tensor]]):
         sample = samples[int(rng.integers(len(samples)))]
         hu, labels = self._placed(sample, rng)
         hu = _recoloured(hu, self.augmentation, rng)
+        counts = np.ones_like(hu)
         if self.step.name == "lesion":
             region = _region(labels, sample.spacing_mm, self.augmentation.region_mm, rng)
             window = closely(region, clear=4 // COARSE, sides=8) if self.coarse else closely(region)
             hu = within(hu, region)[window]
             labels = np.where(region, labels, np.uint8(0))[window]  # nothing is sought in air
-        return {"image": torch.from_numpy(hu)[None], "labels": torch.from_numpy(labels).long()}
+            counts = evened(labels, sample.spacing_mm)
+        return {
+            "image": torch.from_numpy(hu)[None],
+            "labels": torch.from_numpy(labels).long(),
+            "counts": torch.from_numpy(counts),
+        }
 
     def _samples(self, path: Path) -> list[Sample]:
         """Those of a file, as they are shown. Coarse ones are kept: they are small, and reading takes longest."""
@@ -247,6 +261,25 @@ def _region(
     return np.asarray(ndimage.binary_fill_holes(found), np.bool_)
 
 
+def evened(labels: NDArray[np.uint8], spacing_mm: Floats64) -> NDArray[np.float32]:
+    """How often each voxel counts, so that small lesions are learned beside large ones; one that is no lesion once.
+
+    A cyst of 0.5 ml is a speck beside a tumour of 100 ml, and missing it costs next to nothing where each voxel counts
+    the same. Shirokikh et al. (MICCAI 2020) let each lesion count the same; here the volume keeps some say.
+
+    Args:
+        labels: `(D, H, W)` of KiTS.
+        spacing_mm: Of the voxels along D, H and W.
+    """
+    counts = np.ones(labels.shape, np.float32)
+    for lesion in (TUMOUR, CYST):
+        pieces, _ = ndimage.label(labels == lesion, TOUCHING)
+        volumes_ml = np.bincount(pieces.ravel()) * np.prod(spacing_mm) / 1000
+        times = np.clip((_EVEN_ML / volumes_ml) ** _EVEN_POWER, *_COUNTS)
+        counts *= np.where(pieces > 0, times[pieces], 1).astype(np.float32)
+    return counts
+
+
 def alike(items: Sequence[Mapping[str, Tensor]], *, batch: int) -> list[dict[str, Tensor]]:
     """Batches of those items of a `StepDataset` that are nearest in size, so that little air is computed."""
     ordered = sorted(items, key=lambda item: item["labels"].numel())
@@ -264,6 +297,7 @@ def batched(items: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {
         "image": torch.stack([filled(item["image"], AIR_HU) for item in items]),
         "labels": torch.stack([filled(item["labels"], 0) for item in items]),
+        "counts": torch.stack([filled(item["counts"], 1) for item in items]),
     }
 
 

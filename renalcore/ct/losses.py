@@ -1,4 +1,4 @@
-"""The paper's training loss: Dice and weighted cross-entropy, added up; both are MONAI's and torch's own."""
+"""The paper's training loss: Dice and weighted cross-entropy, added up, in which some voxels may count more."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Final
 
 import torch
 import torch.nn.functional as F
-from monai.losses import DiceLoss
 from torch import Tensor
 
 SMOOTH_VOXELS: Final = 1000.0
@@ -45,24 +44,25 @@ class Loss:
         if self.classes is not None and len(self.classes) != len(self.weights):
             raise ValueError(f"each label of a loss has a weight and a class, got {self}")
 
-    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor, labels: Tensor, counts: Tensor | None = None) -> Tensor:
         """The loss, in float32.
 
         Args:
             logits: `(B, C, D, H, W)`.
             labels: `(B, D, H, W)`, integers.
+            counts: `(B, D, H, W)`, how often each voxel counts in both parts; None for once.
         """
         found, named = logits.float(), labels.long()
         wanted = named if self.classes is None else torch.tensor(self.classes, device=found.device)[named]
-        overlap = DiceLoss(
-            include_background=False, to_onehot_y=True, softmax=True, batch=True,
-            smooth_nr=self.smooth, smooth_dr=self.smooth,
-        )  # fmt: skip
+        count = torch.ones_like(found[:, 0]) if counts is None else counts.to(found)
         terms = []
         if self.dice:
-            terms.append(self.dice * overlap(found, wanted[:, None]))
+            share = found.softmax(1)[:, 1:]
+            true = F.one_hot(wanted, found.shape[1]).movedim(-1, 1)[:, 1:].to(found)
+            both, either = ((count[:, None] * voxels).sum((0, 2, 3, 4)) for voxels in (share * true, share + true))
+            terms.append(self.dice * (1 - (2 * both + self.smooth) / (either + self.smooth)).mean())
         if self.cross_entropy:
-            weights = torch.tensor(self.weights, dtype=torch.float32, device=found.device)[named]
+            weights = count * torch.tensor(self.weights, dtype=torch.float32, device=found.device)[named]
             each = weights * F.cross_entropy(found, wanted, reduction="none")
             terms.append(self.cross_entropy * each.sum() / weights.sum())
         return torch.stack(terms).sum()

@@ -442,7 +442,7 @@ def _step(
     labels = batch["labels"].to(device, non_blocking=True)
     with autocast(device, enabled=config.bf16):
         logits = network(volumes)
-    loss = config.loss(logits, labels)
+    loss = config.loss(logits, labels, batch["counts"].to(device, non_blocking=True))
     if not torch.isfinite(loss):
         raise ModelError(f"the loss became {loss.item()}; go on from the last checkpoint with a lower --lr0")
     optimizer.zero_grad()

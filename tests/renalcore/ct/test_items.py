@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from renalcore.ct.items import Augmentation, StepDataset
+from renalcore.ct.items import Augmentation, StepDataset, evened
 from renalcore.ct.steps import STEPS, StepName
 from tests.renalcore.ct.test_train import STILL
 
@@ -171,3 +171,34 @@ def test_noise_comes_with_half_of_the_samples_and_blur_with_a_third(tmp_path: Pa
         assert np.abs(hu - edge)[even].max() < 0.1
         assert hu.mean() == pytest.approx(edge.mean(), abs=0.1)
         assert FAT < hu[20, 36, 60] < hu[20, 36, 59] < KIDNEY
+
+
+def test_a_small_lesion_counts_more_a_voxel_than_a_large_one_but_less_in_all() -> None:
+    labels = np.zeros((60, 60, 60), np.uint8)
+    labels[2:58, 2:58, 2:58] = 1
+    labels[5:25, 5:25, 5:25] = 2  # 8 ml
+    labels[30:55, 30:55, 30:55] = 3  # 15.6 ml
+    labels[5:15, 40:50, 40:50] = 3  # 1 ml
+    labels[50, 10, 10] = 3
+    counts = evened(labels, (1.0, 1.0, 1.0))
+    assert set(counts[labels < 2]) == {1.0}
+    assert counts[10, 10, 10] == pytest.approx(1)
+    assert counts[40, 40, 40] == pytest.approx((8 / 15.625) ** (2 / 3))
+    assert counts[10, 45, 45] == pytest.approx(4)
+    assert counts[50, 10, 10] == 10
+    assert counts[5:15, 40:50, 40:50].sum() < counts[30:55, 30:55, 30:55].sum()
+    assert evened(labels, (2.0, 1.0, 1.0))[10, 45, 45] == pytest.approx(4 / 2 ** (2 / 3))
+
+
+def test_only_lesions_of_the_step_that_tells_them_count_more_than_once(tmp_path: Path) -> None:
+    labels = bar()
+    labels[18:20, 32:36, 30:34] = 3
+    path = tmp_path / "sample.npz"
+    hu = np.where(labels > 0, KIDNEY, FAT).astype(np.int16)
+    np.savez(path, kidney_hu=hu[None], kidney_labels=labels[None], kidney_spacing_mm=np.array([SPACING_MM]))
+    lesion, kidney = (
+        StepDataset([path], STEPS[step], augmentation=replace(STILL, region_mm=0))[0] for step in ("lesion", "kidney")
+    )
+    assert (lesion["counts"] > 1).equal(lesion["labels"] == 3)
+    assert (lesion["labels"] == 3).any()
+    assert (kidney["counts"] == 1).all()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from monai.losses import DiceLoss
 from torch import nn
 
 from renalcore.ct.losses import Loss
@@ -190,6 +191,30 @@ def test_false_cysts_cost_the_more_the_larger_they_are_where_there_is_none() -> 
         costs.append(Loss((1, 1, 1), cross_entropy=0)(logits, labels).item())
     # 512 and 1,024 voxels, beside the 1,000 of the smoothing; the other class is absent and not found.
     assert costs == pytest.approx([0, (1 - 1000 / 1512) / 2, (1 - 1000 / 2024) / 2], abs=1e-4)
+
+
+def test_the_dice_part_is_monai_s() -> None:
+    rng = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(2, 3, 8, 8, 8, generator=rng), torch.randint(0, 3, (2, 8, 8, 8), generator=rng)
+    monai = DiceLoss(
+        include_background=False, to_onehot_y=True, softmax=True, batch=True, smooth_nr=50.0, smooth_dr=50.0
+    )
+    ours = Loss((1, 1, 1), cross_entropy=0, smooth=50.0)(logits, labels)
+    assert ours.item() == pytest.approx(monai(logits, labels[:, None]).item(), abs=1e-6)
+
+
+def test_a_voxel_that_counts_ten_times_costs_as_ten_voxels_in_both_parts() -> None:
+    labels = torch.zeros(1, 4, 8, 8, dtype=torch.long)
+    labels[:, :, :2] = 1
+    logits = torch.randn(1, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    tenfold = torch.ones(labels.shape)
+    tenfold[:, :, 0] = 10
+    rows = [0] * 10 + list(range(1, 8))
+    for parts in ({"dice": 0.0}, {"cross_entropy": 0.0}):
+        loss = Loss((1, 3), **parts)
+        often = loss(logits[..., rows, :], labels[..., rows, :]).item()
+        assert loss(logits, labels, tenfold).item() == pytest.approx(often, rel=1e-5)
+        assert loss(logits, labels).item() != pytest.approx(often, rel=1e-3)
 
 
 def test_a_loss_without_a_part_is_refused() -> None:

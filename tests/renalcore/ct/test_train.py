@@ -104,21 +104,32 @@ def test_the_kidney_that_step_3_is_shown_has_no_holes_and_flows_over_at_times(ca
     assert sum(share < 0.001 for share in over) >= 2
 
 
+def an_item(
+    sides: tuple[int, int, int], hu: float = 0.0, label: int = 0, counts: float = 1.0
+) -> dict[str, torch.Tensor]:
+    return {
+        "image": torch.full((1, *sides), hu),
+        "labels": torch.full(sides, label),
+        "counts": torch.full(sides, counts),
+    }
+
+
 def test_items_of_several_sizes_are_one_batch_continued_with_air() -> None:
-    first = {"image": torch.full((1, 8, 16, 8), 30.0), "labels": torch.ones((8, 16, 8), dtype=torch.int64)}
-    second = {"image": torch.full((1, 16, 8, 8), 40.0), "labels": torch.full((16, 8, 8), 2)}
+    first, second = an_item((8, 16, 8), 30, 1, 2), an_item((16, 8, 8), 40, 2, 3)
     batch = batched([first, second])
     assert (batch["image"].shape, batch["labels"].shape) == ((2, 1, 16, 16, 8), (2, 16, 16, 8))
     assert torch.equal(batch["image"][0, :, :8], first["image"])
     assert torch.equal(batch["labels"][1, :, :8], second["labels"])
+    assert torch.equal(batch["counts"][1, :, :8], second["counts"])
     assert batch["image"][0, :, 8:].unique().tolist() == batch["image"][1, :, :, 8:].unique().tolist() == [-1000]
     assert not batch["labels"][0, 8:].any()
     assert not batch["labels"][1, :, 8:].any()
+    assert batch["counts"][0, 8:].unique().tolist() == [1]
 
 
 def test_each_item_is_in_one_batch_with_those_of_its_size() -> None:
     sides = (8, 24, 16, 24, 8, 16, 8)
-    items = [{"image": torch.zeros(1, side, 8, 8), "labels": torch.zeros(side, 8, 8)} for side in sides]
+    items = [an_item((side, 8, 8)) for side in sides]
     batches = alike(items, batch=3)
     assert [tuple(batch["labels"].shape[:2]) for batch in batches] == [(3, 8), (3, 24), (1, 24)]
 
