@@ -189,8 +189,9 @@ function typingIn(event) {
   return target.tagName === "INPUT" && !["checkbox", "range", "radio"].includes(target.type);
 }
 
+// A menu takes the keys too while it is open: Escape closes it.
 function dialogOpen() {
-  return document.querySelector('[role="dialog"]:not([aria-hidden="true"])') !== null;
+  return document.querySelector('[role="dialog"]:not([aria-hidden="true"]), [role="menu"]') !== null;
 }
 
 // The list of all classes with type-ahead; the classes used last come first.

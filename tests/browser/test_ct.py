@@ -273,6 +273,10 @@ def test_a_scan_without_a_kidney_is_looked_at_and_signed(
     assert page.locator("[data-testid=stMain]").evaluate(frame) == "none", "no line through the name of the study"
     page.locator("summary", has_text="History").click()  # what comes last beside the picture
     page.get_by_text("No corrections and no signature yet.").wait_for()
+    page.get_by_role("button", name="Actions").click()
+    expect(page.get_by_role("menuitem", name="Analyse again")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("menu")).to_have_count(0)
     page.get_by_role("tab", name="3D").click()
     page.get_by_text("There is no kidney and no lesion to show.").wait_for()
     sign(page, "of this study and release this report")

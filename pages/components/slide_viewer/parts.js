@@ -54,8 +54,9 @@ function typingIn(event) {
   return target.tagName === "INPUT" && !["checkbox", "range", "radio"].includes(target.type);
 }
 
+// A menu takes the keys too while it is open: Escape closes it.
 function dialogOpen() {
-  return document.querySelector('[role="dialog"]:not([aria-hidden="true"])') !== null;
+  return document.querySelector('[role="dialog"]:not([aria-hidden="true"]), [role="menu"]') !== null;
 }
 
 // What happens here is numbered and sent until the server has answered for it: two quick keystrokes cannot lose one,
