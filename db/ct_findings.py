@@ -79,6 +79,7 @@ class Standing:
         measures: What is measured on them.
         words: Which kidneys and lesions there are, in one to three sentences.
         corrections: Those that stand, oldest first.
+        by_hand: Numbers of the lesions that are not as the model outlined them.
     """
 
     scan_id: int
@@ -87,6 +88,7 @@ class Standing:
     measures: Measures
     words: str
     corrections: tuple[Corrected, ...]
+    by_hand: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +146,9 @@ def all_standing(session: Session, analysis_id: int, scan_ids: Collection[int] |
         results = results.where(CtResult.scan_id.in_(scan_ids))
     said = _said(session, analysis_id)
     found = []
-    for scan_id, *stands in session.execute(results):
+    for scan_id, *outlined in session.execute(results):
         rows = said.get(scan_id, [])
+        stands = outlined
         if rows:  # the last one says what stands, also where it is an undoing
             last = (
                 select(CtCorrection.labels_id, StoredFile.sha256, CtCorrection.measures, CtCorrection.words)
@@ -153,9 +156,21 @@ def all_standing(session: Session, analysis_id: int, scan_ids: Collection[int] |
                 .where(CtCorrection.id == rows[-1].correction_id)
             )
             stands = list(session.execute(last).one())
-        labels_id, sha256, measures, words = stands
-        found.append(Standing(scan_id, labels_id, sha256, measure.from_dict(measures), words, _not_undone(rows)))
+        labels_id, sha256, kept, words = stands
+        measures = measure.from_dict(kept)
+        by_hand = _by_hand(measures, measure.from_dict(outlined[2])) if rows else ()
+        found.append(Standing(scan_id, labels_id, sha256, measures, words, _not_undone(rows), by_hand))
     return found
+
+
+def _by_hand(stands: Measures, outlined: Measures) -> tuple[int, ...]:
+    """Numbers of the lesions that the model did not outline as they stand.
+
+    The places of corrections do not tell: a cyst that is called a tumour becomes one with a tumour that it touches, and
+    what is deleted becomes part of what surrounds it.
+    """
+    known = {(each.label, each.voxel, each.volume_ml) for each in outlined.lesions}
+    return tuple(each.number for each in stands.lesions if (each.label, each.voxel, each.volume_ml) not in known)
 
 
 def relabel(session: Session, analysis_id: int, scan_id: int, voxel: Voxel, label: Label, *, by: User) -> Standing:

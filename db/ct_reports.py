@@ -46,6 +46,7 @@ class ReportedScan:
         corrections: What people changed, oldest first.
         doubts: Doubts about its files, a sentence each, such as slices at uneven distances; none of reports that were
             signed before these were kept.
+        by_hand: Numbers of the lesions that are not as the model outlined them; none of such reports either.
     """
 
     scan_id: int
@@ -63,6 +64,7 @@ class ReportedScan:
     words: str
     corrections: tuple[Corrected, ...]
     doubts: tuple[str, ...] = ()
+    by_hand: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +194,7 @@ def scans_of(snapshot: Mapping[str, Any]) -> tuple[ReportedScan, ...]:
                     for one in scan["corrections"]
                 ),
                 "doubts": tuple(scan.get("doubts", ())),
+                "by_hand": tuple(scan.get("by_hand", ())),
             }
         )
         for scan in snapshot["scans"]
@@ -204,6 +207,7 @@ def _scan_to_json(scan: ReportedScan) -> dict[str, Any]:
         "measures": to_dict(scan.measures),
         "corrections": [asdict(one) | {"voxel": list(one.voxel), "at": one.at.isoformat()} for one in scan.corrections],
         "doubts": list(scan.doubts),
+        "by_hand": list(scan.by_hand),
     }
 
 
@@ -255,6 +259,7 @@ def _scan(scan: CtScan, sha256: str, found: Standing) -> ReportedScan:
         words=found.words,
         corrections=found.corrections,
         doubts=tuple(flag["message"] for flag in scan.flags),
+        by_hand=found.by_hand,
     )
 
 

@@ -115,7 +115,7 @@ def signed_words(report: CtReport) -> Iterator[str]:
         yield f"**{style.plain(told.name)}**: {style.plain(words)}"
         if told.measures.lesions:
             yield "\n".join(f"- {style.plain(_signed_lesion(each, told.measures))}" for each in told.measures.lesions)
-    stand = sum(not is_corrected(each, told) for told in report.scans for each in told.measures.lesions)
+    stand = sum(each.number not in told.by_hand for told in report.scans for each in told.measures.lesions)
     if stand:
         yield (
             "1 lesion stands as the model outlined it; signing accepts it."
@@ -202,14 +202,9 @@ def renal_note_html() -> str:
     return f'<div class="rc-quiet-text" title="{escape(RENAL_NOTE)}">{SHORT_RENAL_NOTE}</div>'
 
 
-def is_corrected(lesion: Lesion, found: ReportedScan) -> bool:
-    """Whether a person said what this lesion is."""
-    return any(each.voxel == lesion.voxel and each.label == lesion.label for each in found.corrections)
-
-
 def cells(lesion: Lesion, found: ReportedScan) -> tuple[Cell, ...]:
     """A line of the list of lesions."""
-    by_hand = ", corrected" if is_corrected(lesion, found) else ""
+    by_hand = ", corrected" if lesion.number in found.by_hand else ""
     return (
         str(lesion.number),
         {"chip": f"{lesion.label}{by_hand}", "colour": COLOURS[lesion.label]},

@@ -9,12 +9,12 @@ import pytest
 from sqlalchemy import Engine, event
 from sqlalchemy.orm import Session
 
-from db import audit, ct_files, ct_findings
+from db import audit, ct_files, ct_findings, ct_reports
 from db.ct_findings import Standing
 from db.engine import now, session_scope
 from db.models import CtCorrection, User
 from renalcore.errors import Conflict, InputError, NotFound, UnreadableFile
-from tests.ct_analysed import CYST, TUMOUR, Study, analysed, transplanted
+from tests.ct_analysed import CYST, TUMOUR, Study, analysed, drawn, transplanted
 from tests.renalcore.ct.bright import LEFT, RIGHT, body
 
 
@@ -64,6 +64,29 @@ def test_a_lesion_that_is_relabelled_is_stored_and_measured_anew(
     )  # fmt: skip
     assert len(audit.events(session, action="lesion.")) == 2
     assert audit.verify(session)
+
+
+def test_a_lesion_is_by_hand_where_the_model_outlined_another_one_also_after_two_became_one(
+    session: Session, technologist: User
+) -> None:
+    volume, labels = drawn()
+    tumour = labels == 2
+    tumour[:, :, : int(np.argwhere(tumour)[:, 2].max()) - 1] = False
+    labels[tumour] = 3  # the two outermost columns of the tumour: a cyst that touches it
+    study = analysed(session, technologist, [(volume, labels)])
+    where = study.analysis.id, study.scan.id
+    found = ct_findings.standing(session, *where)
+    assert (told(found), found.by_hand) == ([("tumour", "left"), ("cyst", "right"), ("cyst", "left")], ())
+    touching = found.measures.lesions[2].voxel
+    merged = ct_findings.relabel(session, *where, touching, "tumour", by=technologist)
+    assert told(merged) == [("tumour", "left"), ("cyst", "right")]
+    assert touching not in [lesion.voxel for lesion in merged.measures.lesions], "it is not named by what was clicked"
+    assert merged.by_hand == (1,), "the other cyst is as the model outlined it"
+    reported = ct_reports.report(session, study.specimen.id).scans
+    assert ct_reports.scans_of(ct_reports.to_json(ct_reports.report(session, study.specimen.id))) == reported
+    assert reported[0].by_hand == (1,)
+    assert ct_findings.undo_last(session, *where, by=technologist)
+    assert ct_findings.standing(session, *where) == found
 
 
 def test_everyone_undoes_what_they_did_last_unless_somebody_built_on_it(

@@ -33,7 +33,7 @@ def corrected(scan: ReportedScan) -> ReportedScan:
     """The first lesion called what it is by a person."""
     lesion = scan.measures.lesions[0]
     said = Corrected(1, "relabel", lesion.voxel, "cyst", lesion.label, "Tess", 1, NOW)
-    return replace(scan, corrections=(said,))
+    return replace(scan, corrections=(said,), by_hand=(lesion.number,))
 
 
 def report(*scans: ReportedScan) -> CtReport:
@@ -50,6 +50,18 @@ def test_a_reviewer_reads_each_lesion_what_was_corrected_and_what_stands(scan: R
     told = "\n".join(ct_results.signed_words(report(corrected(scan)))).replace("\\", "")
     assert "1 correction by hand." in told
     assert "1 lesion stands as the model outlined it; signing accepts it." in told
+
+
+def test_a_cyst_called_a_tumour_that_becomes_one_with_a_larger_one_is_not_told_as_the_models(
+    scan: ReportedScan,
+) -> None:
+    lesion, other = scan.measures.lesions
+    said = Corrected(1, "relabel", other.voxel, "cyst", "tumour", "Tess", 1, NOW)  # not where the merged one is named
+    merged = replace(scan, corrections=(said,), by_hand=(1,), measures=replace(scan.measures, lesions=(lesion,)))
+    told = "\n".join(ct_results.signed_words(report(merged))).replace("\\", "")
+    assert "1 correction by hand." in told
+    assert "as the model outlined" not in told
+    assert ct_results.cells(lesion, merged)[1]["chip"] == "tumour, corrected"  # type: ignore[index]
 
 
 def test_a_reviewer_reads_the_doubts_about_a_scan_before_signing(scan: ReportedScan) -> None:
