@@ -13,6 +13,7 @@ from pydicom.pixels.utils import iter_pixels, pixel_array
 
 from renalcore.engine.devices import usable_threads
 from renalcore.errors import UnreadableFile
+from renalcore.io.volume.codestreams import plugin_of
 from renalcore.io.volume.headers import DICOM_ERRORS, Plane, read
 
 Progress = Callable[[int, int], None]
@@ -102,7 +103,9 @@ def _stored(planes: list[Plane]) -> Iterator[NDArray[Any]]:
     picture, frames = planes[0].picture, [plane.frame or 0 for plane in planes]
     if picture.entry.on_disk and planes[0].frame is not None:
         with picture.entry.open() as file:
-            yield from iter_pixels(file, indices=frames, raw=True)
+            plugin = plugin_of(read(file, header_only=True))
+            file.seek(0)
+            yield from iter_pixels(file, indices=frames, raw=True, decoding_plugin=plugin)
         return
     if picture.entry.on_disk:
         with picture.entry.open() as file:
@@ -111,6 +114,6 @@ def _stored(planes: list[Plane]) -> Iterator[NDArray[Any]]:
         limit = 4 * picture.rows * picture.columns * picture.frames + _SLACK_BYTES
         dataset = read(io.BytesIO(picture.entry.content(limit)), header_only=False)
     if planes[0].frame is None:
-        yield pixel_array(dataset, raw=True)
+        yield pixel_array(dataset, raw=True, decoding_plugin=plugin_of(dataset))
     else:
-        yield from iter_pixels(dataset, indices=frames, raw=True)
+        yield from iter_pixels(dataset, indices=frames, raw=True, decoding_plugin=plugin_of(dataset))

@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import pixel_array
+from pydicom.pixels.decoders import pylibjpeg
+from pydicom.pixels.decoders.base import DecodeRunner
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -41,6 +43,7 @@ from renalcore.io.deidentify import deidentify
 from renalcore.io.volume import (
     SeriesFound,
     Volume,
+    codestreams,
     find_series,
     pack_series,
     read_volume,
@@ -236,6 +239,38 @@ def test_slices_are_decoded_in_as_many_threads_as_are_allowed_and_are_the_same_i
         volume = read_volume(path, progress=lambda *_, during=during: during.update(threading.enumerate()))
         assert 1 <= len(during - before) <= int(allowed)
         assert np.array_equal(volume.hu, HU)
+
+
+@pytest.mark.parametrize(
+    ("form", "size"),
+    [("JPEG lossless", ">2H"), ("JPEG-LS", ">2H"), ("JPEG 2000", ">2I"), ("high-throughput JPEG 2000", ">2I")],
+)
+def test_a_compressed_slice_that_states_another_size_than_its_picture_is_never_unpacked(
+    form: str, size: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpacked: list[tuple[int, int]] = []
+    decode = pylibjpeg._decode_frame
+
+    def watched(codestream: bytes, runner: DecodeRunner) -> bytearray:
+        unpacked.append(codestreams.size_of(codestream))
+        return decode(codestream, runner)
+
+    monkeypatch.setattr(pylibjpeg, "_decode_frame", watched)
+    path = FORMS[form](tmp_path)
+    assert np.array_equal(read_volume(path).hu, HU)
+    assert unpacked == [HU.shape[1:]] * len(HU)
+    slices = sorted(path.iterdir())
+    dataset = pydicom.dcmread(slices[5])
+    rows, columns = HU.shape[1:]
+    stated = struct.pack(size, *((rows, columns) if size == ">2H" else (columns, rows)))
+    huge = struct.pack(size, 60_000, 60_000)
+    assert stated in dataset.PixelData
+    dataset.PixelData = dataset.PixelData.replace(stated, huge)
+    dataset.save_as(slices[5])
+    unpacked.clear()
+    with pytest.raises(UnreadableFile, match=f"{slices[5].name}: its pixels are cut off or damaged"):
+        read_volume(path)
+    assert set(unpacked) == {HU.shape[1:]}
 
 
 def test_air_outside_of_the_scanners_round_field_is_air_and_what_is_no_number_too(tmp_path: Path) -> None:
