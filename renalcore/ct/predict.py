@@ -58,6 +58,9 @@ Progress = Callable[[int, int], None]
 OVERLAP_MM: Final = 150.0
 """What neighbouring parts of a long body have in common in step 1: each kidney is seen with what surrounds it."""
 
+MIXED_HU: Final = 100.0
+"""Standard deviation of HU from which what was found may be bone and muscle; that of kidneys is 25 to 60, and more only
+where contrast medium fills their pelvis."""
 BEYOND: Final = "A kidney reaches the edge of the scan: what lies beyond is not measured."
 """The last sentence of what was found, where that is so."""
 
@@ -330,12 +333,18 @@ def card_of(key: str, root: Path) -> ModelCard:
 
 
 def in_words(labels: Labels, measures: Measures) -> str:
-    """Which kidneys and lesions were found, and whether a kidney is cut off by the end of the scan."""
+    """Which kidneys and lesions were found, which may be none, and whether one is cut off by the end of the scan."""
     if not measures.kidneys:
         return measures.found
     names = [lesion.label for lesion in measures.lesions]
     counts = [f"{names.count(name)} {name}{'s' if names.count(name) > 1 else ''}" for name in dict.fromkeys(names)]
     told = [measures.found, f"Found in them: {' and '.join(counts)}." if counts else "No tumour or cyst was found."]
+    told += [
+        f"HU vary by ± {kidney.sd_hu:.0f} in what was taken for a kidney "
+        f"({'side unknown' if kidney.side == 'middle' else kidney.side}): check that it is one."
+        for kidney in measures.kidneys
+        if kidney.sd_hu is not None and kidney.sd_hu >= MIXED_HU
+    ]
     faces = (np.take(labels, end, axis) for axis in range(3) for end in (0, -1))
     if any(face.any() for face in faces):
         told.append(BEYOND)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +177,17 @@ def test_what_lies_apart_from_the_kidney_in_its_crop_is_not_kept() -> None:
     assert dice(expert == 1, found.labels == 1) > 0.9
     assert not (found.labels > 0)[(labels == 1) & (expert == 0)].any()
     assert found.words == model().search(alone).words
+
+
+def test_what_was_taken_for_a_kidney_and_is_half_bone_is_told() -> None:
+    volume, labels = body([RIGHT, LEFT])
+    left = labels.nonzero()[2] > labels.shape[2] // 2
+    hu = volume.hu.copy()
+    hu[tuple(axis[left][::2] for axis in labels.nonzero())] += 400
+    told = model().search(Volume(hu, volume.affine)).words
+    assert re.findall(r"HU vary by ± \d+ in what was taken for a kidney \((\w+)\): check that it is one\.", told) == [
+        "left"
+    ]
 
 
 def test_a_kidney_cut_off_by_the_end_of_the_scan_is_told() -> None:
