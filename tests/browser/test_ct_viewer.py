@@ -236,6 +236,25 @@ def test_slices_window_labels_and_lesions_follow_the_hand(
     expect(viewer.plane("coronal")).to_be_visible()
 
 
+def test_of_lesions_beyond_those_that_have_a_number_the_chosen_one_alone_is_outlined(
+    page: Any, web_app: RunningApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer = shown(page, web_app, a_study(web_app, monkeypatch, "beyond", *drawn()))
+    page.evaluate("() => window.update({ lesions: [], version: '2' })")  # as where 62 others have the numbers
+    page.locator(".ct[data-version='2']").wait_for()
+    labels = viewer.study.labels
+    both = next(at for at, plane in enumerate(labels) if {2, 3} <= set(np.unique(plane)))
+    outlined = []
+    for label in (2, 3):  # of the patient's left kidney, then of the right one
+        row, column = np.argwhere(labels[both] == label)[0].tolist()
+        page.evaluate("voxel => window.update({ go_to: voxel })", [both, row, column])
+        expect(viewer.root).to_have_attribute("data-voxel", f"{both} {row} {column}")
+        expect(viewer.root).to_have_attribute("data-selected", "unnumbered")
+        outlined.append(page.evaluate(EXTENT, ["axial", "#ffffff"]))
+    (left, *_), (_, _, right, *_) = outlined
+    assert 1 < right < left, "the outline went from the tumour to the cyst, which is farther left in the picture"
+
+
 def test_a_device_with_too_little_memory_shows_every_second_slice_and_says_so(
     page: Any, web_app: RunningApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,7 +116,8 @@ class Plane {
   fill() {
     const { grid, volume, at } = this;
     const { look } = this.viewer;
-    const key = [at, look.level, look.width, volume.arrived, volume.version, look.overlay, look.opacity, look.filled, [...look.hidden], this.viewer.selected].join();
+    // Lesions without a number of their own share one: where the chosen one lies tells them apart.
+    const key = [at, look.level, look.width, volume.arrived, volume.version, look.overlay, look.opacity, look.filled, [...look.hidden], this.viewer.selected, this.viewer.chosen].join();
     if (key === this.drawn) return;
     this.drawn = key;
     const columns = grid.count[this.across];
