@@ -254,7 +254,7 @@ with action:
     )
 if lacking and (arrived or typed.identifier or typed.accession):
     registering.still_missing(lacking)
-if _kept("seen"):
+if any(choice in _kept("seen") for choice, _ in taken):
     words = f"Nothing was registered yet: a scan is here already. Press {verb} again if that is right."
     st.html(f'<p class="rc-quiet-text" role="status">{escape(words)}</p>')
 if pressed:

@@ -101,6 +101,14 @@ def test_a_disc_is_dropped_a_series_chosen_and_the_form_filled_in_from_its_heade
     expect(
         page.get_by_text(f"The same scan belongs to CT-{number}: check that it is the right patient")
     ).to_be_visible()
+    again = page.get_by_text("Nothing was registered yet: a scan is here already.")
+    expect(again).to_be_visible()
+    drawn(page)
+    page.get_by_text("Series 3", exact=True).click()
+    expect(again).to_have_count(0)  # no scan that is ticked is here already
+    drawn(page)
+    page.get_by_text("Series 3", exact=True).click()
+    expect(again).to_be_visible()
     drawn(page)
     page.locator(FOLDER).set_input_files(a_disc(tmp_path / "another", "nobody", brighter=1))
     page.get_by_text("another (26 files)", exact=True).wait_for()
