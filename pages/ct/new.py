@@ -110,7 +110,7 @@ def _whose(upload: Upload) -> None:
             help="Takes them over into the form above, where they can be changed. Nothing of them is stored otherwise.",
         )
     number = typed.identifier.strip()
-    if number and said.patient_number and number != said.patient_number:
+    if number and {one.patient_number for one in people} - {"", number}:
         _doubts([f"The files name another patient number than {number}: check that it is the right patient"])
 
 

@@ -123,6 +123,24 @@ def test_a_disc_is_dropped_a_series_chosen_and_the_form_filled_in_from_its_heade
     page.get_by_text("1 scan registered").wait_for()
 
 
+def test_another_patient_number_is_told_also_where_most_files_state_none(
+    page: Any, web_app: RunningApp, tmp_path: Path
+) -> None:
+    hu = body(12, 64, 72)
+    saved(tmp_path / "disc" / "portal", ct_series(hu, series="1.2", PatientName="Secret^Maria"))
+    late = ct_series(hu[:8] + 7, series="1.3", PatientName="Secret^Maria", PatientID="P-late")
+    saved(tmp_path / "disc" / "late", late)
+    sign_in(page, web_app, web_app.person(), "/new-ct")
+    page.locator(FOLDER).set_input_files(tmp_path / "disc")
+    page.get_by_text("disc (20 files)", exact=True).wait_for()
+    drawn(page)
+    told = page.get_by_text("The files name another patient number than P-other")
+    fill(page, "Patient number", "P-other")
+    expect(told).to_be_visible()
+    fill(page, "Patient number", "P-late")
+    expect(told).to_have_count(0)
+
+
 def test_of_several_scans_the_one_that_is_refused_is_named_and_no_bar_stays(
     page: Any, web_app: RunningApp, tmp_path: Path
 ) -> None:
