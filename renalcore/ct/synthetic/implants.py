@@ -20,7 +20,7 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull
 
 from renalcore.ct.kidneys import LeastVolumes, Side, parts_of
-from renalcore.ct.nifti import read_nifti
+from renalcore.ct.nifti import read_label_map
 from renalcore.ct.slices import Texture
 from renalcore.ct.steps import CYST, KIDNEY, TUMOUR, Grid, resample
 from renalcore.ct.synthetic.scene import point_spread
@@ -136,11 +136,10 @@ def lesions_of(path: Path) -> list[Lesion]:
     """The tumours and cysts of a label map, each with its place on its kidney; specks are left out.
 
     Raises:
-        UnreadableFile: As `renalcore.ct.nifti.read_nifti`.
+        InputError: As `renalcore.ct.nifti.read_label_map`.
     """
-    values, grid = read_nifti(path)
-    labels, least = values.astype(np.uint8), LeastVolumes()
-    found = []
+    labels, grid = read_label_map(path)
+    least, found = LeastVolumes(), []
     for kidney, mine in _kidneys(labels, grid, None):
         for label, least_ml in ((TUMOUR, least.tumour_ml), (CYST, least.cyst_ml)):
             pieces, _ = ndimage.label(mine & (labels == label), np.ones((3, 3, 3)))

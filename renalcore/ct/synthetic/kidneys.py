@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from renalcore.ct.nifti import read_nifti
+from renalcore.ct.nifti import read_label_map
 from renalcore.ct.steps import CYST, KIDNEY, TUMOUR, Grid, resample
 from renalcore.ct.synthetic.canvas import SmoothField, body_grid
 from renalcore.ct.synthetic.tissue import Tissue
@@ -49,14 +49,14 @@ def read_shape(path: Path) -> KidneyShape:
     """The kidneys of a label map, laid around the spine of a patient: right and left stay right and left.
 
     Raises:
-        InputError: The file is no label map, or holds no kidney.
+        InputError: As `renalcore.ct.nifti.read_label_map`, or the file holds no kidney.
     """
-    labels, grid = read_nifti(path)
-    if labels.max(initial=0) > CYST or labels.min(initial=0) < 0 or not (labels == KIDNEY).any():
-        raise InputError(f"{path.name} is no label map of kidneys (1 kidney, 2 tumour, 3 cyst); leave it out")
+    labels, grid = read_label_map(path)
+    if not (labels == KIDNEY).any():
+        raise InputError(f"{path.name} holds no kidney (label 1); leave it out")
     spacing = grid.spacing_mm
     margin = [round(_PADDED_MM / mm) for mm in spacing]
-    labels = np.pad(labels.astype(np.uint8), [(n, n) for n in margin])
+    labels = np.pad(labels, [(n, n) for n in margin])
     sides_px = _kidneys(labels, grid.voxel_ml)
     if not sides_px:
         raise InputError(f"{path.name} holds no kidney of at least {LEAST_KIDNEY_ML:.0f} ml; leave it out")
