@@ -33,7 +33,7 @@ SCALE_KINDS: tuple[ScaleKind, ...] = get_args(ScaleKind)
 
 
 MAY_REASSIGN: tuple[Role, ...] = ("technologist", "admin")
-"""Who may give a specimen to another patient."""
+"""Who may give a specimen to another patient, and change its date."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +314,51 @@ def reassign(
         entity_id=specimen.id,
         old={"patient": before.identifier},
         new={"accession": specimen.accession, "patient": patient.identifier},
+        reason=reason.strip(),
+    )
+    return specimen
+
+
+def change_date(
+    session: Session, specimen_id: int, collected_at: datetime | None, *, by: User, reason: str
+) -> Specimen:
+    """Give the date of a specimen that was registered without one, or with a wrong one.
+
+    Args:
+        session: An open session.
+        specimen_id: The specimen.
+        collected_at: When the urine was collected, the tissue taken or the patient scanned; None where nobody knows.
+        by: A technologist or an administrator.
+        reason: Why, in that person's words.
+
+    Raises:
+        Conflict: `by` is neither, or the specimen is signed or has this date already.
+        InputError: The date lies in the future, or the reason is missing.
+        NotFound: There is no such specimen.
+    """
+    if by.role not in MAY_REASSIGN or not by.is_active:
+        raise Conflict("Only a technologist or an administrator may change the date of a specimen. Ask one of them.")
+    if collected_at is not None and collected_at > now():
+        raise InputError("The date lies in the future. Check day, month, year and time.")
+    if not reason.strip():
+        raise InputError("Say why the date changes.")
+    specimen = analyses.hold_specimen(session, specimen_id)
+    refuse_if_signed(specimen)
+    before = specimen.collected_at
+    if before == collected_at:
+        has = "has no date yet" if before is None else "has this date already"
+        raise Conflict(f"{named(specimen, begins=True)} {has}.")
+    specimen.collected_at = collected_at
+    session.flush()
+    old, new = (moment.astimezone(UTC).isoformat() if moment else None for moment in (before, collected_at))
+    audit.record(
+        session,
+        actor=by,
+        action="specimen.change_date",
+        entity="specimen",
+        entity_id=specimen.id,
+        old={"collected_at": old},
+        new={"accession": specimen.accession, "collected_at": new},
         reason=reason.strip(),
     )
     return specimen

@@ -8,7 +8,7 @@ from html import escape
 
 from db.ct_reports import CtReport, ReportedScan
 from db.models import Analysis, AuditEvent
-from pages.components import links, status, style
+from pages.components import links, signing, status, style
 from pages.components.ct_meshes import SITE_WORDS, name_of
 from pages.components.ct_viewer import COLOURS
 from pages.components.rows import Cell
@@ -237,6 +237,8 @@ def change_in_words(event: AuditEvent, scan_id: int) -> str | None:
             return f"Correction{where} taken back: a {new['label']} again"
         case "specimen.reassign":
             return f"Moved from patient {old['patient']} to {new['patient']}: {event.reason}"
+        case "specimen.change_date":
+            return signing.date_changed(event, "Date of the scan")
         case "specimen.withdraw_scan":
             return f"{new['name']} withdrawn: {event.reason}"
         case "specimen.bring_back_scan":

@@ -14,7 +14,7 @@ from db import glomeruli, reviewed_glomeruli
 from db.engine import session_scope
 from db.models import Analysis, AuditEvent, User
 from db.slide_reports import ReportedSlide, SlideReport
-from pages.components import auth, links, status, style
+from pages.components import auth, links, signing, status, style
 from pages.components.slide_viewer.events import Event
 from renalcore.errors import RenalError
 from renalcore.histology.measure import FEW, Limits, SclerosedShare
@@ -204,6 +204,8 @@ def change_in_words(event: AuditEvent, numbers: Mapping[str, int], unit: str) ->
             return "Scale taken back" if scale is None else f"Scale set to {scale:g} µm/px"
         case "specimen.reassign":
             return f"Moved from patient {event.old['patient']} to {new['patient']}: {event.reason}"
+        case "specimen.change_date":
+            return signing.date_changed(event, "Date of collection")
         case "specimen.withdraw_slide":
             return f"{new['name']} withdrawn: {event.reason}"
         case "specimen.bring_back_slide":

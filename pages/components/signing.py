@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from html import escape
 
 import streamlit as st
@@ -102,6 +103,15 @@ def _in_words(entry: HistoryEntry) -> str:
     if entry.kind == "sign":
         return f"Signed: {entry.meaning}"
     return f"Amendment signed: {entry.meaning} Reason: {entry.reason}"
+
+
+def date_changed(event: AuditEvent, dated: str) -> str:
+    """A change of a specimen's date in words; `dated` is what it is called: "Date of the scan"."""
+    old, new = (
+        style.when(datetime.fromisoformat(said["collected_at"])) if said["collected_at"] else "unknown"
+        for said in (event.old, event.new)
+    )
+    return f"{dated} changed from {old} to {new}: {event.reason}"
 
 
 def history(specimen_id: int, about: Iterable[tuple[str, int]], in_words: Callable[[AuditEvent], str | None]) -> None:

@@ -1,9 +1,10 @@
-"""What is seldom done to a specimen: a field, slide or scan withdrawn or brought back, another patient."""
+"""What is seldom done to a specimen: a field, slide or scan withdrawn or brought back; another patient or date."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from html import escape
 from types import MappingProxyType
 from typing import Any
@@ -16,10 +17,16 @@ from db.engine import session_scope
 from db.models import CtScan, Modality, Slide, Specimen, User
 from db.states import named
 from pages.components import analysis, auth, findings, style
+from pages.components.registering import EARLIEST
 from renalcore.errors import RenalError
 
 ANALYSE_AGAIN = "Analyse again..."
 CHANGE_PATIENT = "Change patient..."
+CHANGE_DATE = "Change date..."
+
+_LATEST = date(2100, 1, 1)
+"""Up to it a date can be typed, so that one in the future is refused in words; without it Streamlit shows those of more
+than ten years after the date that is to change, but loses them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +41,7 @@ class _Pictures:
         bring_back: Lets one count again, by its id.
         named: What it is called in a list of its own kind.
         reasons: Reasons to withdraw one, as examples.
+        dated: What the date of the specimen is called.
     """
 
     word: str
@@ -43,6 +51,7 @@ class _Pictures:
     bring_back: Callable[..., object]
     named: Callable[[Any], str]
     reasons: str
+    dated: str
 
 
 _PICTURES: Mapping[Modality, _Pictures] = MappingProxyType(
@@ -55,6 +64,7 @@ _PICTURES: Mapping[Modality, _Pictures] = MappingProxyType(
             specimens.bring_back_field,
             lambda field: field.name,
             "Damaged file, another patient's field, ...",
+            "Date of collection",
         ),
         "histology": _Pictures(
             "slide",
@@ -64,6 +74,7 @@ _PICTURES: Mapping[Modality, _Pictures] = MappingProxyType(
             slides.bring_back,
             lambda slide: f"{slide.name} ({slide.stain})",
             "Another patient's slide, out of focus, wrong block, ...",
+            "Date of collection",
         ),
         "ct": _Pictures(
             "scan",
@@ -73,6 +84,7 @@ _PICTURES: Mapping[Modality, _Pictures] = MappingProxyType(
             scans.bring_back,
             lambda scan: f"{scan.name} ({scan.slices} slices)",
             "Another patient's scan, moved during the scan, wrong phase, ...",
+            "Date of the scan",
         ),
     }
 )
@@ -98,7 +110,7 @@ def menu(specimen: Specimen, shown_id: int | None, user: auth.CurrentUser) -> No
     if modality != "sediment" and specimen.state == "needs_review" and analysis.is_installed(modality):
         offered.append(ANALYSE_AGAIN)
     if user.role in specimens.MAY_REASSIGN:
-        offered.append(CHANGE_PATIENT)
+        offered += [CHANGE_PATIENT, CHANGE_DATE]
     chosen = st.menu_button("Actions", offered, key=f"actions-{specimen.id}")
     if chosen == offered[0]:
         withdraw(specimen, shown_id)
@@ -106,6 +118,8 @@ def menu(specimen: Specimen, shown_id: int | None, user: auth.CurrentUser) -> No
         _analyse_again(specimen)
     if chosen == CHANGE_PATIENT:
         _change_patient(specimen)
+    if chosen == CHANGE_DATE:
+        _change_date(specimen)
 
 
 def withdraw(specimen: Specimen, shown_id: int | None) -> None:
@@ -208,6 +222,35 @@ def _change_patient(specimen: Specimen) -> None:
             with session_scope() as session:
                 specimens.reassign(
                     session, specimen.id, identifier=identifier, patient_name=given, by=by, reason=reason
+                )
+        except RenalError as error:
+            st.error(style.plain(str(error)))
+            return
+        st.rerun()
+
+
+@st.dialog("Change the date")
+def _change_date(specimen: Specimen) -> None:
+    zone, before = style.browser_zone(), specimen.collected_at
+    st.markdown(
+        f"Of **{style.plain(named(specimen))}**. Both dates are kept in the audit trail. Leave it empty where the date "
+        "is not known."
+    )
+    at = st.datetime_input(
+        _PICTURES[specimen.modality].dated,
+        before.astimezone(zone).replace(tzinfo=None) if before else None,
+        min_value=EARLIEST,
+        max_value=_LATEST,
+        key=f"date-{specimen.id}",
+        format="YYYY-MM-DD",
+    )
+    reason = st.text_input("Reason", key=f"date-reason-{specimen.id}", placeholder="Date mistyped, not known before")
+    if st.button("Change date", type="primary", key=f"date-now-{specimen.id}"):
+        by = auth.require(*specimens.MAY_REASSIGN)
+        try:
+            with session_scope() as session:
+                specimens.change_date(
+                    session, specimen.id, at.replace(tzinfo=zone) if at else None, by=by, reason=reason
                 )
         except RenalError as error:
             st.error(style.plain(str(error)))

@@ -275,6 +275,8 @@ def _change_in_words(event: Any) -> str | None:
         return f"{new['name']} withdrawn: {event.reason}"
     if event.action == "specimen.reassign":
         return f"Moved from patient {event.old['patient']} to {new['patient']}: {event.reason}"
+    if event.action == "specimen.change_date":
+        return signing.date_changed(event, "Date of collection")
     if event.action == "specimen.bring_back_field":
         return f"{new['name']} brought back"
     if event.action == "specimen.accept_field":

@@ -1,14 +1,16 @@
-"""What is seldom done to a specimen on its review page: withdraw a field, bring it back, change the patient."""
+"""What is seldom done to a specimen on its review page: withdraw a field, bring it back, change patient or date."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from db import analyses, specimens
-from tests.browser.conftest import drawn, shoot, sign_in
+from tests.browser.conftest import drawn, expect, shoot, sign_in
 from tests.browser.records import analysed, user_of, wait_until
+from tests.browser.test_slides import fill
 from tests.db.records import MODEL, a_picture
 from tests.running_app import Person, RunningApp
 
@@ -111,3 +113,40 @@ def test_a_specimen_is_given_to_the_right_patient(page: Any, web_app: RunningApp
     drawn(page)
     page.get_by_text("History").click()
     page.get_by_text(f"Moved from patient {bench.patient} to {other.patient}: number mistyped").wait_for()
+
+
+def date_typed(page: Any, digits: str) -> None:
+    page.get_by_role("dialog").get_by_role("spinbutton").first.click()
+    page.keyboard.type(digits)
+    page.get_by_text("Both dates are kept").click()  # the calendar closes, which lay over the button
+    drawn(page)
+
+
+def test_the_date_of_collection_is_given_later_and_corrected(
+    page: Any, web_app: RunningApp, technologist: Person
+) -> None:
+    bench = analysed(web_app, technologist)
+    sign_in(page, web_app, technologist, f"/review?specimen={bench.specimen_id}")
+    page.wait_for_selector(f".viewer[data-picture='{bench.field_ids[0]}']")
+    dialog = choose(page, "Change date")
+    fill(page, "Reason", "not known before")
+    date_typed(page, "209902280815")
+    dialog.get_by_role("button", name="Change date").click()
+    dialog.get_by_text("The date lies in the future.").wait_for()
+    date_typed(page, "200402290815")
+    shoot(page, "change-date")
+    dialog.get_by_role("button", name="Change date").click()
+    dialog.wait_for(state="hidden")
+
+    dialog = choose(page, "Change date")
+    expect(dialog.get_by_role("spinbutton")).to_have_text(["2004", "02", "29", "08", "15"])
+    fill(page, "Reason", "year mistyped")
+    date_typed(page, "202402290815")  # twenty years later
+    dialog.get_by_role("button", name="Change date").click()
+    dialog.wait_for(state="hidden")
+    with web_app.database() as session:
+        assert specimens.get(session, bench.specimen_id).collected_at == datetime(2024, 2, 29, 7, 15, tzinfo=UTC)
+    drawn(page)
+    page.get_by_text("History").click()
+    page.get_by_text("Date of collection changed from unknown to 29 Feb 2004 08:15: not known before").wait_for()
+    page.get_by_text("changed from 29 Feb 2004 08:15 to 29 Feb 2024 08:15: year mistyped").wait_for()

@@ -133,3 +133,12 @@ def test_a_correction_is_told_with_the_name_of_its_scan_where_another_one_is_sho
     event = AuditEvent(action="kidney.remove", old={"label": "left kidney"}, new={"scan_id": 1, "scan": "portal"})
     assert ct_results.change_in_words(event, 1) == "Left kidney deleted with its lesions"
     assert ct_results.change_in_words(AuditEvent(action="export.csv", new={}), 1) is None
+
+
+def test_a_date_given_or_corrected_is_told_with_the_one_before() -> None:
+    event = AuditEvent(
+        action="specimen.change_date", old={"collected_at": None},
+        new={"accession": "CT-1", "collected_at": "2004-02-29T07:15:00+00:00"}, reason="not known before",
+    )  # fmt: skip
+    told = "Date of the scan changed from unknown to 29 Feb 2004 07:15: not known before"
+    assert ct_results.change_in_words(event, 1) == told

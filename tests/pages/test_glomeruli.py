@@ -76,3 +76,12 @@ def test_limits_that_are_signed_tell_the_unit_of_every_slide() -> None:
     assert _limits_of_all(Limits(min_score=0.5), {"um", "px"}) == "score at least 0.50"
     both = "at least 60 µm across; where the scale is unknown, at least 60 px across"
     assert _limits_of_all(Limits(min_diameter=60), {"px", "um"}) == both
+
+
+def test_a_date_taken_back_is_told_with_the_one_before() -> None:
+    event = AuditEvent(
+        action="specimen.change_date", old={"collected_at": "2004-02-29T07:15:00+00:00"},
+        new={"accession": "K-1", "collected_at": None}, reason="of another block",
+    )  # fmt: skip
+    told = "Date of collection changed from 29 Feb 2004 07:15 to unknown: of another block"
+    assert change_in_words(event, {}, "um") == told
