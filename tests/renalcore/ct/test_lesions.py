@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy import ndimage
 
 from renalcore.ct.lesions import lesions_by_hu
 from renalcore.ct.steps import Grid
@@ -39,6 +40,13 @@ def test_what_the_network_calls_a_cyst_is_one_where_it_holds_water() -> None:
     assert np.array_equal(told > 0, KIDNEY)
 
 
+def test_a_small_cyst_is_one_though_most_of_it_is_border() -> None:
+    small = ball((25, 35, 40), 6)  # 0.9 ml
+    hu = ndimage.gaussian_filter(np.where(small, 10, scan(160)), np.divide(1.2, SPACING_MM)).astype(np.float32)
+    assert np.median(hu[small]) > 35
+    assert (lesions_by_hu(hu, labels(small), GRID)[small] == 3).all()
+
+
 def test_what_the_network_calls_a_cyst_and_is_solid_is_a_tumour_with_contrast_medium() -> None:
     bright, plain = scan(150), scan(70)
     bright[UPPER] -= 80  # 70 HU: no water, and much darker than its kidney
@@ -59,7 +67,7 @@ def test_without_contrast_medium_water_alone_tells_a_cyst() -> None:
 def test_fat_and_specks_are_no_cysts_and_what_was_not_called_one_stays_as_it_is() -> None:
     hu = scan(120)
     hu[UPPER] = -90
-    speck = ball((25, 35, 30), 4)  # 0.27 ml
+    speck = ball((25, 35, 30), 3)  # 0.11 ml
     hu[speck] = 10
     assert (lesions_by_hu(hu, labels(UPPER | speck), GRID) == KIDNEY).all()
     tumour = (KIDNEY + UPPER).astype(np.uint8)
