@@ -273,10 +273,10 @@ def evened(labels: NDArray[np.uint8], spacing_mm: Floats64) -> NDArray[np.float3
     """
     counts = np.ones(labels.shape, np.float32)
     for lesion in (TUMOUR, CYST):
-        pieces, _ = ndimage.label(labels == lesion, TOUCHING)
-        volumes_ml = np.bincount(pieces.ravel()) * np.prod(spacing_mm) / 1000
+        pieces, count = ndimage.label(labels == lesion, TOUCHING)
+        volumes_ml = np.bincount(pieces.ravel(), minlength=count + 1)[1:] * np.prod(spacing_mm) / 1000
         times = np.clip((_EVEN_ML / volumes_ml) ** _EVEN_POWER, *_COUNTS)
-        counts *= np.where(pieces > 0, times[pieces], 1).astype(np.float32)
+        counts *= np.concatenate(([1.0], times)).astype(np.float32)[pieces]
     return counts
 
 

@@ -188,6 +188,8 @@ def test_a_small_lesion_counts_more_a_voxel_than_a_large_one_but_less_in_all() -
     assert counts[50, 10, 10] == 10
     assert counts[5:15, 40:50, 40:50].sum() < counts[30:55, 30:55, 30:55].sum()
     assert evened(labels, (2.0, 1.0, 1.0))[10, 45, 45] == pytest.approx(4 / 2 ** (2 / 3))
+    with np.errstate(all="raise"):  # nothing but a cyst
+        assert set(evened(np.full((20, 20, 20), 3, np.uint8), (1.0, 1.0, 1.0)).ravel()) == {1.0}
 
 
 def test_only_lesions_of_the_step_that_tells_them_count_more_than_once(tmp_path: Path) -> None:
