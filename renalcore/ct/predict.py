@@ -59,8 +59,8 @@ OVERLAP_MM: Final = 150.0
 """What neighbouring parts of a long body have in common in step 1: each kidney is seen with what surrounds it."""
 
 MIXED_HU: Final = 100.0
-"""Standard deviation of HU from which what was found may be bone and muscle. Kidneys vary less, but where contrast medium
-fills their pelvis."""
+"""Standard deviation of HU from which what was found may be bone and muscle. Kidneys vary less, but where contrast
+medium fills their pelvis."""
 BEYOND: Final = "A kidney reaches the edge of the scan: what lies beyond is not measured."
 """The last sentence of what was found, where that is so."""
 
